@@ -1,0 +1,200 @@
+"""Settings as frozen values with a sentence for each field.
+
+The same models are flow parameters (so the Prefect UI draws a form), TOML presets, and `--set` options.
+They stop at the door: library functions take the values they need.
+"""
+
+import tomllib
+from importlib import resources
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.errors import ConfigError
+
+S = TypeVar("S", bound="Settings")
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Settings(BaseModel):
+    """What all settings have in common: they do not change, and an unknown name is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class IngestConfig(Settings):
+    """How raw files become documents."""
+
+    text: Annotated[list[str], Field(min_length=1)] = Field(
+        default=["text"],
+        description="Column with the text; several are joined. A name, or with header off a number counting from 1.",
+    )
+    label: str | None = Field(
+        default=None,
+        description="Column with the label. Empty: the column 'label' where there is one. An empty value is an unlabelled row.",
+    )
+    id: str | None = Field(
+        default=None,
+        description="Column with a unique id. Empty: the column 'id' or 'doc_id' where there is one, else made from the text.",
+    )
+    split: str | None = Field(
+        default=None,
+        description="train, validation or test for every row, or the name of a column that says so. Empty: decided by the text.",
+    )
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "folder"] = Field(
+        default="auto", description="Format of the sources; auto goes by the file name."
+    )
+    header: bool = Field(default=True, description="Whether the first row of a CSV or TSV file names its columns.")
+    encoding: str = Field(default="utf-8", description="Character encoding of text files.")
+    join: str = Field(default="\n", description="What stands between several text columns.")
+    clean_html: bool = Field(default=False, description="Decode HTML entities and remove tags.")
+    max_reject_rate: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        default=0.05, description="Share of refused rows above which nothing is committed."
+    )
+    max_text_bytes: Annotated[int, Field(ge=1)] = Field(
+        default=1_000_000, description="Texts longer than this many bytes are refused."
+    )
+
+
+class TokenizerConfig(Settings):
+    """How a text becomes token ids."""
+
+    vocabulary_size: Annotated[int, Field(ge=3)] = Field(
+        default=30_000, description="Most words in the vocabulary, padding and unknown included."
+    )
+    min_count: Annotated[int, Field(ge=1)] = Field(
+        default=2, description="A word must occur this often in the training texts to get an id."
+    )
+    max_tokens: Annotated[int, Field(ge=1)] = Field(default=400, description="Longer texts are truncated to this many tokens.")
+    truncation: Literal["head", "tail", "both"] = Field(
+        default="head", description="What a truncated text keeps: its start, its end, or half of each."
+    )
+    lowercase: bool = Field(default=True, description="Ignore upper and lower case.")
+    remove_punctuation: bool = Field(default=False, description="Drop punctuation instead of making it tokens.")
+    remove_stop_words: bool = Field(default=False, description="Drop common English function words.")
+    split_hangul: bool = Field(default=False, description="Make each Korean syllable a token of its own.")
+
+
+class ModelConfig(Settings):
+    """The shape of the LSTM classifier."""
+
+    embedding_size: Annotated[int, Field(ge=1)] = Field(default=128, description="Numbers per word vector.")
+    hidden_size: Annotated[int, Field(ge=1)] = Field(default=128, description="LSTM units per direction.")
+    layers: Annotated[int, Field(ge=1, le=3)] = Field(default=1, description="LSTM layers on top of each other.")
+    bidirectional: bool = Field(default=True, description="Read the text in both directions.")
+    pooling: Literal["last", "max", "mean", "attention"] = Field(
+        default="max", description="How the states of a text become one vector."
+    )
+    dense_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(), description="Sizes of hidden dense layers between pooling and output."
+    )
+    batch_norm: bool = Field(default=False, description="Normalise the pooled vector over the batch.")
+    embedding_dropout: Share = Field(default=0.3, description="Dropout on word vectors.")
+    layer_dropout: Share = Field(default=0.2, description="Dropout between LSTM layers.")
+    head_dropout: Share = Field(default=0.5, description="Dropout before the output layer.")
+
+
+class TrainingConfig(Settings):
+    """How the weights are found."""
+
+    epochs: Annotated[int, Field(ge=1)] = Field(default=4, description="Most passes over the training texts.")
+    learning_rate: Annotated[float, Field(gt=0.0)] = Field(default=3e-3, description="Highest learning rate.")
+    schedule: Literal["one-cycle", "constant"] = Field(default="one-cycle", description="How the learning rate moves.")
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(default=0.01, description="AdamW weight decay.")
+    batch_size: Annotated[int, Field(ge=1)] = Field(default=64, description="Most texts in a batch.")
+    batch_tokens: Annotated[int, Field(ge=1)] = Field(
+        default=12_800, description="Most token slots in a batch, padding included; long texts make smaller batches."
+    )
+    word_dropout: Share = Field(default=0.1, description="Share of words replaced by 'unknown' while training.")
+    label_smoothing: Share = Field(default=0.0, description="Share of certainty taken from the true label.")
+    gradient_norm: Annotated[float, Field(gt=0.0)] = Field(default=1.0, description="Gradients are clipped to this norm.")
+    class_weights: Literal["none", "balanced"] = Field(
+        default="none", description="Whether rare classes count for more in the loss."
+    )
+    patience: Annotated[int, Field(ge=1)] = Field(
+        default=2, description="Stop after this many epochs without a better validation macro-F1."
+    )
+    split: Literal["hash", "stratified"] = Field(
+        default="hash", description="How rows without a given split are divided: by text, or equally within each class."
+    )
+    validation_share: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(
+        default=0.1, description="Share of the texts used for validation where none is given."
+    )
+    test_share: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(
+        default=0.1, description="Share of the texts held out for testing where none is given."
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(default=1, description="Same seed, same data, same CPU: same weights.")
+    device: Literal["auto", "cuda", "cpu"] = Field(default="auto", description="Where to train.")
+    baseline: bool = Field(default=True, description="Train the linear baseline on the same split and report it beside.")
+
+
+class Recipe(Settings):
+    """Everything that decides what a training run produces, beside its data."""
+
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+
+
+class ScoringConfig(Settings):
+    """How documents are labelled."""
+
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        default="auto", description="Where to run the model; auto takes the GPU if it works and says so loudly if not."
+    )
+    batch_tokens: Annotated[int, Field(ge=1)] = Field(
+        default=16_384, description="Most token slots in one call of the model, padding included."
+    )
+    review_below: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        default=0.5, description="Rows whose confidence is lower get status 'review'."
+    )
+    threads: Annotated[int, Field(ge=0)] = Field(default=0, description="CPU threads for the model; 0 takes all cores.")
+
+
+def preset_names() -> list[str]:
+    folder = resources.files("pipeline") / "presets"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_recipe(preset: str = "default", overrides: list[str] | None = None) -> Recipe:
+    """Return a preset with `section.field=value` overrides applied.
+
+    Raises:
+        ConfigError: an unknown preset or field, or a value out of its limits.
+    """
+    if preset not in preset_names():
+        raise ConfigError(f"no preset {preset!r}; there are: {', '.join(preset_names())}")
+    text = (resources.files("pipeline") / "presets" / f"{preset}.toml").read_text(encoding="utf-8")
+    values: dict[str, Any] = tomllib.loads(text)
+    for override in overrides or []:
+        section, field, value = _parse_override(override)
+        values.setdefault(section, {})[field] = value
+    return validated(Recipe, values)
+
+
+def _parse_override(override: str) -> tuple[str, str, Any]:
+    name, equals, raw = override.partition("=")
+    section, dot, field = name.strip().partition(".")
+    if not (equals and dot and section and field):
+        raise ConfigError(f"--set {override!r}: write section.field=value, for example training.epochs=5")
+    if section not in Recipe.model_fields:
+        raise ConfigError(f"--set {override!r}: no section {section!r}; there are: {', '.join(Recipe.model_fields)}")
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw.strip()  # a bare word is a string
+    return section, field, value
+
+
+def validated(kind: type[S], values: dict[str, Any]) -> S:
+    """Return settings made from plain values.
+
+    Raises:
+        ConfigError: naming the first wrong field and what is allowed.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"setting {field} = {first.get('input')!r}: {first['msg']}") from error

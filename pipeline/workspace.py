@@ -1,0 +1,158 @@
+"""Where everything lies. The only code that builds a path, and the one place where a batch is committed.
+
+A batch exists when its `manifest.json` does; readers read only what a manifest lists.
+"""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import BatchError, ConfigError, WorkspaceError
+from pipeline.files import read_json, sync_directory, unwritable
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def default_root() -> Path:
+    return Path(os.environ.get("NIGHTLABEL_WORKSPACE", "workspace"))
+
+
+def check_name(kind: str, name: str) -> str:
+    """Return `name` if it can be a folder; names are used in paths as they are.
+
+    Raises:
+        ConfigError: it has a character other than letters, digits, dot, dash and underscore.
+    """
+    if not NAME.fullmatch(name) or len(name) > 100:
+        raise ConfigError(
+            f"{kind} {name!r} cannot be used: start with a letter or digit, "
+            "then letters, digits, '.', '-' and '_', at most 100"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A committed batch of documents."""
+
+    id: str
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def parts(self) -> list[Path]:
+        return [self.path / part["file"] for part in self.manifest["parts"]]
+
+    @property
+    def rows(self) -> int:
+        return int(self.manifest["counts"]["documents"])
+
+
+class Workspace:
+    """A folder with documents, rejects, tokens, models and labels."""
+
+    def __init__(self, root: Path | str | None = None) -> None:
+        self.root = Path(root) if root is not None else default_root()
+
+    def prepare(self) -> "Workspace":
+        """Create the folder and prove that it can be written.
+
+        Raises:
+            WorkspaceError: it cannot.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise unwritable(self.root, error) from error
+        return self
+
+    def documents_of(self, batch_id: str) -> Path:
+        return self.root / "documents" / f"batch={check_name('batch', batch_id)}"
+
+    def rejects_of(self, batch_id: str) -> Path:
+        return self.root / "rejects" / f"batch={check_name('batch', batch_id)}"
+
+    def labels_of(self, model: str, batch_id: str) -> Path:
+        return (
+            self.root / "labels" / check_name("model", model) / f"batch={check_name('batch', batch_id)}"
+        )
+
+    def tokens_of(self, fingerprint: str) -> Path:
+        return self.root / "tokens" / fingerprint
+
+    def checkpoint_of(self, fingerprint: str) -> Path:
+        return self.root / "checkpoints" / f"{fingerprint}.pt"
+
+    def model_versions(self, model: str) -> Path:
+        return self.root / "models" / check_name("model", model)
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    def batches(self) -> list[Batch]:
+        """Return the committed batches, by id."""
+        manifests = sorted((self.root / "documents").glob("batch=*/manifest.json"))
+        return [self._read(path) for path in manifests]
+
+    def batch(self, batch_id: str) -> Batch:
+        """Return one committed batch.
+
+        Raises:
+            BatchError: there is none of that id.
+        """
+        manifest = self.documents_of(batch_id) / "manifest.json"
+        if not manifest.exists():
+            known = ", ".join(batch.id for batch in self.batches()) or "none yet"
+            raise BatchError(f"no batch {batch_id!r} in {self.root} (there: {known})")
+        return self._read(manifest)
+
+    @staticmethod
+    def _read(manifest: Path) -> Batch:
+        try:
+            value = read_json(manifest)
+        except ValueError as error:
+            raise BatchError(f"{manifest} is damaged ({error}); ingest the batch again with --replace") from error
+        return Batch(manifest.parent.name.removeprefix("batch="), manifest.parent, value)
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """Yield an empty folder on the workspace's own disk, removed afterwards whatever happens."""
+        self.prepare()
+        folder = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.root))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def commit_batch(self, batch_id: str, documents: Path, rejects: Path) -> Batch:
+        """Give a staged batch its place: rejects first, then the documents with their manifest.
+
+        Args:
+            batch_id: the batch's name.
+            documents: staged folder of parts and a `manifest.json`.
+            rejects: staged folder of parts, possibly empty.
+        """
+        target = self.documents_of(batch_id)
+        (target / "manifest.json").unlink(missing_ok=True)  # from here on the batch does not exist
+        self._replace(self.rejects_of(batch_id), rejects)
+        self._replace(target, documents)
+        return self.batch(batch_id)
+
+    @staticmethod
+    def _replace(target: Path, staged: Path) -> None:
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            staged.rename(target)
+        except OSError as error:
+            raise WorkspaceError(f"cannot put {target} in place: {error}") from error
+        sync_directory(target.parent)
