@@ -1,0 +1,283 @@
+"""The pictures of a training run, as PNG bytes: small enough to embed, readable 700 pixels wide."""
+
+import io
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH, DPI = 7.0, 100  # inches, dots per inch: 700 pixels
+INK, MUTED, FAINT = "#1f2933", "#6b7785", "#d9dee4"
+BLUE, ORANGE = "#2563eb", "#ea580c"
+NUMBERED_CELLS = 15  # above this many classes a cell is too small for its number
+NAMED_CLASSES = 30  # above this many, a row is too low for its name
+LISTED_CONFUSIONS = 8
+
+
+def learning_curve(history: Sequence[dict[str, Any]]) -> bytes:
+    """Draw the losses and the validation macro-F1 of each epoch.
+
+    Args:
+        history: one entry an epoch, with `epoch`, `train_loss`, `validation_loss` and `validation_macro_f1`;
+            a value may be None.
+    """
+    figure = _figure(height=3.6)
+    losses, scores = figure.subplots(1, 2)
+    epochs = [entry["epoch"] for entry in history]
+    curves = {
+        name: np.array([_number(entry.get(name)) for entry in history])
+        for name in ("train_loss", "validation_loss", "validation_macro_f1")
+    }
+    _line(losses, epochs, curves["train_loss"], MUTED, "train")
+    _line(losses, epochs, curves["validation_loss"], BLUE, "validation")
+    _line(scores, epochs, curves["validation_macro_f1"], BLUE, "")
+    _mark_best(scores, epochs, curves["validation_macro_f1"])
+    for axes, name in ((losses, "Loss"), (scores, "Validation macro-F1")):
+        _plain(axes)
+        axes.set_title(name, loc="left", color=INK, fontsize=10)
+        axes.set_xlabel("epoch", color=MUTED, fontsize=9)
+        _whole_epochs(axes, epochs)
+    if history:
+        losses.legend(frameon=False, fontsize=9, labelcolor=INK)
+    _title(figure, _learning_title(epochs, curves["validation_macro_f1"]))
+    return _png(figure)
+
+
+def confusion_matrix(confusion: Sequence[Sequence[int]], labels: Sequence[str]) -> bytes:
+    """Draw which class was taken for which, each row relative to its own documents.
+
+    Blue cells are right, orange ones wrong. Few classes have names and numbers; many have numbered axes, and
+    the most frequent confusions are spelt out below.
+
+    Args:
+        confusion: `[classes, classes]` counts; rows are the truth.
+        labels: the name of each class.
+    """
+    counts = np.asarray(confusion, dtype=np.int64).reshape(len(labels), len(labels))
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    many = len(labels) > NAMED_CLASSES
+    figure = _figure(height=8.6 if many else _matrix_height(len(labels)))
+    if many:
+        axes, below = figure.subplots(2, 1, height_ratios=[6.2, 2.0])
+        _list_confusions(below, counts, labels)
+    else:
+        axes = figure.subplots()
+    _draw_shares(axes, shares)
+    _name_classes(axes, labels, many)
+    if len(labels) <= NUMBERED_CELLS:
+        _number_cells(axes, counts, shares)
+    _title(figure, _confusion_title(counts))
+    return _png(figure)
+
+
+def reliability_diagram(reliability: Sequence[dict[str, Any]], calibration_error: float | None) -> bytes:
+    """Draw how often the model was right at each confidence, over how many documents had it.
+
+    Args:
+        reliability: bins as made by `pipeline.evaluation.reliability_bins`.
+        calibration_error: expected calibration error, 0 to 1; None where there are no documents.
+    """
+    figure = _figure(height=5.6)
+    accuracy, histogram = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1.0])
+    filled = [bin_ for bin_ in reliability if bin_["count"]]
+    lows, highs = [b["low"] for b in filled], [b["high"] for b in filled]
+    widths = [high - low for low, high in zip(lows, highs, strict=True)]
+    accuracy.bar(
+        lows,
+        [b["accuracy"] for b in filled],
+        widths,
+        align="edge",
+        color=BLUE,
+        edgecolor="white",
+        label="right",
+    )
+    claims = [b["confidence"] for b in filled]
+    accuracy.hlines(claims, lows, highs, color=ORANGE, linewidth=3, zorder=4, label="claimed")
+    histogram.bar(lows, [b["count"] for b in filled], widths, align="edge", color=FAINT, edgecolor="white")
+    for axes, name in ((accuracy, "share of documents"), (histogram, "documents")):
+        _plain(axes)
+        axes.set_ylabel(name, color=MUTED, fontsize=9)
+    accuracy.set(xlim=(0, 1), ylim=(0, 1.02))
+    if filled:
+        accuracy.legend(frameon=False, fontsize=9, labelcolor=INK, loc=(0.7, 1.0), ncols=2)
+    histogram.set_xlabel("confidence", color=MUTED, fontsize=9)
+    _title(figure, _reliability_title(filled, calibration_error))
+    return _png(figure)
+
+
+def _figure(height: float) -> "Figure":
+    # The object interface keeps no global state, so it works in threads and never opens a window.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # type: ignore[union-attr,call-arg]
+    return figure
+
+
+def _png(figure: "Figure") -> bytes:
+    buffer = io.BytesIO()
+    with _quiet_fonts():
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+@contextmanager
+def _quiet_fonts() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # A label in a script without a font here becomes boxes; the numbers beside it are still right.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        yield
+
+
+def _label_fonts() -> list[str]:
+    """Return the default font, then what is installed here for scripts that it lacks."""
+    from matplotlib import font_manager
+
+    wanted = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Source Han Sans SC", "Noto Sans")
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in wanted if name in installed)]
+
+
+def _title(figure: "Figure", text: str) -> None:
+    figure.suptitle(text, x=0.015, ha="left", color=INK, fontsize=12, fontweight="bold")
+
+
+def _plain(axes: "Axes") -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=MUTED, labelsize=9, length=0)
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _line(axes: "Axes", x: Sequence[int], y: NDArray[np.float64], colour: str, name: str) -> None:
+    axes.plot(x, y, color=colour, linewidth=2, marker="o", markersize=4, label=name)
+
+
+def _whole_epochs(axes: "Axes", epochs: Sequence[int]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    if len(epochs) <= 12:
+        axes.set_xticks(epochs)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _mark_best(axes: "Axes", epochs: Sequence[int], scores: NDArray[np.float64]) -> None:
+    if np.isnan(scores).all():
+        return
+    best = int(np.nanargmax(scores))
+    axes.plot(epochs[best], scores[best], marker="o", markersize=9, color=ORANGE, zorder=4)
+    axes.margins(y=0.2)
+
+
+def _learning_title(epochs: Sequence[int], scores: NDArray[np.float64]) -> str:
+    if np.isnan(scores).all():
+        return "No validation score was measured"
+    best = int(np.nanargmax(scores))
+    return f"Validation macro-F1 is best in epoch {epochs[best]}: {scores[best]:.3f}"
+
+
+def _matrix_height(classes: int) -> float:
+    return 4.2 if classes <= 4 else 6.4
+
+
+def _draw_shares(axes: "Axes", shares: NDArray[np.float64]) -> None:
+    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+
+    right = np.eye(len(shares), dtype=bool)
+    # A confusion of a few percent must still be seen among many white cells.
+    norm = PowerNorm(gamma=0.45, vmin=0.0, vmax=1.0)
+    for colour, hidden in ((BLUE, ~right), (ORANGE, right)):
+        colours = LinearSegmentedColormap.from_list(colour, ["white", colour])
+        axes.imshow(np.ma.masked_array(shares, hidden), cmap=colours, norm=norm, interpolation="nearest")
+    axes.spines[:].set_color(FAINT)
+
+
+def _name_classes(axes: "Axes", labels: Sequence[str], many: bool) -> None:
+    axes.set_xlabel("predicted", color=MUTED, fontsize=9)
+    axes.set_ylabel("true", color=MUTED, fontsize=9)
+    axes.tick_params(colors=MUTED, labelsize=8, length=0)
+    if many:
+        return
+    names = [_short(label, 22) for label in labels]
+    upright = len(labels) > 4
+    # A dollar sign in a label is a dollar sign, not the start of a formula.
+    axes.set_yticks(range(len(labels)), names, color=INK, parse_math=False, family=_label_fonts())
+    axes.set_xticks(
+        range(len(labels)),
+        names,
+        color=INK,
+        parse_math=False,
+        family=_label_fonts(),
+        rotation=40 if upright else 0,
+        ha="right" if upright else "center",
+        rotation_mode="anchor" if upright else None,
+    )
+
+
+def _number_cells(axes: "Axes", counts: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
+    size = 11 if len(counts) <= 4 else 8
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            colour = "white" if shares[row, column] > 0.3 else INK
+            text = f"{count:,}\n{shares[row, column]:.0%}" if len(counts) <= 4 else f"{count:,}"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
+
+
+def _list_confusions(axes: "Axes", counts: NDArray[np.int64], labels: Sequence[str]) -> None:
+    axes.set_axis_off()
+    wrong = counts * ~np.eye(len(counts), dtype=bool)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:LISTED_CONFUSIONS]
+    rows, columns = np.unravel_index(order, counts.shape)
+    pairs = [(int(row), int(column)) for row, column in zip(rows, columns, strict=True) if wrong[row, column]]
+    heading = "Most frequent confusions: documents, true class, predicted class" if pairs else "No confusions"
+    axes.text(0.0, 1.0, heading, color=MUTED, fontsize=9, va="center")
+    for line, (row, column) in enumerate(pairs, start=1):
+        y = 1.0 - line / (LISTED_CONFUSIONS + 0.5)
+        _text_cell(axes, 0.06, y, f"{wrong[row, column]:,}", "right")
+        for x, class_id in ((0.14, row), (0.62, column)):
+            _text_cell(axes, x - 0.01, y, str(class_id), "right")
+            _text_cell(axes, x, y, _short(labels[class_id], 36), "left")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+
+
+def _text_cell(axes: "Axes", x: float, y: float, text: str, align: Literal["left", "right"]) -> None:
+    axes.text(
+        x, y, text, ha=align, va="center", color=INK, fontsize=9, parse_math=False, family=_label_fonts()
+    )
+
+
+def _short(text: str, length: int) -> str:
+    # Cut in the middle: names of classes often start alike.
+    return text if len(text) <= length else f"{text[: length // 2]}…{text[-((length - 1) // 2) :]}"
+
+
+def _confusion_title(counts: NDArray[np.int64]) -> str:
+    total = int(counts.sum())
+    if not total:
+        return "No documents were tested"
+    return f"{np.trace(counts) / total:.1%} of {total:,} documents got their true label"
+
+
+def _reliability_title(bins: Sequence[dict[str, Any]], error: float | None) -> str:
+    total = sum(bin_["count"] for bin_ in bins)
+    if error is None or not total:
+        return "No documents to compare confidence with"
+    lean = sum(bin_["count"] * (bin_["confidence"] - bin_["accuracy"]) for bin_ in bins) / total
+    if error < 0.01:
+        return f"Confidence can be taken at its word: off by {100 * error:.1f} points on average"
+    manner = "too sure" if lean > 0 else "too cautious"
+    return f"The model is {manner}: confidence is off by {100 * error:.1f} points on average"
