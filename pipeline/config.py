@@ -65,7 +65,9 @@ class TokenizerConfig(Settings):
     min_count: Annotated[int, Field(ge=1)] = Field(
         default=2, description="A word must occur this often in the training texts to get an id."
     )
-    max_tokens: Annotated[int, Field(ge=1)] = Field(default=400, description="Longer texts are truncated to this many tokens.")
+    max_tokens: Annotated[int, Field(ge=1)] = Field(
+        default=400, description="Longer texts are truncated to this many tokens."
+    )
     truncation: Literal["head", "tail", "both"] = Field(
         default="head", description="What a truncated text keeps: its start, its end, or half of each."
     )
@@ -103,11 +105,14 @@ class TrainingConfig(Settings):
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(default=0.01, description="AdamW weight decay.")
     batch_size: Annotated[int, Field(ge=1)] = Field(default=64, description="Most texts in a batch.")
     batch_tokens: Annotated[int, Field(ge=1)] = Field(
-        default=12_800, description="Most token slots in a batch, padding included; long texts make smaller batches."
+        default=12_800,
+        description="Most token slots in a batch, padding included; long texts make smaller batches.",
     )
     word_dropout: Share = Field(default=0.1, description="Share of words replaced by 'unknown' while training.")
     label_smoothing: Share = Field(default=0.0, description="Share of certainty taken from the true label.")
-    gradient_norm: Annotated[float, Field(gt=0.0)] = Field(default=1.0, description="Gradients are clipped to this norm.")
+    gradient_norm: Annotated[float, Field(gt=0.0)] = Field(
+        default=1.0, description="Gradients are clipped to this norm."
+    )
     class_weights: Literal["none", "balanced"] = Field(
         default="none", description="Whether rare classes count for more in the loss."
     )
@@ -115,7 +120,8 @@ class TrainingConfig(Settings):
         default=2, description="Stop after this many epochs without a better validation macro-F1."
     )
     split: Literal["hash", "stratified"] = Field(
-        default="hash", description="How rows without a given split are divided: by text, or equally within each class."
+        default="hash",
+        description="How rows without a given split are divided: by text, or equally within each class.",
     )
     validation_share: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(
         default=0.1, description="Share of the texts used for validation where none is given."
@@ -125,7 +131,9 @@ class TrainingConfig(Settings):
     )
     seed: Annotated[int, Field(ge=0)] = Field(default=1, description="Same seed, same data, same CPU: same weights.")
     device: Literal["auto", "cuda", "cpu"] = Field(default="auto", description="Where to train.")
-    baseline: bool = Field(default=True, description="Train the linear baseline on the same split and report it beside.")
+    baseline: bool = Field(
+        default=True, description="Train the linear baseline on the same split and report it beside."
+    )
 
 
 class Recipe(Settings):
@@ -140,7 +148,8 @@ class ScoringConfig(Settings):
     """How documents are labelled."""
 
     device: Literal["auto", "cuda", "cpu"] = Field(
-        default="auto", description="Where to run the model; auto takes the GPU if it works and says so loudly if not."
+        default="auto",
+        description="Where to run the model; auto takes the GPU if it works and says so loudly if not.",
     )
     batch_tokens: Annotated[int, Field(ge=1)] = Field(
         default=16_384, description="Most token slots in one call of the model, padding included."

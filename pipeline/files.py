@@ -46,8 +46,7 @@ def sync_directory(path: Path) -> None:
 
 def unwritable(path: Path, error: OSError) -> WorkspaceError:
     return WorkspaceError(
-        f"cannot write to {path}: {error.strerror}; "
-        "choose another folder with --workspace or NIGHTLABEL_WORKSPACE"
+        f"cannot write to {path}: {error.strerror}; choose another folder with --workspace or NIGHTLABEL_WORKSPACE"
     )
 
 

@@ -81,9 +81,7 @@ class Workspace:
         return self.root / "rejects" / f"batch={check_name('batch', batch_id)}"
 
     def labels_of(self, model: str, batch_id: str) -> Path:
-        return (
-            self.root / "labels" / check_name("model", model) / f"batch={check_name('batch', batch_id)}"
-        )
+        return self.root / "labels" / check_name("model", model) / f"batch={check_name('batch', batch_id)}"
 
     def tokens_of(self, fingerprint: str) -> Path:
         return self.root / "tokens" / fingerprint

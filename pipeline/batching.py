@@ -1,0 +1,69 @@
+"""Batches of rows of about equal length, cut by a budget of token slots: almost nothing is padding."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class TokenLists:
+    """Token ids of many texts in one array.
+
+    Attributes:
+        values: int32 [tokens], the ids of all texts one after the other.
+        starts: int64 [texts], where each text begins in `values`.
+        lengths: int32 [texts].
+    """
+
+    values: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def of(cls, lists: pa.ListArray) -> "TokenLists":
+        offsets = lists.offsets.to_numpy().astype(np.int64)
+        values = lists.values.to_numpy()
+        return cls(values, offsets[:-1], np.diff(offsets).astype(np.int32))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def pad(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return token_ids int32 [rows, longest], 0 past each length, and lengths int32 [rows]."""
+        lengths = self.lengths[rows]
+        places = np.arange(lengths.max())
+        inside = places < lengths[:, None]
+        token_ids = np.zeros(inside.shape, dtype=np.int32)
+        token_ids[inside] = self.values[(self.starts[rows][:, None] + places)[inside]]
+        return token_ids, lengths
+
+
+def plan_batches(lengths: np.ndarray, *, batch_tokens: int, batch_size: int | None = None) -> Sequence[np.ndarray]:
+    """Cut rows, longest first, into batches whose rows x longest length stays within a budget.
+
+    Args:
+        lengths: int [rows].
+        batch_tokens: most token slots in a batch; a single row longer than that is a batch of its own.
+        batch_size: most rows in a batch, if limited.
+
+    Returns:
+        Row numbers of each batch; every row is in exactly one.
+    """
+    order = np.argsort(-lengths.astype(np.int64), kind="stable")
+    batches = []
+    start = 0
+    while start < len(order):
+        size = max(1, batch_tokens // max(int(lengths[order[start]]), 1))
+        if batch_size is not None:
+            size = min(size, batch_size)
+        batches.append(order[start : start + size])
+        start += size
+    return batches
+
+
+def padding_share(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
+    """Return the share of token slots in the batches that hold no token."""
+    slots = sum(len(rows) * int(lengths[rows].max()) for rows in batches)
+    return 1 - int(lengths.sum()) / slots if slots else 0.0

@@ -1,0 +1,154 @@
+"""A model bundle: all that scoring needs and all that an auditor asks for, in one checked folder."""
+
+import datetime
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import onnx
+from safetensors.torch import save_file
+
+from pipeline.config import Recipe
+from pipeline.errors import ModelError
+from pipeline.export import Parity, build_graph, prove_parity
+from pipeline.files import file_digest, read_json, value_digest, write_json
+from pipeline.model import Classifier
+from pipeline.tokenizer import Tokenizer
+from pipeline.tokens import TokenSet, read_vocabulary, write_vocabulary
+
+LIBRARIES = ("torch", "onnx", "onnxruntime-gpu", "onnxruntime", "pyarrow", "numpy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A registered model, its files checked against the digests in its manifest."""
+
+    name: str
+    version: int
+    path: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def load(cls, name: str, path: Path) -> "Bundle":
+        """Open a bundle folder.
+
+        Raises:
+            ModelError: a file is missing or is not the one that was registered.
+        """
+        try:
+            manifest = read_json(path / "manifest.json")
+            files: dict[str, str] = manifest["files"]
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"{path}: the manifest is missing or damaged; roll back or train again") from error
+        for file, digest in files.items():
+            if not (path / file).is_file() or file_digest(path / file) != digest:
+                raise ModelError(
+                    f"{path / file} is not the file that was registered (missing or changed); "
+                    f"restore it, or choose another version with: nightlabel models promote {name}@VERSION"
+                )
+        return cls(name, int(path.name), path, manifest)
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}@{self.version}"
+
+    @property
+    def digest(self) -> str:
+        """What the bundle contains, in one value: same digest, same labels."""
+        return value_digest(self.manifest["files"])
+
+    @property
+    def onnx_path(self) -> Path:
+        return self.path / "model.onnx"
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        value: dict[str, Any] = read_json(self.path / "model.json")
+        return value
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        value: dict[str, Any] = read_json(self.path / "metrics.json")
+        return value
+
+    @property
+    def labels(self) -> list[str]:
+        return list(self.settings["labels"])
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.from_spec(self.settings["tokenizer"], read_vocabulary(self.path / "vocabulary.txt"))
+
+
+def write_model(
+    folder: Path,
+    model: Classifier,
+    tokenizer: Tokenizer,
+    *,
+    labels: list[str],
+    recipe: Recipe,
+    proof: TokenSet,
+) -> Parity:
+    """Write everything scoring needs into a folder, and prove that the exported graph is the trained model.
+
+    Args:
+        folder: an empty folder.
+        model: the trained model, on the CPU.
+        tokenizer: what made its token ids.
+        labels: class names in the order of the model's outputs.
+        recipe: the settings it was trained with.
+        proof: texts for the parity proof.
+
+    Raises:
+        ParityError: the exported graph disagrees with the trained weights.
+    """
+    metadata = {"labels": "\n".join(labels), "tokenizer_digest": tokenizer.digest}
+    onnx.save(build_graph(model, metadata=metadata), folder / "model.onnx")
+    parity = prove_parity(model, folder / "model.onnx", proof)
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()},
+        folder / "weights.safetensors",
+    )
+    write_vocabulary(folder / "vocabulary.txt", tokenizer)
+    write_json(
+        folder / "model.json",
+        {
+            "labels": labels,
+            "tokenizer": tokenizer.spec(),
+            "tokenizer_digest": tokenizer.digest,
+            "vocabulary_size": tokenizer.size,
+            "parameters": model.parameter_count(),
+            "recipe": recipe.model_dump(mode="json"),
+        },
+    )
+    write_json(folder / "parity.json", parity.as_dict())
+    return parity
+
+
+def seal(folder: Path, *, name: str, version: int, facts: Mapping[str, Any]) -> None:
+    """Write the manifest: digests of all files, the libraries, and what else is worth knowing."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
+    write_json(
+        folder / "manifest.json",
+        {
+            "name": name,
+            "version": version,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            **facts,
+            "libraries": _library_versions(),
+            "files": {path.relative_to(folder).as_posix(): file_digest(path) for path in files},
+        },
+    )
+
+
+def _library_versions() -> dict[str, str]:
+    versions = {}
+    for library in LIBRARIES:
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # only one of the two ONNX Runtimes is there
+    return versions

@@ -1,0 +1,219 @@
+"""Which documents train, validate and test a model, and with which label.
+
+The split is a function of the text, so a document never moves when the corpus grows and equal texts
+never straddle. A split that the user gives wins.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.errors import TrainingDataError
+from pipeline.schemas import SPLITS
+from pipeline.workspace import Batch
+
+TRAIN, VALIDATION, TEST = range(3)
+LEFT_OUT = -1
+COLUMNS = ["label", "split", "content_hash"]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The labelled documents of some batches, each with its split and label.
+
+    Attributes:
+        batches: where the documents lie.
+        labels: class names, in the order of their ids.
+        splits: int8 [rows], TRAIN, VALIDATION, TEST or LEFT_OUT for each row of all batches in order.
+        label_ids: int32 [rows], the class of each row that is not left out.
+        counts: rows of each kind, for the report.
+    """
+
+    batches: Sequence[Batch]
+    labels: list[str]
+    splits: np.ndarray
+    label_ids: np.ndarray
+    counts: dict[str, int]
+
+    def read(self, split: int) -> Iterator[tuple[pa.Array, pa.Array, np.ndarray]]:
+        """Yield doc_ids, texts and label_ids [int32] of one split, a column slice at a time."""
+        start = 0
+        for path in _parts(self.batches):
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(columns=["doc_id", "text"]):
+                    rows = slice(start, start + len(batch))
+                    start += len(batch)
+                    wanted = self.splits[rows] == split
+                    if wanted.any():
+                        chosen = batch.filter(pa.array(wanted))
+                        yield chosen["doc_id"], chosen["text"], self.label_ids[rows][wanted]
+
+    def texts(self, split: int) -> Iterator[pa.Array]:
+        for _, texts, _ in self.read(split):
+            yield texts
+
+
+def select(batches: Sequence[Batch], *, method: str, validation_share: float, test_share: float) -> Corpus:
+    """Decide what each labelled document is used for.
+
+    Args:
+        batches: committed batches, in the order in which rows are numbered.
+        method: "hash" (by text alone) or "stratified" (equal shares in each class).
+        validation_share: share of the texts for validation, unless a validation split is given.
+        test_share: share of the texts for testing, unless a test split is given.
+
+    Raises:
+        TrainingDataError: no labelled rows, one class only, or a class with a single text.
+    """
+    table = _read_columns(batches)
+    rows = _Rows.of(table)
+    pool, counts = _distinct_pool(rows)
+    fixed = rows.labelled & (rows.given != TRAIN)  # rows without a given split are LEFT_OUT so far
+    splits = np.where(fixed, rows.given, LEFT_OUT).astype(np.int8)
+    splits[pool] = _divide(rows, pool, method, validation_share, test_share)
+    _check_classes(rows, splits)
+    for number, name in enumerate(SPLITS):
+        counts[name] = int(np.count_nonzero(splits == number))
+    return Corpus(batches, rows.labels, splits, rows.label_ids, counts)
+
+
+@dataclass
+class _Rows:
+    """The labelled documents as numbers; `given` is LEFT_OUT where no split is given."""
+
+    labels: list[str]
+    label_ids: np.ndarray  # int32 [rows], -1 = unlabelled
+    given: np.ndarray  # int8 [rows]
+    text_ids: np.ndarray  # int64 [rows], equal for equal texts
+    position: np.ndarray  # float64 [rows], the text's place in [0, 1), from its hash
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "_Rows":
+        labels = sorted(pc.unique(table["label"]).drop_null().to_pylist())
+        if not labels:
+            raise TrainingDataError(
+                "no labelled rows: ingest documents with a label column (nightlabel ingest FILE --label COLUMN)"
+            )
+        if len(labels) == 1:
+            raise TrainingDataError(f"one class only ({labels[0]!r}): a classifier needs at least two")
+        hashes = pa.concat_arrays(table["content_hash"].chunks)
+        heads = np.frombuffer(b"".join(hashes.to_pylist()), dtype=">u8")[::2]
+        return cls(
+            labels=labels,
+            label_ids=_codes(table["label"], labels),
+            given=_codes(table["split"], SPLITS).astype(np.int8),
+            text_ids=hashes.dictionary_encode().indices.to_numpy().astype(np.int64),
+            position=heads / 2.0**64,
+        )
+
+    @property
+    def labelled(self) -> np.ndarray:
+        return self.label_ids >= 0
+
+
+def _codes(column: pa.ChunkedArray, values: Sequence[str]) -> np.ndarray:
+    found = pc.index_in(column, value_set=pa.array(values, pa.string()))
+    return pc.fill_null(found, -1).to_numpy().astype(np.int32)
+
+
+def _parts(batches: Sequence[Batch]) -> list[str]:
+    return [str(path) for batch in batches for path in batch.parts]
+
+
+def _read_columns(batches: Sequence[Batch]) -> pa.Table:
+    tables = [pq.read_table(path, columns=COLUMNS, partitioning=None) for path in _parts(batches)]
+    if not any(len(table) for table in tables):
+        raise TrainingDataError("no documents yet: start with nightlabel ingest FILE --label COLUMN")
+    return pa.concat_tables(tables)
+
+
+def _distinct_pool(rows: _Rows) -> tuple[np.ndarray, dict[str, int]]:
+    """Return the rows that are free to be divided, each text once; gives them their majority label."""
+    fixed = rows.labelled & ((rows.given == TEST) | (rows.given == VALIDATION))
+    free = rows.labelled & ~fixed
+    leaking = free & np.isin(rows.text_ids, rows.text_ids[fixed])
+    members = np.flatnonzero(free & ~leaking)
+    _, first, groups = np.unique(rows.text_ids[members], return_index=True, return_inverse=True)
+    pairs, votes = np.unique(np.stack([groups, rows.label_ids[members]]), axis=1, return_counts=True)
+    # Of several labels for one text the most frequent wins; of equally frequent ones the first by name.
+    order = np.lexsort((pairs[1], -votes, pairs[0]))
+    winners = order[np.unique(pairs[0][order], return_index=True)[1]]
+    pool = members[first]
+    rows.label_ids[pool] = pairs[1][winners]
+    counts = {
+        "unlabelled": int(np.count_nonzero(~rows.labelled)),
+        "equal_texts": len(members) - len(pool),
+        "conflicting_texts": int(np.count_nonzero(np.bincount(pairs[0]) > 1)),
+        "left_out_for_test": int(np.count_nonzero(leaking)),
+    }
+    return pool, counts
+
+
+def _divide(rows: _Rows, pool: np.ndarray, method: str, validation_share: float, test_share: float) -> np.ndarray:
+    """Return the split of each row of the pool, int8."""
+    given_train = rows.given[pool] == TRAIN
+    if (rows.given == TEST).any():
+        test_share = 0.0
+    if (rows.given == VALIDATION).any():
+        validation_share = 0.0
+    place = rows.position[pool]
+    if method == "stratified":
+        place = _rank_in_class(place, rows.label_ids[pool])
+    splits = np.full(len(pool), TRAIN, dtype=np.int8)
+    splits[place < test_share + validation_share] = VALIDATION
+    splits[place < test_share] = TEST
+    if not given_train.all():  # rows given for training are tested on only where there is nothing else
+        splits[given_train & (splits == TEST)] = TRAIN
+    _fill_gaps(splits, rows.label_ids[pool], place, validation_share, test_share)
+    return splits
+
+
+def _rank_in_class(place: np.ndarray, label_ids: np.ndarray) -> np.ndarray:
+    """Return each row's place within its own class, evenly spread over [0, 1)."""
+    order = np.lexsort((place, label_ids))
+    sizes = np.bincount(label_ids)
+    starts = np.cumsum(sizes) - sizes
+    ranks = np.empty(len(place))
+    ranks[order] = np.arange(len(place)) - np.repeat(starts, sizes)
+    return ranks / sizes[label_ids]
+
+
+def _fill_gaps(
+    splits: np.ndarray, label_ids: np.ndarray, place: np.ndarray, validation_share: float, test_share: float
+) -> None:
+    """See to it that a small corpus trains on every class, and validates and tests on something."""
+    for label_id in np.unique(label_ids):
+        own = np.flatnonzero(label_ids == label_id)
+        if not (splits[own] == TRAIN).any():
+            splits[own[np.argmax(place[own])]] = TRAIN
+    for split, share in ((VALIDATION, validation_share), (TEST, test_share)):
+        sizes = np.bincount(label_ids[splits == TRAIN])
+        spare = np.flatnonzero((splits == TRAIN) & (sizes[label_ids] > 1)) if share else np.empty(0, int)
+        if spare.size and not (splits == split).any():
+            splits[spare[np.argmin(place[spare])]] = split
+
+
+def _check_classes(rows: _Rows, splits: np.ndarray) -> None:
+    texts = np.zeros(len(rows.labels), dtype=int)
+    used = splits != LEFT_OUT
+    for label_id in range(len(rows.labels)):
+        texts[label_id] = len(np.unique(rows.text_ids[used & (rows.label_ids == label_id)]))
+    trained = np.bincount(rows.label_ids[splits == TRAIN], minlength=len(rows.labels))
+    for name, count, train_count in zip(rows.labels, texts, trained, strict=True):
+        if count == 1:
+            raise TrainingDataError(
+                f"class {name!r} has a single example: give it more, or remove it (it needs one to learn from "
+                "and one to be tested on)"
+            )
+        if train_count == 0:
+            raise TrainingDataError(
+                f"class {name!r} has no example to train on: it occurs only in the given test or validation split"
+            )
+    if not (splits == VALIDATION).any():
+        raise TrainingDataError(
+            f"{int(trained.sum())} training texts are too few to set any aside for validation; label more"
+        )

@@ -1,0 +1,235 @@
+"""Trained weights to an ONNX graph, written node by node, and the proof that both agree.
+
+Tracing is not used: PyTorch's exporter never emits `sequence_lens`, so a bidirectional model would be
+wrong, without a word, on every padded row. Layouts follow the ONNX operator specification of LSTM:
+PyTorch's gate rows i, f, g, o become i, o, f, c, and the two biases stand one after the other.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from pipeline.errors import ParityError
+from pipeline.model import Classifier, LstmLayer, packed_logits
+from pipeline.tokens import TokenSet
+
+OPSET, IR_VERSION = 20, 9  # what ONNX Runtime 1.24 and later all load
+TOLERANCE = 1e-5
+LOWEST = np.float32(np.finfo(np.float32).min)
+
+
+class _Graph:
+    """Nodes and weights under construction."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: dict[str, onnx.TensorProto] = {}
+
+    def weight(self, name: str, value: np.ndarray | torch.Tensor) -> str:
+        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+        self.weights[name] = numpy_helper.from_array(np.array(array, order="C"), name)
+        return name
+
+    def axis(self, number: int) -> str:
+        return self.ints(f"axis_{number}", number)
+
+    def ints(self, name: str, *values: int) -> str:
+        return self.weight(name, np.array(values, dtype=np.int64))
+
+    def add(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
+        return output
+
+
+def build_graph(model: Classifier, *, metadata: dict[str, str] | None = None) -> onnx.ModelProto:
+    """Write a trained classifier as a checked ONNX model.
+
+    Inputs: `token_ids` int32 [batch, time] (0 past each length) and `lengths` int32 [batch], each from
+    1 to time. Output: `probabilities` float32 [batch, classes].
+
+    Args:
+        model: in evaluation mode, on any device.
+        metadata: strings to store in the model.
+    """
+    graph = _Graph()
+    _mask(graph)
+    transposed = graph.add("Transpose", ["token_ids"], "token_ids_by_time", perm=[1, 0])
+    graph.weight("embedding", model.embedding.weight)
+    states = graph.add("Gather", ["embedding", transposed], "embedded")
+    last = ""
+    for number, layer in enumerate(model.layers):
+        assert isinstance(layer, LstmLayer)
+        states, last = _lstm(graph, f"lstm{number}", layer, states)
+    pooled = _pool(graph, model, states, last)
+    graph.add("Softmax", [_head(graph, model, pooled)], "probabilities", axis=-1)
+    return _checked(graph, model.output.out_features, metadata or {})
+
+
+def _mask(graph: _Graph) -> None:
+    """Add `inside`, bool [time, batch, 1]: where a row has a token."""
+    graph.add("Shape", ["token_ids"], "time_axis", start=1, end=2)
+    graph.add("Squeeze", ["time_axis"], "time")
+    graph.weight("zero", np.array(0, dtype=np.int64))
+    graph.weight("one", np.array(1, dtype=np.int64))
+    graph.add("Range", ["zero", "time", "one"], "places")
+    graph.ints("column", -1, 1)
+    graph.add("Reshape", ["places", "column"], "places_by_time")
+    graph.add("Cast", ["lengths"], "lengths_int64", to=TensorProto.INT64)
+    graph.add("Less", ["places_by_time", "lengths_int64"], "inside_2d")
+    graph.add("Unsqueeze", ["inside_2d", graph.axis(2)], "inside")
+
+
+def _lstm(graph: _Graph, name: str, layer: LstmLayer, inputs: str) -> tuple[str, str]:
+    """Add a layer; return its states [time, batch, size] and last states [batch, size]."""
+    directions = [layer.forwards] + ([layer.backwards] if layer.backwards is not None else [])
+    weights = [graph.weight(f"{name}_{kind}", _stack(directions, kind)) for kind in ("W", "R", "B")]
+    hidden = layer.forwards.hidden_size
+    graph.nodes.append(
+        helper.make_node(
+            "LSTM",
+            [inputs, *weights, "lengths"],
+            [f"{name}_Y", f"{name}_Y_h"],
+            name=name,
+            hidden_size=hidden,
+            direction="bidirectional" if len(directions) == 2 else "forward",
+        )
+    )
+    # [time, directions, batch, hidden] -> [time, batch, directions x hidden]
+    graph.add("Transpose", [f"{name}_Y"], f"{name}_by_row", perm=[0, 2, 1, 3])
+    graph.ints(f"{name}_shape", 0, 0, layer.output_size)
+    states = graph.add("Reshape", [f"{name}_by_row", f"{name}_shape"], f"{name}_states")
+    graph.add("Transpose", [f"{name}_Y_h"], f"{name}_ends", perm=[1, 0, 2])
+    graph.ints(f"{name}_flat", 0, layer.output_size)
+    return states, graph.add("Reshape", [f"{name}_ends", f"{name}_flat"], f"{name}_last")
+
+
+def _stack(directions: list[torch.nn.LSTM], kind: str) -> np.ndarray:
+    """Return ONNX's W [directions, 4 x hidden, inputs], R [..., hidden] or B [directions, 8 x hidden]."""
+
+    def reordered(value: Any) -> np.ndarray:
+        i, f, g, o = np.split(value.detach().cpu().numpy(), 4)
+        return np.concatenate([i, o, f, g])
+
+    if kind == "W":
+        return np.stack([reordered(lstm.weight_ih_l0) for lstm in directions])
+    if kind == "R":
+        return np.stack([reordered(lstm.weight_hh_l0) for lstm in directions])
+    return np.stack([np.concatenate([reordered(lstm.bias_ih_l0), reordered(lstm.bias_hh_l0)]) for lstm in directions])
+
+
+def _pool(graph: _Graph, model: Classifier, states: str, last: str) -> str:
+    """Add pooling over time: states [time, batch, size] to [batch, size]."""
+    pooling = model.config.pooling
+    if pooling == "last":
+        return last
+    if pooling == "max":  # states past a row's end are 0, which would beat negative maxima
+        graph.weight("lowest", np.array(LOWEST))
+        masked = graph.add("Where", ["inside", states, "lowest"], "masked_states")
+        return graph.add("ReduceMax", [masked, graph.axis(0)], "pooled", keepdims=0)
+    if pooling == "mean":
+        total = graph.add("ReduceSum", [states, graph.axis(0)], "summed", keepdims=0)
+        graph.add("Cast", ["lengths"], "lengths_float", to=TensorProto.FLOAT)
+        graph.add("Unsqueeze", ["lengths_float", graph.axis(1)], "divisor")
+        return graph.add("Div", [total, "divisor"], "pooled")
+    assert model.attention is not None
+    keys = _linear(graph, "attention_key", model.attention.key, states)
+    graph.weight("attention_query", model.attention.query.weight.t())
+    scores = graph.add("MatMul", [graph.add("Tanh", [keys], "attention_tanh"), "attention_query"], "attention_scores")
+    graph.weight("lowest", np.array(LOWEST))
+    masked = graph.add("Where", ["inside", scores, "lowest"], "masked_scores")
+    weights = graph.add("Softmax", [masked], "attention_weights", axis=0)
+    weighted = graph.add("Mul", [weights, states], "weighted_states")
+    return graph.add("ReduceSum", [weighted, graph.axis(0)], "pooled", keepdims=0)
+
+
+def _linear(graph: _Graph, name: str, layer: torch.nn.Linear, inputs: str) -> str:
+    graph.weight(f"{name}_weight", layer.weight.t())
+    graph.weight(f"{name}_bias", layer.bias)
+    product = graph.add("MatMul", [inputs, f"{name}_weight"], f"{name}_product")
+    return graph.add("Add", [product, f"{name}_bias"], f"{name}_sum")
+
+
+def _head(graph: _Graph, model: Classifier, pooled: str) -> str:
+    """Add everything between the pooled vectors and the logits; dropout is nothing at scoring time."""
+    vectors = pooled
+    if model.norm is not None:
+        values = (model.norm.weight, model.norm.bias, model.norm.running_mean, model.norm.running_var)
+        names = [
+            graph.weight(f"norm_{kind}", value)
+            for kind, value in zip(("scale", "bias", "mean", "variance"), values, strict=True)
+            if value is not None
+        ]
+        vectors = graph.add("BatchNormalization", [vectors, *names], "normalised", epsilon=model.norm.eps)
+    for number, dense in enumerate(model.dense):
+        assert isinstance(dense, torch.nn.Linear)
+        vectors = graph.add("Relu", [_linear(graph, f"dense{number}", dense, vectors)], f"dense{number}_relu")
+    return _linear(graph, "output", model.output, vectors)
+
+
+def _checked(graph: _Graph, classes: int, metadata: dict[str, str]) -> onnx.ModelProto:
+    inputs = [
+        helper.make_tensor_value_info("token_ids", TensorProto.INT32, ["batch", "time"]),
+        helper.make_tensor_value_info("lengths", TensorProto.INT32, ["batch"]),
+    ]
+    outputs = [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", classes])]
+    proto = helper.make_model(
+        helper.make_graph(graph.nodes, "nightlabel", inputs, outputs, list(graph.weights.values())),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="nightlabel",
+    )
+    helper.set_model_props(proto, metadata)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far the ONNX graph and PyTorch's packed model are apart on ragged batches."""
+
+    texts: int
+    batches: int
+    largest_difference: float
+    equal_labels: float  # share of texts with the same most probable class
+    tolerance: float = TOLERANCE
+
+    def as_dict(self) -> dict[str, float | int]:
+        return asdict(self)
+
+
+def prove_parity(model: Classifier, path: Path, texts: TokenSet, *, sample: int = 512) -> Parity:
+    """Run the same ragged batches through the exported file and through packed PyTorch.
+
+    Args:
+        model: the trained model, on the CPU.
+        path: the exported file, as it will be shipped.
+        texts: texts to run; a sample spread evenly over all lengths is used.
+        sample: most texts to run.
+
+    Raises:
+        ParityError: probabilities differ by more than 1e-5.
+    """
+    by_length = np.argsort(texts.tokens.lengths, kind="stable")
+    chosen = by_length[np.linspace(0, len(by_length) - 1, min(sample, len(by_length))).astype(int)]
+    chosen = np.random.default_rng(0).permutation(chosen)  # ragged on purpose
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    model = model.cpu().eval()
+    largest, equal, batches = 0.0, 0, 0
+    for rows in np.array_split(chosen, max(1, len(chosen) // 32)):
+        token_ids, lengths = texts.tokens.pad(rows)
+        exported = session.run(["probabilities"], {"token_ids": token_ids, "lengths": lengths})[0]
+        with torch.no_grad():
+            logits = packed_logits(model, torch.from_numpy(token_ids), torch.from_numpy(lengths.astype(np.int64)))
+        trained = logits.softmax(dim=-1).numpy()
+        largest = max(largest, float(np.abs(exported - trained).max()))
+        equal += int(np.count_nonzero(exported.argmax(axis=1) == trained.argmax(axis=1)))
+        batches += 1
+    if not largest <= TOLERANCE:  # a NaN is a failure too
+        raise ParityError(f"the exported graph differs from the trained model by {largest:.2e} (limit {TOLERANCE})")
+    return Parity(len(chosen), batches, largest, equal / max(len(chosen), 1))

@@ -1,0 +1,154 @@
+"""The LSTM classifier.
+
+Tensors run time first inside, which trains about a third faster on CPUs. A backward LSTM reads each
+row reversed within its own length, so padding never reaches a state and no packing is needed: packed
+sequences give the same numbers at a sixth of the training speed on a CPU.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.config import ModelConfig
+from pipeline.tokenizer import PADDING
+
+
+class LstmLayer(nn.Module):
+    """One LSTM layer, reading forward or in both directions."""
+
+    def __init__(self, input_size: int, hidden_size: int, bidirectional: bool) -> None:
+        super().__init__()
+        self.forwards = nn.LSTM(input_size, hidden_size)
+        self.backwards = nn.LSTM(input_size, hidden_size) if bidirectional else None
+
+    @property
+    def output_size(self) -> int:
+        return self.forwards.hidden_size * (2 if self.backwards else 1)
+
+    def forward(self, states: Tensor, mirror: Tensor) -> Tensor:
+        """Map [time, batch, features] to [time, batch, directions x hidden].
+
+        Args:
+            states: inputs; what lies past a row's length is ignored.
+            mirror: int64 [time x batch], for each place the one it changes with when its row is reversed.
+        """
+        outputs, _ = self.forwards(states)
+        if self.backwards is None:
+            return outputs
+        reversed_outputs, _ = self.backwards(_take(states, mirror))
+        return torch.cat([outputs, _take(reversed_outputs, mirror)], dim=-1)
+
+
+def _take(states: Tensor, places: Tensor) -> Tensor:
+    """Return [time, batch, features] states in another order of their [time x batch] places."""
+    return states.flatten(0, 1).index_select(0, places).view_as(states)
+
+
+class Classifier(nn.Module):
+    """Embedding, LSTM layers, pooling over time, optional dense layers, one logit for each class."""
+
+    def __init__(self, vocabulary_size: int, classes: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(vocabulary_size, config.embedding_size, padding_idx=PADDING)
+        self.embedding_dropout = nn.Dropout(config.embedding_dropout)
+        self.layers = nn.ModuleList()
+        size = config.embedding_size
+        for _ in range(config.layers):
+            layer = LstmLayer(size, config.hidden_size, config.bidirectional)
+            self.layers.append(layer)
+            size = layer.output_size
+        self.layer_dropout = nn.Dropout(config.layer_dropout)
+        self.attention = Attention(size) if config.pooling == "attention" else None
+        self.norm = nn.BatchNorm1d(size) if config.batch_norm else None
+        self.head_dropout = nn.Dropout(config.head_dropout)
+        self.dense = nn.ModuleList()
+        for dense_size in config.dense_sizes:
+            self.dense.append(nn.Linear(size, dense_size))
+            size = dense_size
+        self.output = nn.Linear(size, classes)
+
+    def forward(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
+        """Return logits [batch, classes].
+
+        Args:
+            token_ids: int64 [batch, time], 0 past each row's length.
+            lengths: int64 [batch], each from 1 to time.
+        """
+        places = torch.arange(token_ids.shape[1], device=token_ids.device)[:, None]  # [time, 1]
+        inside = places < lengths  # [time, batch]
+        columns = torch.arange(len(lengths), device=token_ids.device)
+        mirror = (torch.where(inside, lengths - 1 - places, places) * len(lengths) + columns).flatten()
+        states = self.embedding_dropout(self.embedding(token_ids.t()))
+        for number, layer in enumerate(self.layers):
+            states = layer(self.layer_dropout(states) if number else states, mirror)
+        return self.head(self.pool(states, inside, lengths))
+
+    def pool(self, states: Tensor, inside: Tensor, lengths: Tensor) -> Tensor:
+        """Make one vector of each row: [time, batch, size] -> [batch, size]."""
+        if self.config.pooling == "max":
+            return states.masked_fill(~inside[..., None], -torch.inf).amax(dim=0)
+        if self.config.pooling == "mean":
+            return states.masked_fill(~inside[..., None], 0.0).sum(dim=0) / lengths[:, None]
+        if self.attention is not None:
+            return self.attention(states, inside)
+        return self._last(states, lengths)
+
+    def _last(self, states: Tensor, lengths: Tensor) -> Tensor:
+        """Return the state after the last word read: a row's end, and its start for the backward direction."""
+        ends = states[lengths - 1, torch.arange(len(lengths), device=states.device)]
+        if not self.config.bidirectional:
+            return ends
+        hidden = self.config.hidden_size
+        return torch.cat([ends[:, :hidden], states[0, :, hidden:]], dim=-1)
+
+    def head(self, pooled: Tensor) -> Tensor:
+        """Return logits [batch, classes] from pooled vectors [batch, size]."""
+        vectors = pooled if self.norm is None else _normalise(self.norm, pooled)
+        for dense in self.dense:
+            vectors = torch.relu(dense(self.head_dropout(vectors)))
+        return self.output(self.head_dropout(vectors))
+
+    def parameter_count(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+def _normalise(norm: nn.BatchNorm1d, pooled: Tensor) -> Tensor:
+    """Batch-normalise; a single row has no spread of its own and takes the running statistics."""
+    if len(pooled) > 1:
+        return norm(pooled)
+    return nn.functional.batch_norm(pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+
+
+class Attention(nn.Module):
+    """A weighted mean over time, the weights from each state alone (Yang et al. 2016, word level)."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.key = nn.Linear(size, size)
+        self.query = nn.Linear(size, 1, bias=False)
+
+    def forward(self, states: Tensor, inside: Tensor) -> Tensor:
+        """Map [time, batch, size] states to [batch, size]; `inside` is bool [time, batch]."""
+        scores = self.query(torch.tanh(self.key(states))).squeeze(-1)
+        weights = scores.masked_fill(~inside, -torch.inf).softmax(dim=0)
+        return (weights[..., None] * states.masked_fill(~inside[..., None], 0.0)).sum(dim=0)
+
+
+def packed_logits(model: Classifier, token_ids: Tensor, lengths: Tensor) -> Tensor:
+    """Return the model's logits [batch, classes] by PyTorch's own packed, multi-layer `nn.LSTM`.
+
+    A second, slower way to the same numbers, which the export is proven against.
+    """
+    config = model.config
+    lstm = nn.LSTM(config.embedding_size, config.hidden_size, config.layers, bidirectional=config.bidirectional)
+    weights = {}
+    for number, layer in enumerate(model.layers):
+        assert isinstance(layer, LstmLayer)
+        for suffix, direction in (("", layer.forwards), ("_reverse", layer.backwards)):
+            for name, value in direction.state_dict().items() if direction is not None else ():
+                weights[name.replace("l0", f"l{number}") + suffix] = value
+    lstm.load_state_dict(weights)
+    packed = nn.utils.rnn.pack_padded_sequence(model.embedding(token_ids.t()), lengths.cpu(), enforce_sorted=False)
+    states, _ = nn.utils.rnn.pad_packed_sequence(lstm(packed)[0], total_length=token_ids.shape[1])
+    inside = torch.arange(token_ids.shape[1])[:, None] < lengths
+    return model.head(model.pool(states, inside, lengths))

@@ -1,0 +1,207 @@
+"""Text to token ids, as Arrow compute kernels over whole columns: no Python object per token.
+
+Lower-case, set off punctuation and the characters of scripts that do not separate words, split on
+white space, truncate, look up. Ids: 0 is padding, 1 an unknown word, then words by descending frequency.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.config import TokenizerConfig
+from pipeline.errors import TrainingDataError
+from pipeline.files import value_digest
+
+PADDING, UNKNOWN = 0, 1
+RESERVED = 2  # ids below this are not words
+
+UNSEPARATED_SCRIPTS = ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar")
+NEGATIONS = frozenset({"no", "not", "nor", "never", "none", "nobody", "nothing", "cannot", "without"})
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of a column of texts.
+
+    Attributes:
+        token_ids: list<int32>, one list per text, at most `max_tokens` long.
+        full_lengths: int64 [texts], tokens of each text before truncation.
+    """
+
+    token_ids: pa.ListArray
+    full_lengths: np.ndarray
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """int32 [texts], tokens of each text after truncation."""
+        return np.diff(self.token_ids.offsets.to_numpy()).astype(np.int32)
+
+    @property
+    def unknown_tokens(self) -> int:
+        return int(np.count_nonzero(self.token_ids.flatten().to_numpy() == UNKNOWN))
+
+
+@dataclass(frozen=True)
+class TokenStats:
+    """How much of the text the model gets to see; adds up over columns with `+`."""
+
+    texts: int = 0
+    truncated_texts: int = 0
+    tokens: int = 0
+    kept_tokens: int = 0
+    unknown_tokens: int = 0
+
+    @classmethod
+    def of(cls, encoded: Encoded) -> Self:
+        kept = int(encoded.lengths.sum())
+        return cls(
+            texts=len(encoded.token_ids),
+            truncated_texts=int(np.count_nonzero(encoded.full_lengths > encoded.lengths)),
+            tokens=int(encoded.full_lengths.sum()),
+            kept_tokens=kept,
+            unknown_tokens=encoded.unknown_tokens,
+        )
+
+    def __add__(self, other: "TokenStats") -> "TokenStats":
+        return TokenStats(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
+    def shares(self) -> dict[str, float]:
+        """Return the shares of truncated texts, of tokens cut off, and of unknown words among those kept."""
+        return {
+            "truncated_texts": self.truncated_texts / max(self.texts, 1),
+            "truncated_tokens": 1 - self.kept_tokens / max(self.tokens, 1),
+            "unknown_tokens": self.unknown_tokens / max(self.kept_tokens, 1),
+        }
+
+
+class Splitter:
+    """Text to words; what a vocabulary is built from and looked up with."""
+
+    def __init__(self, config: TokenizerConfig, stop_words: Iterable[str] = ()) -> None:
+        self.config = config
+        self.stop_words = sorted(stop_words)
+        scripts = (*UNSEPARATED_SCRIPTS, *(("Hangul",) if config.split_hangul else ()))
+        alone = "[" + "".join(rf"\p{{{script}}}" for script in scripts) + "]"
+        punctuation = r"[^\p{L}\p{M}\p{N}\s]"
+        self._pattern = f"({alone})|{punctuation}" if config.remove_punctuation else f"({alone}|{punctuation})"
+
+    def separate(self, texts: pa.Array) -> pa.Array:
+        """Return the texts with white space around everything that is a token of its own."""
+        if self.config.lowercase:
+            texts = pc.utf8_lower(texts)
+        return pc.replace_substring_regex(texts, pattern=self._pattern, replacement=r" \1 ")
+
+    def split(self, texts: pa.Array) -> pa.ListArray:
+        """Return list<string>, the words of each text. A null text has none."""
+        separated = self.separate(pc.fill_null(texts, ""))
+        words = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(separated))
+        flat = words.flatten()
+        keep = pc.not_equal(flat, "")
+        if self.stop_words:
+            keep = pc.and_(keep, pc.invert(pc.is_in(flat, value_set=pa.array(self.stop_words))))
+        return _keep_items(words, flat, keep.to_numpy(zero_copy_only=False))
+
+
+class Tokenizer:
+    """A splitter with a vocabulary: text to token ids."""
+
+    def __init__(self, splitter: Splitter, vocabulary: Sequence[str]) -> None:
+        self.splitter = splitter
+        self.config = splitter.config
+        self.vocabulary = pa.array(vocabulary, pa.string())
+
+    @classmethod
+    def fit(cls, texts: Iterable[pa.Array], config: TokenizerConfig) -> Self:
+        """Build a vocabulary of the most frequent words; equal counts go by the alphabet.
+
+        Args:
+            texts: columns of training texts.
+            config: how to split, and how many words to keep.
+
+        Raises:
+            TrainingDataError: not one word is left.
+        """
+        splitter = Splitter(config, _english_stop_words() if config.remove_stop_words else ())
+        counts: Counter[str] = Counter()
+        for column in texts:
+            words, occurrences = pc.value_counts(splitter.split(column).flatten()).flatten()
+            counts.update(dict(zip(words.to_pylist(), occurrences.to_pylist(), strict=True)))
+        frequent = [word for word, count in counts.items() if count >= config.min_count]
+        frequent = frequent or list(counts)
+        if not frequent:
+            raise TrainingDataError(
+                "the training texts have no words: all are empty, or only punctuation that the tokenizer drops"
+            )
+        frequent.sort(key=lambda word: (-counts[word], word))
+        return cls(splitter, frequent[: config.vocabulary_size - RESERVED])
+
+    @property
+    def size(self) -> int:
+        """Ids there are, padding and unknown included: every id is below this."""
+        return len(self.vocabulary) + RESERVED
+
+    @property
+    def digest(self) -> str:
+        return value_digest([self.spec(), self.vocabulary.to_pylist()])
+
+    def spec(self) -> dict[str, object]:
+        """Return what, with the vocabulary, makes this tokenizer again."""
+        return {**self.config.model_dump(), "stop_words": self.splitter.stop_words}
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, object], vocabulary: Sequence[str]) -> Self:
+        settings = {key: value for key, value in spec.items() if key != "stop_words"}
+        stop_words = spec["stop_words"]
+        assert isinstance(stop_words, list)
+        return cls(Splitter(TokenizerConfig.model_validate(settings), stop_words), vocabulary)
+
+    def encode(self, texts: pa.Array) -> Encoded:
+        """Return the token ids of a column of texts, truncated to `max_tokens`."""
+        words = self.splitter.split(texts)
+        full_lengths = np.diff(words.offsets.to_numpy()).astype(np.int64)
+        words = truncate(words, self.config.max_tokens, self.config.truncation)
+        found = pc.index_in(words.flatten(), value_set=self.vocabulary)
+        ids = pc.add(pc.fill_null(found, UNKNOWN - RESERVED), pa.scalar(RESERVED, pa.int32()))
+        return Encoded(pa.ListArray.from_arrays(words.offsets, ids), full_lengths)
+
+
+def truncate(lists: pa.ListArray, limit: int, keep: str) -> pa.ListArray:
+    """Cut lists to at most `limit` items, keeping the head, the tail, or both ends (head gets the odd one)."""
+    offsets = lists.offsets.to_numpy()
+    lengths = np.diff(offsets)
+    if lengths.size == 0 or lengths.max() <= limit:
+        return lists
+    head = {"head": limit, "tail": 0, "both": (limit + 1) // 2}[keep]
+    from_end = np.repeat(lengths, lengths) - _positions(lengths)  # 1 for the last item of a list
+    long = np.repeat(lengths > limit, lengths)
+    kept = ~long | (_positions(lengths) < head) | (from_end <= limit - head)
+    return _keep_items(lists, lists.flatten(), kept)
+
+
+def _positions(lengths: np.ndarray) -> np.ndarray:
+    """Return 0, 1, 2, ... within each list, for all lists one after the other."""
+    starts = np.cumsum(lengths) - lengths
+    return np.arange(lengths.sum()) - np.repeat(starts, lengths)
+
+
+def _keep_items(lists: pa.ListArray, items: pa.Array, keep: np.ndarray) -> pa.ListArray:
+    """Return the lists with only the items where `keep` is true, and offsets that start at 0."""
+    offsets = lists.offsets.to_numpy()
+    offsets = offsets - offsets[0]
+    if keep.all():
+        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), items)
+    kept_before = np.concatenate([[0], np.cumsum(keep)])
+    kept_offsets = pa.array(kept_before[offsets], pa.int32())
+    return pa.ListArray.from_arrays(kept_offsets, items.filter(pa.array(keep)))
+
+
+def _english_stop_words() -> set[str]:
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    return set(ENGLISH_STOP_WORDS - NEGATIONS)
