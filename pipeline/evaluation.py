@@ -96,9 +96,7 @@ def calibration_error(bins: Sequence[dict[str, float | int | None]]) -> float | 
     total = sum(bin_["count"] or 0 for bin_ in bins)
     if not total:
         return None
-    gaps = (
-        (bin_["count"] or 0) * abs((bin_["confidence"] or 0.0) - (bin_["accuracy"] or 0.0)) for bin_ in bins
-    )
+    gaps = ((bin_["count"] or 0) * abs((bin_["confidence"] or 0.0) - (bin_["accuracy"] or 0.0)) for bin_ in bins)
     return float(sum(gaps) / total)
 
 
@@ -142,9 +140,7 @@ def _per_class(
     ]
 
 
-def _confusion(
-    predicted_ids: NDArray[np.integer], label_ids: NDArray[np.integer], classes: int
-) -> list[list[int]]:
+def _confusion(predicted_ids: NDArray[np.integer], label_ids: NDArray[np.integer], classes: int) -> list[list[int]]:
     # One number for each pair of truth and prediction, so that one pass counts them all.
     pairs = label_ids.astype(np.int64) * classes + predicted_ids
     counts = np.bincount(pairs, minlength=classes * classes)

@@ -255,9 +255,7 @@ def _list_confusions(axes: "Axes", counts: NDArray[np.int64], labels: Sequence[s
 
 
 def _text_cell(axes: "Axes", x: float, y: float, text: str, align: Literal["left", "right"]) -> None:
-    axes.text(
-        x, y, text, ha=align, va="center", color=INK, fontsize=9, parse_math=False, family=_label_fonts()
-    )
+    axes.text(x, y, text, ha=align, va="center", color=INK, fontsize=9, parse_math=False, family=_label_fonts())
 
 
 def _short(text: str, length: int) -> str:
