@@ -27,19 +27,19 @@ class IngestConfig(Settings):
 
     text: Annotated[list[str], Field(min_length=1)] = Field(
         default=["text"],
-        description="Column with the text; several are joined. A name, or with header off a number counting from 1.",
+        description="Column with the text; several are joined. Without a header, a number from 1.",
     )
     label: str | None = Field(
         default=None,
-        description="Column with the label. Empty: the column 'label' where there is one. An empty value is an unlabelled row.",
+        description="Column with the label; empty values are unlabelled rows. Not given: the column 'label', if any.",
     )
     id: str | None = Field(
         default=None,
-        description="Column with a unique id. Empty: the column 'id' or 'doc_id' where there is one, else made from the text.",
+        description="Column with a unique id. Not given: the column 'id' or 'doc_id', if any, else made from the text.",
     )
     split: str | None = Field(
         default=None,
-        description="train, validation or test for every row, or the name of a column that says so. Empty: decided by the text.",
+        description="train, validation or test, or the name of a column that says so. Not given: decided by the text.",
     )
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "folder"] = Field(
         default="auto", description="Format of the sources; auto goes by the file name."

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from pipeline.config import ModelConfig
 from pipeline.tokenizer import PADDING
 
+EMBEDDING_SPREAD = 0.1
+
 
 class LstmLayer(nn.Module):
     """One LSTM layer, reading forward or in both directions."""
@@ -50,6 +52,8 @@ class Classifier(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(vocabulary_size, config.embedding_size, padding_idx=PADDING)
+        with torch.no_grad():  # PyTorch's own spread of 1 drowns what rare words have to say
+            self.embedding.weight.normal_(0.0, EMBEDDING_SPREAD)[PADDING] = 0.0
         self.embedding_dropout = nn.Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList()
         size = config.embedding_size

@@ -1,0 +1,308 @@
+"""The command line: parses, calls a flow, prints what it returns. Known errors become one line, here."""
+
+import datetime
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.markdown import Markdown
+
+from pipeline.config import IngestConfig, ScoringConfig, validated
+from pipeline.errors import NightlabelError
+
+app = typer.Typer(
+    name="nightlabel",
+    help="Labels a company's text every night. Try: nightlabel demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models_app = typer.Typer(help="Versions of models, and which one scoring uses.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+console = Console()
+complaints = Console(stderr=True)
+
+Workspace = Annotated[
+    str,
+    typer.Option("--workspace", "-w", envvar="NIGHTLABEL_WORKSPACE", help="Folder in which everything is kept."),
+]
+ModelSpec = Annotated[str | None, typer.Option("--model", "-m", help="NAME or NAME@VERSION; the champion if empty.")]
+Device = Annotated[Literal["auto", "cuda", "cpu"], typer.Option(help="Where the model runs.")]
+
+INGEST = IngestConfig()
+SCORING = ScoringConfig()
+
+
+def field_help(model: type[Any], name: str) -> str:
+    return str(model.model_fields[name].description)
+
+
+@app.command()
+def demo(workspace: Workspace = "workspace-demo") -> None:
+    """Make up support tickets, take them through the whole pipeline, and show the labelled rows."""
+    from flows.demo import run_demo
+
+    _quiet_prefect()
+    run_demo(Path(workspace), console)
+
+
+@app.command()
+def ingest(
+    sources: Annotated[list[str], typer.Argument(help="Files, folders or globs.", metavar="PATH...")],
+    text: Annotated[
+        list[str], typer.Option("--text", "-t", help=field_help(IngestConfig, "text") + " Repeat it to join several.")
+    ] = INGEST.text,
+    label: Annotated[str | None, typer.Option("--label", "-l", help=field_help(IngestConfig, "label"))] = None,
+    id_column: Annotated[str | None, typer.Option("--id", help=field_help(IngestConfig, "id"))] = None,
+    split: Annotated[str | None, typer.Option(help=field_help(IngestConfig, "split"))] = None,
+    batch: Annotated[str | None, typer.Option(help="Name of the batch; the date if empty.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a batch that has other content.")] = False,
+    file_format: Annotated[str, typer.Option("--format", help=field_help(IngestConfig, "format"))] = INGEST.format,
+    header: Annotated[bool, typer.Option(help=field_help(IngestConfig, "header"))] = True,
+    encoding: Annotated[str, typer.Option(help=field_help(IngestConfig, "encoding"))] = INGEST.encoding,
+    join: Annotated[
+        str, typer.Option(help="What stands between several text columns; a new line if not given.")
+    ] = "\n",
+    clean_html: Annotated[bool, typer.Option("--clean-html", help=field_help(IngestConfig, "clean_html"))] = False,
+    max_reject_rate: Annotated[
+        float, typer.Option(help=field_help(IngestConfig, "max_reject_rate"))
+    ] = INGEST.max_reject_rate,
+    workspace: Workspace = "workspace",
+) -> None:
+    """Read raw files into a batch of documents, every row accounted for.
+
+    Examples:
+
+        nightlabel ingest tickets.csv --text subject --text body --label queue
+
+        nightlabel ingest news.csv --no-header --text 2 --text 3 --label 1 --split train
+
+        nightlabel ingest 'feed/*.jsonl.gz' --batch 2026-11-20
+    """
+    config = validated(
+        IngestConfig,
+        {
+            "text": text,
+            "label": label,
+            "id": id_column,
+            "split": split,
+            "format": file_format,
+            "header": header,
+            "encoding": encoding,
+            "join": join,
+            "clean_html": clean_html,
+            "max_reject_rate": max_reject_rate,
+        },
+    )
+    _quiet_prefect()
+    from flows import ingest as ingest_flow
+    from flows.report import ingest_report
+
+    report = ingest_flow.ingest(sources, config, batch=batch, replace=replace, workspace=workspace)
+    show(ingest_report(report))
+    next_step = "nightlabel train" if report.labelled else "nightlabel score"
+    console.print(f"Documents: {report.path}\nNext: {next_step}", soft_wrap=True)
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Option("--model", "-m", help="Name of the model.")] = "default",
+    preset: Annotated[str, typer.Option("--preset", "-p", help="Settings to start from.")] = "default",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="section.field=value, for example training.epochs=5. Repeatable.")
+    ] = None,
+    batch: Annotated[list[str] | None, typer.Option(help="Batches to learn from; all if not given.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Promote it even if it is worse than the champion.")] = False,
+    workspace: Workspace = "workspace",
+) -> None:
+    """Train on the labelled documents, prove the export, and promote the version if it is not worse.
+
+    A training that was killed goes on from its last checkpoint when the same command is given again.
+
+    Examples:
+
+        nightlabel train
+
+        nightlabel train --model tickets --set training.epochs=6 --set model.pooling=attention
+
+        nightlabel train --preset imdb-lstm100
+    """
+    _quiet_prefect()
+    from flows import train as train_flow
+    from flows.report import model_report
+
+    publication = train_flow.train(model, preset, settings or [], batches=batch or [], force=force, workspace=workspace)
+    show(model_report(publication, pictures=False))
+    console.print(f"Bundle: {publication.bundle.path}\nNext: nightlabel score", soft_wrap=True)
+
+
+@app.command()
+def score(
+    batch: Annotated[list[str] | None, typer.Option(help="Batches to label; all without labels if not given.")] = None,
+    model: ModelSpec = None,
+    device: Device = "auto",
+    review_below: Annotated[float, typer.Option(help=field_help(ScoringConfig, "review_below"))] = SCORING.review_below,
+    batch_tokens: Annotated[int, typer.Option(help=field_help(ScoringConfig, "batch_tokens"))] = SCORING.batch_tokens,
+    threads: Annotated[int, typer.Option(help=field_help(ScoringConfig, "threads"))] = SCORING.threads,
+    workspace: Workspace = "workspace",
+) -> None:
+    """Label documents; what is labelled already is left as it is.
+
+    Examples:
+
+        nightlabel score
+
+        nightlabel score --batch 2026-11-20 --model tickets@3 --device cuda
+    """
+    config = validated(
+        ScoringConfig,
+        {"device": device, "review_below": review_below, "batch_tokens": batch_tokens, "threads": threads},
+    )
+    _quiet_prefect()
+    from flows import score as score_flow
+    from flows.report import labels_report
+    from pipeline.workspace import Workspace as Place
+
+    reports = score_flow.score(batch or [], model, config, workspace=workspace)
+    if not reports or all(report.skipped for report in reports):
+        console.print("Nothing to do: everything asked for is labelled already.")
+    if reports:
+        show(labels_report(reports, Place(workspace)))
+        console.print("\n".join(f"Labels: {report.path}" for report in reports), soft_wrap=True)
+
+
+@app.command()
+def nightly(
+    source: Annotated[list[str] | None, typer.Option(help="Files, folders or globs that came in.")] = None,
+    date: Annotated[
+        datetime.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The day of the night; today if empty.")
+    ] = None,
+    text: Annotated[list[str], typer.Option("--text", "-t", help=field_help(IngestConfig, "text"))] = INGEST.text,
+    id_column: Annotated[str | None, typer.Option("--id", help=field_help(IngestConfig, "id"))] = None,
+    model: ModelSpec = None,
+    device: Device = "auto",
+    workspace: Workspace = "workspace",
+) -> None:
+    """Ingest what came in, label everything that has no labels yet, and report.
+
+    Examples:
+
+        nightlabel nightly --source 'feed/2026-11-20/*.csv' --date 2026-11-20
+    """
+    ingest_config = validated(IngestConfig, {"text": text, "id": id_column})
+    score_config = validated(ScoringConfig, {"device": device})
+    _quiet_prefect()
+    from flows import nightly as nightly_flow
+
+    report = nightly_flow.nightly(
+        source or [], date.date() if date else None, model, ingest_config, score_config, workspace=workspace
+    )
+    show(report)
+
+
+@models_app.command("list")
+def models_list(workspace: Workspace = "workspace") -> None:
+    """List all versions; the champions are marked."""
+    from flows.models import versions_table
+
+    show(versions_table(workspace))
+
+
+@models_app.command("show")
+def models_show(
+    spec: Annotated[str, typer.Argument(metavar="NAME[@VERSION]")], workspace: Workspace = "workspace"
+) -> None:
+    """Show how good a version is, and what it was trained on."""
+    from flows.models import version_report
+
+    show(version_report(workspace, spec))
+
+
+@models_app.command("promote")
+def models_promote(
+    spec: Annotated[str, typer.Argument(metavar="NAME@VERSION")],
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "by hand",
+    workspace: Workspace = "workspace",
+) -> None:
+    """Make a version the one that scoring uses by default."""
+    from flows.models import promote
+
+    console.print(promote(workspace, spec, reason))
+
+
+@models_app.command("rollback")
+def models_rollback(name: Annotated[str, typer.Argument(metavar="NAME")], workspace: Workspace = "workspace") -> None:
+    """Make the champion before this one champion again."""
+    from flows.models import rollback
+
+    console.print(rollback(workspace, name))
+
+
+@app.command()
+def doctor(workspace: Workspace = "workspace") -> None:
+    """Say what is missing here, and the command that mends it."""
+    from flows.doctor import check
+
+    findings = check(workspace)
+    for finding in findings:
+        console.print(f"{'[green]ok  [/]' if finding.ok else '[red]MEND[/]'}  {finding.line}", soft_wrap=True)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def show(markdown: str) -> None:
+    """Print a report; a pipe gets the plain Markdown."""
+    if console.is_terminal:
+        console.print(Markdown(markdown))
+    else:
+        console.file.write(markdown + "\n\n")
+
+
+def _quiet_prefect() -> None:
+    """Let the terminal show our own lines and warnings, and leave the rest to the run's log."""
+    from flows.terminal import quiet, temporary_server_note
+
+    quiet(debug=_debug())
+    note = temporary_server_note()
+    if note:
+        complaints.print(note, style="dim", soft_wrap=True)
+
+
+def _debug() -> bool:
+    return os.environ.get("NIGHTLABEL_DEBUG") == "1"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; exit 2 for what the user can mend, 1 for what is our fault."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if "--debug" in words:
+        words = [word for word in words if word != "--debug"]
+        os.environ["NIGHTLABEL_DEBUG"] = "1"
+    try:
+        app(words)
+    except NightlabelError as error:
+        if _debug():
+            raise
+        complaints.print(f"nightlabel: {error}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        complaints.print("nightlabel: stopped; the same command goes on where this one ended")
+        sys.exit(130)
+    except Exception as error:
+        if _debug():
+            raise
+        kind = type(error).__name__
+        complaints.print(
+            f"nightlabel: {kind}: {error} (not your fault; --debug shows where)", markup=False, soft_wrap=True
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""What all flows share: when a retry helps, and progress that is seen in the log and in the UI."""
+
+import time
+from typing import Annotated, Any, cast
+from uuid import UUID
+
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.logging import get_run_logger
+from prefect.tasks import Task
+from pydantic import Field
+
+from pipeline.errors import NightlabelError
+
+WorkspacePath = Annotated[str, Field(min_length=1)]
+
+UI_SECONDS = 5.0  # progress in the UI is a call to the API each time
+
+
+def is_transient(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001 - Prefect's signature
+    """Return whether trying again can help: a disk or network that failed, not input that is wrong."""
+    try:
+        state.result()
+    except (NightlabelError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    except Exception:
+        return False
+    return False
+
+
+RETRY: dict[str, Any] = {"retries": 2, "retry_delay_seconds": [5, 30], "retry_condition_fn": is_transient}
+
+
+class RunProgress:
+    """Shows how far a long task is: every line in the run's log, a bar in the UI now and then."""
+
+    def __init__(self, description: str) -> None:
+        self._logger = get_run_logger()
+        self._description = description
+        self._artifact: UUID | None = None
+        self._updated = 0.0
+
+    def __call__(self, share: float, line: str) -> None:
+        self._logger.info(line)
+        now = time.monotonic()
+        if share < 1 and now - self._updated < UI_SECONDS:
+            return
+        self._updated = now
+        if self._artifact is None:
+            # In a synchronous task Prefect returns the id itself, whatever its annotation says.
+            self._artifact = cast(UUID, create_progress_artifact(progress=0.0, description=self._description))
+        update_progress_artifact(artifact_id=self._artifact, progress=round(share * 100, 1))
+
+
+def show_report(key: str, markdown: str, description: str) -> None:
+    """Attach a report to the run, where the UI shows it."""
+    create_markdown_artifact(markdown, key=key, description=description)

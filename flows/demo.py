@@ -1,0 +1,73 @@
+"""The whole pipeline over made-up support tickets, through the real flows."""
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from flows.ingest import ingest
+from flows.report import ingest_report, model_report, sample_table
+from flows.score import score
+from flows.train import train
+from pipeline.config import IngestConfig
+from pipeline.demo_corpus import write_tickets
+from pipeline.workspace import Workspace
+
+MODEL = "tickets"
+LABELLED_BATCH, NIGHT_BATCH = "labelled", "2026-11-20"
+
+
+def run_demo(root: Path, console: Console) -> None:
+    """Make up tickets, then ingest, train, score, and show what a morning looks like.
+
+    Args:
+        root: the workspace of the demo.
+        console: where to print.
+    """
+    started = time.monotonic()
+    workspace = Workspace(root).prepare()
+    place = str(root)
+    files = write_tickets(root / "raw")
+    columns = IngestConfig(text=["subject", "body"], id="id")
+
+    console.rule("1 of 3  Ingest: raw files become documents")
+    labelled = ingest(
+        [str(files.tickets)], columns.model_copy(update={"label": "queue"}), batch=LABELLED_BATCH, workspace=place
+    )
+    _show(console, ingest_report(labelled))
+
+    console.rule("2 of 3  Train: labelled documents become a model")
+    publication = train(MODEL, batches=[LABELLED_BATCH], workspace=place)
+    _show(console, model_report(publication, pictures=False))
+
+    console.rule("3 of 3  Score: the night's batch is labelled")
+    night = ingest([str(files.night)], columns, batch=NIGHT_BATCH, workspace=place)
+    _show(console, ingest_report(night))
+    (report,) = score([NIGHT_BATCH], MODEL, workspace=place)
+    _show(console, _night_counts(report.rows, report.counts, night.rejects))
+    _show(console, sample_table(workspace, report))
+
+    console.rule(f"Done in {time.monotonic() - started:.0f} s")
+    console.print(
+        f"Labels       {report.path}\n"
+        f"Model        {publication.bundle.path} (its figures are in figures/)\n"
+        f"Rejects      {workspace.rejects_of(NIGHT_BATCH)}\n\n"
+        "Your own data:\n"
+        "  nightlabel ingest tickets.csv --text body --label queue\n"
+        "  nightlabel train\n"
+        "  nightlabel nightly --source new_tickets.csv --text body",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _night_counts(documents: int, counts: dict[str, int], refused: int) -> str:
+    return (
+        f"**The night: {documents:,} documents = {counts['scored']:,} scored + {counts['review']:,} for review + "
+        f"{counts['empty']:,} empty; {refused:,} rows were refused before.**"
+    )
+
+
+def _show(console: Console, markdown: str) -> None:
+    console.print(Markdown(markdown), "")

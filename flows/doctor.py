@@ -1,0 +1,75 @@
+"""What is missing on this machine, and the command that mends it."""
+
+import importlib.metadata
+import sys
+from dataclasses import dataclass
+
+import httpx
+from prefect.settings import get_current_settings
+
+from pipeline.device import cuda_obstacle
+from pipeline.errors import WorkspaceError
+from pipeline.workspace import Workspace
+
+SHOWN = ("prefect", "torch", "onnx", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Finding:
+    ok: bool
+    line: str
+
+
+def check(workspace: str) -> list[Finding]:
+    """Return a line for each thing a night needs."""
+    return [_versions(), _runtime(), _gpu(), _workspace(workspace), _server()]
+
+
+def _versions() -> Finding:
+    libraries = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in SHOWN)
+    return Finding(True, f"Python {sys.version.split()[0]}, {libraries}")
+
+
+def _runtime() -> Finding:
+    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
+    if len(installed) == 2:
+        return Finding(
+            False,
+            "onnxruntime and onnxruntime-gpu are both installed and break each other: "
+            "pip uninstall onnxruntime onnxruntime-gpu, then install this project again",
+        )
+    return Finding(bool(installed), f"{installed[0]} {importlib.metadata.version(installed[0])}")
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _gpu() -> Finding:
+    obstacle = cuda_obstacle()
+    return Finding(True, f"no GPU, scoring runs on the CPU: {obstacle}" if obstacle else "a GPU can be used")
+
+
+def _workspace(path: str) -> Finding:
+    try:
+        batches = Workspace(path).prepare().batches()
+    except WorkspaceError as error:
+        return Finding(False, str(error))
+    return Finding(True, f"workspace {path}: {len(batches)} batches")
+
+
+def _server() -> Finding:
+    url = get_current_settings().api.url
+    if not url:
+        return Finding(True, "no Prefect server configured: each command starts a temporary one")
+    try:
+        httpx.get(f"{url}/health", timeout=5).raise_for_status()
+    except httpx.HTTPError as error:
+        return Finding(
+            False, f"no Prefect server answers at {url} ({error}): prefect server start, or unset PREFECT_API_URL"
+        )
+    return Finding(True, f"Prefect server at {url}")

@@ -1,0 +1,68 @@
+"""Raw files in, a batch of documents out. Run it with: python -m flows.ingest tickets.csv --label queue"""
+
+import datetime
+import sys
+from typing import Annotated
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from pydantic import Field
+
+from flows.common import RETRY, WorkspacePath, show_report
+from flows.report import ingest_report
+from pipeline.config import IngestConfig
+from pipeline.ingest import IngestReport
+from pipeline.ingest import ingest as ingest_documents
+from pipeline.workspace import Workspace
+
+
+@task(name="read", task_run_name="read {sources}", cache_policy=NO_CACHE, **RETRY)
+def _read(
+    sources: list[str],
+    config: IngestConfig,
+    batch: str | None,
+    replace: bool,
+    date: datetime.date | None,
+    workspace: str,
+) -> IngestReport:
+    logger = get_run_logger()
+    return ingest_documents(
+        Workspace(workspace),
+        sources,
+        config,
+        batch_id=batch,
+        replace=replace,
+        date=date,
+        progress=logger.info,
+    )
+
+
+@flow(name="ingest", flow_run_name="ingest-{batch}", validate_parameters=True)
+def ingest(
+    sources: Annotated[list[str], Field(min_length=1)],
+    config: IngestConfig = IngestConfig(),  # noqa: B008 - frozen, so sharing one is safe
+    batch: str | None = None,
+    replace: bool = False,
+    date: datetime.date | None = None,
+    workspace: WorkspacePath = "workspace",
+) -> IngestReport:
+    """Read raw files into a batch of documents, every row accounted for.
+
+    Args:
+        sources: Files, folders or globs, read in this order.
+        config: How the files are read.
+        batch: Name of the batch. Empty: the date, with a number behind it where that is taken.
+        replace: Replace a batch of this name that has other content.
+        date: The day the batch is for. Empty: today.
+        workspace: Folder in which everything is kept.
+    """
+    report = _read(sources, config, batch, replace, date, workspace)
+    show_report("ingest", ingest_report(report), f"Batch {report.batch_id}: every row accounted for")
+    return report
+
+
+if __name__ == "__main__":
+    from flows.cli import main
+
+    main(["ingest", *sys.argv[1:]])

@@ -1,0 +1,66 @@
+"""The night: ingest a source if one is given, label everything unlabelled, report.
+
+Run it with: python -m flows.nightly --source tickets.csv
+"""
+
+import datetime
+import sys
+from typing import Annotated
+
+from prefect import flow
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from flows.common import WorkspacePath, show_report
+from flows.ingest import ingest
+from flows.report import ingest_report, labels_report
+from flows.score import score
+from pipeline.config import IngestConfig, ScoringConfig
+from pipeline.workspace import Workspace
+
+Sources = Annotated[list[str], Field(default_factory=list)]
+
+
+@flow(name="nightly", flow_run_name="nightly-{date}", validate_parameters=True)
+def nightly(
+    sources: Sources = [],  # noqa: B006 - never changed
+    date: datetime.date | None = None,
+    model: str | None = None,
+    ingest_config: IngestConfig = IngestConfig(),  # noqa: B008 - frozen
+    score_config: ScoringConfig = ScoringConfig(),  # noqa: B008
+    workspace: WorkspacePath = "workspace",
+) -> str:
+    """Ingest what came in, label everything that has no labels yet, and report.
+
+    Args:
+        sources: Files, folders or globs that came in. Empty: label what is in the workspace.
+        date: The day the night belongs to. Empty: the day it was scheduled for.
+        model: name or name@version. Empty: the champion of the only model there is.
+        ingest_config: How the files are read.
+        score_config: Where and how the model runs.
+        workspace: Folder in which everything is kept.
+    """
+    day = date or _scheduled_day()
+    parts = [f"# Night of {day.isoformat()}"]
+    if sources:
+        parts.append(ingest_report(ingest(sources, ingest_config, date=day, workspace=workspace)))
+    reports = score(model=model, config=score_config, workspace=workspace)
+    if reports:
+        parts.append(labels_report(reports, Workspace(workspace)))
+    else:
+        parts.append("Nothing to label: every batch has its labels.")
+    report = "\n\n".join(parts)
+    show_report("night", report, f"The night of {day.isoformat()}")
+    return report
+
+
+def _scheduled_day() -> datetime.date:
+    """Return the day this run was scheduled for, in local time: a late run belongs to its own night."""
+    scheduled = flow_run.scheduled_start_time
+    return scheduled.astimezone().date() if scheduled else datetime.datetime.now().astimezone().date()
+
+
+if __name__ == "__main__":
+    from flows.cli import main
+
+    main(["nightly", *sys.argv[1:]])

@@ -1,0 +1,192 @@
+"""Reports as Markdown: one text for the run's page in the UI, the terminal, and a file."""
+
+import base64
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipeline.build import Publication
+from pipeline.bundle import Bundle
+from pipeline.ingest import IngestReport
+from pipeline.labels import BatchReport
+from pipeline.workspace import Workspace
+
+WORST_CLASSES = 12  # a table of 150 classes is read by nobody
+SAMPLE_CHARACTERS = 110
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a Markdown table; numbers are aligned to the right."""
+    body = [[_cell(value) for value in row] for row in rows]
+    numeric = [
+        bool(body) and all(row[column][:1].isdigit() or row[column] == "" for row in body)
+        for column in range(len(header))
+    ]
+    rule = ["---:" if right else "---" for right in numeric]
+    lines = [list(header), rule, *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return " ".join(str(value).replace("|", "\\|").replace("<", "&lt;").split())
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}".replace("%", " %")
+
+
+def ingest_report(report: IngestReport) -> str:
+    """Return what became of the rows of an ingest; they add up."""
+    title = f"## Batch {report.batch_id}: {report.documents:,} documents"
+    if report.already_there:
+        title += "\n\nAlready ingested from the same sources with the same settings: nothing was done."
+    rows: list[tuple[object, ...]] = [
+        ("documents", report.documents),
+        ("duplicates (same id, same text)", report.duplicates),
+        ("refused", report.rejects),
+        ("**rows read**", report.rows_read),
+    ]
+    parts = [title, table(["rows", "count"], rows)]
+    parts.append(
+        f"Of the documents {report.labelled:,} have a label, {report.unlabelled:,} have none, "
+        f"{report.empty:,} are empty."
+    )
+    if report.reject_reasons:
+        parts.append(table(["refused because", "rows"], report.reject_reasons.items()))
+    return "\n\n".join(parts)
+
+
+def model_report(publication: Publication, *, pictures: bool) -> str:
+    """Return how good a new version is, beside the linear baseline, and whether it is used.
+
+    Args:
+        publication: what training ended with.
+        pictures: embed the figures (for the UI; a terminal cannot show them).
+    """
+    bundle = publication.bundle
+    metrics = bundle.metrics
+    test = metrics["test"]
+    verdict = "is champion now" if publication.promoted else "was **not** promoted"
+    parts = [
+        f"## Model {bundle.title} {verdict}",
+        f"{publication.reason[:1].upper()}{publication.reason[1:]}.",
+        table(["test split", bundle.title, "linear baseline"], _scores(test, metrics.get("baseline"))),
+        _trust(test, metrics.get("baseline")),
+        _training_line(bundle),
+    ]
+    if pictures:
+        parts += [_picture(path) for path in sorted((bundle.path / "figures").glob("*.png"))]
+    parts += ["### Classes, worst first", _class_table(test["per_class"])]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _scores(test: dict[str, Any], baseline: dict[str, Any] | None) -> list[tuple[object, ...]]:
+    beside = baseline or {}
+    return [
+        ("texts", test["n"], test["n"] if baseline else None),
+        ("accuracy", _percent(test["accuracy"]), _percent(beside.get("accuracy"))),
+        ("macro-F1", _percent(test["macro_f1"]), _percent(beside.get("macro_f1"))),
+        ("weighted F1", _percent(test["weighted_f1"]), None),
+        ("calibration error", _percent(test["calibration_error"]), None),
+    ]
+
+
+def _trust(test: dict[str, Any], baseline: dict[str, Any] | None) -> str:
+    if not baseline or test["macro_f1"] is None or baseline["macro_f1"] is None:
+        return ""
+    lead = (test["macro_f1"] - baseline["macro_f1"]) * 100
+    if lead > 0:
+        return f"It beats the linear baseline by {lead:.1f} points of macro-F1."
+    return (
+        f"**It does not beat the linear baseline** ({lead:+.1f} points of macro-F1): more labelled text, "
+        "or a linear model, would serve better."
+    )
+
+
+def _training_line(bundle: Bundle) -> str:
+    metrics, counts = bundle.metrics, bundle.metrics["counts"]
+    tokens = metrics["tokens"]["train"]
+    return (
+        f"Trained on {counts['train']:,} texts on {metrics['training_device']} in "
+        f"{metrics['training_seconds']:,.0f} s ({metrics['training_tokens_per_second']:,} tokens/s), "
+        f"best epoch {metrics['best_epoch']}; {counts['equal_texts']:,} equal texts used once "
+        f"({counts['conflicting_texts']:,} with conflicting labels), {counts['left_out_for_test']:,} left out "
+        f"because they stand in the given test or validation split. {_percent(tokens['truncated_texts'])} of the "
+        f"texts are truncated, {_percent(tokens['unknown_tokens'])} of the words unknown. The ONNX graph agrees with "
+        f"PyTorch to {metrics['parity']['largest_difference']:.1e} on {metrics['parity']['texts']:,} ragged texts."
+    )
+
+
+def _class_table(per_class: list[dict[str, Any]]) -> str:
+    worst = sorted(per_class, key=lambda row: (row["f1"] is None, row["f1"]))[:WORST_CLASSES]
+    rows = [
+        (row["label"], *(_percent(row[key]) for key in ("precision", "recall", "f1")), row["support"]) for row in worst
+    ]
+    text = table(["class", "precision", "recall", "F1", "test texts"], rows)
+    left = len(per_class) - len(worst)
+    return text + (f"\n\n{left} better ones are in the bundle's `metrics.json`." if left else "")
+
+
+def _picture(path: Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f"![{path.stem.replace('_', ' ')}](data:image/png;base64,{data})"
+
+
+def labels_report(reports: Sequence[BatchReport], workspace: Workspace) -> str:
+    """Return what became of the documents of some batches; they add up."""
+    rows: list[tuple[object, ...]] = [
+        (
+            report.batch,
+            report.rows,
+            *(report.counts.get(status, 0) for status in ("scored", "review", "empty")),
+            "already labelled" if report.skipped else f"{report.rows_per_second:,.0f} rows/s",
+        )
+        for report in reports
+    ]
+    parts = [
+        f"## Labels by {reports[0].model} on {_provider(reports[0].provider)}",
+        table(["batch", "documents", "scored", "review", "empty", "speed"], rows),
+        _label_mix(reports),
+        "### Some labelled rows",
+        sample_table(workspace, reports[-1]),
+    ]
+    return "\n\n".join(parts)
+
+
+def _provider(name: str) -> str:
+    return "the GPU" if name.startswith("CUDA") else "the CPU"
+
+
+def _label_mix(reports: Sequence[BatchReport]) -> str:
+    total: dict[str, int] = {}
+    for report in reports:
+        for label, count in report.labels.items():
+            total[label] = total.get(label, 0) + count
+    rows = sum(total.values())
+    ordered = sorted(total.items(), key=lambda item: (-item[1], item[0]))
+    lines = [(label, count, _percent(count / rows)) for label, count in ordered[:WORST_CLASSES]]
+    left = len(ordered) - len(lines)
+    return table(["label", "rows", "share"], lines) + (f"\n\nand {left} rarer labels." if left else "")
+
+
+def sample_table(workspace: Workspace, report: BatchReport, rows: int = 10) -> str:
+    """Return some labelled rows with their texts, evenly spread over the first part of a batch."""
+    part = report.parts[0].file
+    labels = pq.read_table(report.path / part, columns=["label", "confidence", "status"], partitioning=None)
+    texts = pq.read_table(workspace.batch(report.batch).path / part, columns=["text"], partitioning=None)
+    chosen = range(0, len(labels), max(1, len(labels) // rows))[:rows]
+    lines = []
+    for row in chosen:
+        confidence = labels["confidence"][row].as_py()
+        text = " ".join(texts["text"][row].as_py()[: 4 * SAMPLE_CHARACTERS].split())
+        short = text if len(text) <= SAMPLE_CHARACTERS else text[: SAMPLE_CHARACTERS - 1] + "…"
+        lines.append((labels["label"][row].as_py(), _percent(confidence), labels["status"][row].as_py(), short))
+    return table(["label", "confidence", "status", "text"], lines)

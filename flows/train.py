@@ -1,0 +1,86 @@
+"""Labelled documents in, a proven and registered model out. Run it with: python -m flows.train"""
+
+import sys
+from typing import Annotated, Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from pydantic import Field
+
+from flows.common import RETRY, RunProgress, WorkspacePath, show_report
+from flows.report import model_report
+from pipeline import build
+from pipeline.build import Prepared, Publication
+from pipeline.config import Recipe, load_recipe
+from pipeline.training import TrainedModel
+from pipeline.workspace import Workspace
+
+Settings = Annotated[list[str], Field(default_factory=list)]
+
+
+@task(name="tokenize", cache_policy=NO_CACHE, **RETRY)
+def _tokenize(workspace: Workspace, recipe: Recipe, batches: list[str]) -> Prepared:
+    return build.prepare(workspace, recipe, batches)
+
+
+@task(name="fit", cache_policy=NO_CACHE, **RETRY)
+def _fit(workspace: Workspace, prepared: Prepared, recipe: Recipe) -> TrainedModel:
+    return build.fit(workspace, prepared, recipe, RunProgress("Share of the training done"))
+
+
+@task(name="evaluate", cache_policy=NO_CACHE)
+def _evaluate(prepared: Prepared, trained: TrainedModel, recipe: Recipe) -> dict[str, Any]:
+    return build.assess(prepared, trained, recipe)
+
+
+@task(name="export and register", cache_policy=NO_CACHE)
+def _publish(
+    workspace: Workspace,
+    model: str,
+    *,
+    prepared: Prepared,
+    trained: TrainedModel,
+    recipe: Recipe,
+    metrics: dict[str, Any],
+    preset: str,
+    force: bool,
+) -> Publication:
+    return build.publish(workspace, model, prepared, trained, recipe, metrics=metrics, preset=preset, force=force)
+
+
+@flow(name="train", flow_run_name="train-{model}-{preset}", validate_parameters=True)
+def train(
+    model: Annotated[str, Field(min_length=1)] = "default",
+    preset: str = "default",
+    settings: Settings = [],  # noqa: B006 - never changed
+    batches: Settings = [],  # noqa: B006
+    force: bool = False,
+    workspace: WorkspacePath = "workspace",
+) -> Publication:
+    """Train a model on the labelled documents, prove its export, and promote it if it is not worse.
+
+    Args:
+        model: Name of the model; a new version is added to it.
+        preset: Settings to start from: default, keras-lstm64, stacked-lstm128 or imdb-lstm100.
+        settings: Changes to the preset, each as section.field=value, for example training.epochs=6.
+        batches: Batches to learn from. Empty: all of them.
+        force: Promote the new version even if it is worse than the champion.
+        workspace: Folder in which everything is kept.
+    """
+    recipe = load_recipe(preset, settings)
+    place = Workspace(workspace)
+    prepared = _tokenize(place, recipe, batches)
+    trained = _fit(place, prepared, recipe)
+    metrics = _evaluate(prepared, trained, recipe)
+    publication = _publish(
+        place, model, prepared=prepared, trained=trained, recipe=recipe, metrics=metrics, preset=preset, force=force
+    )
+    report = model_report(publication, pictures=True)
+    show_report("model", report, f"{publication.bundle.title}: how good it is, and whether it is used")
+    return publication
+
+
+if __name__ == "__main__":
+    from flows.cli import main
+
+    main(["train", *sys.argv[1:]])

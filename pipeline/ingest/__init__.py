@@ -1,0 +1,5 @@
+"""Raw files to documents and rejects: every row read is a document, a duplicate or a reject."""
+
+from pipeline.ingest.batches import IngestReport, ingest
+
+__all__ = ["IngestReport", "ingest"]

@@ -1,0 +1,51 @@
+"""Which rows of a batch have an id that came before, found without holding the ids in memory."""
+
+from contextlib import ExitStack
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+PARTITIONS = 64
+RECORD = np.dtype([("id", ">u8", 2), ("text", ">u8", 2), ("row", np.int64)])
+
+
+class IdSpill:
+    """Digests of ids and texts on disk, partitioned by id, so that each partition fits in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._paths = [folder / f"{number:02d}" for number in range(PARTITIONS)]
+        self._open = ExitStack()
+        self._files = [self._open.enter_context(path.open("wb")) for path in self._paths]
+        self._rows = 0
+
+    def add(self, documents: pa.Table) -> None:
+        """Take the next documents of the batch; rows are numbered in the order in which they come."""
+        ids = b"".join(blake2b(value.encode(), digest_size=16).digest() for value in documents["doc_id"].to_pylist())
+        texts = b"".join(documents["content_hash"].to_pylist())
+        records = np.empty(len(documents), RECORD)
+        records["id"] = np.frombuffer(ids, ">u8").reshape(-1, 2)
+        records["text"] = np.frombuffer(texts, ">u8").reshape(-1, 2)
+        records["row"] = np.arange(self._rows, self._rows + len(documents))
+        self._rows += len(documents)
+        partition = records["id"][:, 0] % PARTITIONS
+        for number in np.unique(partition):
+            self._files[number].write(records[partition == number].tobytes())
+
+    def repeated(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows whose id came before with the same text, and those whose id came with another one."""
+        self._open.close()
+        same, other = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for path in self._paths:
+            records = np.fromfile(path, RECORD)
+            records = records[np.lexsort((records["row"], records["id"][:, 1], records["id"][:, 0]))]
+            if not len(records):
+                continue
+            first = np.concatenate([[True], (records["id"][1:] != records["id"][:-1]).any(axis=1)])
+            origin = np.maximum.accumulate(np.where(first, np.arange(len(records)), 0))
+            equal = (records["text"] == records["text"][origin]).all(axis=1)
+            same.append(records["row"][~first & equal])
+            other.append(records["row"][~first & ~equal])
+        return np.sort(np.concatenate(same)), np.sort(np.concatenate(other))

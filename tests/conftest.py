@@ -1,0 +1,68 @@
+"""Tiny corpora, made the way a user makes them: a file, ingested."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.build import Publication, build
+from pipeline.config import IngestConfig, Recipe
+from pipeline.ingest import ingest
+from pipeline.workspace import Batch, Workspace
+
+REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+# Small enough that a whole training takes about a second.
+TINY = {
+    "tokenizer": {"vocabulary_size": 500, "min_count": 1, "max_tokens": 40},
+    "model": {"embedding_size": 16, "hidden_size": 16},
+    "training": {"epochs": 3, "batch_size": 16, "learning_rate": 0.01},
+}
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "workspace")
+
+
+@pytest.fixture
+def add_batch(workspace: Workspace, tmp_path: Path) -> Callable[..., Batch]:
+    """Ingest rows, given as dicts with text and optionally id, label and split."""
+
+    def add(rows: Iterable[dict[str, Any]], batch_id: str = "one", **config: Any) -> Batch:
+        source = tmp_path / f"{batch_id}.jsonl"
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        columns = sorted({key for row in rows for key in row})
+        settings = {"split": "split"} if "split" in columns else {}
+        ingest(workspace, [str(source)], IngestConfig(**settings, **config), batch_id=batch_id, replace=True)
+        return workspace.batch(batch_id)
+
+    return add
+
+
+def weather_rows(count: int = 120, **extra: Any) -> list[dict[str, Any]]:
+    """Two classes that a model can learn: the word decides, the rest is noise."""
+    words = {"sun": ["bright", "warm", "beach", "shine"], "rain": ["wet", "cloud", "umbrella", "drops"]}
+    labels = sorted(words)
+    return [
+        {
+            "id": f"w{number}",
+            "text": f"day {number} was {words[labels[number % 2]][number // 2 % 4]} and long {number * 7 % 13}",
+            "label": labels[number % 2],
+            **extra,
+        }
+        for number in range(count)
+    ]
+
+
+@pytest.fixture
+def trained(workspace: Workspace, add_batch: Callable[..., Batch]) -> Publication:
+    """A small model, registered as champion."""
+    add_batch(weather_rows())
+    return build(workspace, "weather", tiny_recipe())
+
+
+def tiny_recipe(**training: Any) -> Recipe:
+    return Recipe.model_validate({**TINY, "training": {**TINY["training"], **training}})
