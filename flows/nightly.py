@@ -5,11 +5,9 @@ Run it with: python -m flows.nightly --source tickets.csv
 
 import datetime
 import sys
-from typing import Annotated
 
 from prefect import flow
 from prefect.runtime import flow_run
-from pydantic import Field
 
 from flows.common import WorkspacePath, show_report
 from flows.ingest import ingest
@@ -18,12 +16,10 @@ from flows.score import score
 from pipeline.config import IngestConfig, ScoringConfig
 from pipeline.workspace import Workspace
 
-Sources = Annotated[list[str], Field(default_factory=list)]
-
 
 @flow(name="nightly", flow_run_name="nightly-{date}", validate_parameters=True)
 def nightly(
-    sources: Sources = [],  # noqa: B006 - never changed
+    sources: list[str] = [],  # noqa: B006 - never changed
     date: datetime.date | None = None,
     model: str | None = None,
     ingest_config: IngestConfig = IngestConfig(),  # noqa: B008 - frozen

@@ -2,12 +2,11 @@
 
 import sys
 import time
-from typing import Annotated, Any
+from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
-from pydantic import Field
 
 from flows.common import RETRY, WorkspacePath, show_report
 from flows.report import labels_report
@@ -16,8 +15,6 @@ from pipeline.labels import BatchReport, PartReport, is_labelled
 from pipeline.registry import Registry
 from pipeline.scoring import Scorer, finish_batch, score_part
 from pipeline.workspace import Batch, Workspace
-
-BatchNames = Annotated[list[str], Field(default_factory=list)]
 
 
 @task(name="score part", task_run_name="score {name}", cache_policy=NO_CACHE, **RETRY)
@@ -32,7 +29,7 @@ def _commit(workspace: Workspace, batch: Batch, scorer: Scorer, parts: list[Part
 
 @flow(name="score", flow_run_name="score-{model}", validate_parameters=True)
 def score(
-    batches: BatchNames = [],  # noqa: B006 - never changed
+    batches: list[str] = [],  # noqa: B006 - never changed
     model: str | None = None,
     config: ScoringConfig = ScoringConfig(),  # noqa: B008 - frozen
     workspace: WorkspacePath = "workspace",

@@ -15,8 +15,6 @@ from pipeline.config import Recipe, load_recipe
 from pipeline.training import TrainedModel
 from pipeline.workspace import Workspace
 
-Settings = Annotated[list[str], Field(default_factory=list)]
-
 
 @task(name="tokenize", cache_policy=NO_CACHE, **RETRY)
 def _tokenize(workspace: Workspace, recipe: Recipe, batches: list[str]) -> Prepared:
@@ -52,8 +50,8 @@ def _publish(
 def train(
     model: Annotated[str, Field(min_length=1)] = "default",
     preset: str = "default",
-    settings: Settings = [],  # noqa: B006 - never changed
-    batches: Settings = [],  # noqa: B006
+    settings: list[str] = [],  # noqa: B006 - never changed
+    batches: list[str] = [],  # noqa: B006
     force: bool = False,
     workspace: WorkspacePath = "workspace",
 ) -> Publication:
