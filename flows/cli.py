@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markdown import Markdown
 
-from pipeline.config import IngestConfig, ScoringConfig, validated
+from pipeline.config import IngestConfig, ScoringConfig, load_recipe, validated
 from pipeline.errors import NightlabelError
 
 app = typer.Typer(
@@ -35,6 +35,12 @@ Workspace = Annotated[
 ModelSpec = Annotated[str | None, typer.Option("--model", "-m", help="NAME or NAME@VERSION; the champion if empty.")]
 Device = Annotated[Literal["auto", "cuda", "cpu"], typer.Option(help="Where the model runs.")]
 
+# For a command that runs outside the project's folder, where no [tool.prefect] is found.
+TEMPORARY_SERVER = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "pipeline",
+}
 INGEST = IngestConfig()
 SCORING = ScoringConfig()
 
@@ -100,6 +106,9 @@ def ingest(
             "max_reject_rate": max_reject_rate,
         },
     )
+    from pipeline.ingest.sources import find_sources
+
+    find_sources(sources, config)  # a mistyped name is told at once, not after the server has started
     _quiet_prefect()
     from flows import ingest as ingest_flow
     from flows.report import ingest_report
@@ -133,6 +142,7 @@ def train(
 
         nightlabel train --preset imdb-lstm100
     """
+    load_recipe(preset, settings)  # a wrong setting is told at once, not after the server has started
     _quiet_prefect()
     from flows import train as train_flow
     from flows.report import model_report
@@ -164,10 +174,13 @@ def score(
         ScoringConfig,
         {"device": device, "review_below": review_below, "batch_tokens": batch_tokens, "threads": threads},
     )
+    from pipeline.registry import Registry
+    from pipeline.workspace import Workspace as Place
+
+    Registry(Place(workspace)).find(model)  # an unknown model is told at once
     _quiet_prefect()
     from flows import score as score_flow
     from flows.report import labels_report
-    from pipeline.workspace import Workspace as Place
 
     reports = score_flow.score(batch or [], model, config, workspace=workspace)
     if not reports or all(report.skipped for report in reports):
@@ -281,6 +294,8 @@ def _debug() -> bool:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exit 2 for what the user can mend, 1 for what is our fault."""
     words = sys.argv[1:] if arguments is None else arguments
+    for name, value in TEMPORARY_SERVER.items():
+        os.environ.setdefault(name, value)
     if "--debug" in words:
         words = [word for word in words if word != "--debug"]
         os.environ["NIGHTLABEL_DEBUG"] = "1"

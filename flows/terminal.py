@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+import prefect.main  # noqa: F401 - importing it sets logging up, which must be done before it is changed here
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.settings import get_current_settings
 

@@ -78,6 +78,7 @@ def train(
     """
     torch.manual_seed(config.seed)
     model.to(device)
+    config = config.model_copy(update={"epochs": config.epochs or enough_epochs(len(train_set), config.batch_size)})
     trainer = _Trainer(model, train_set, config, device)
     state = trainer.load(checkpoint) if checkpoint and checkpoint.exists() else TrainingState()
     while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:
@@ -231,6 +232,11 @@ def epoch_batches(lengths: np.ndarray, config: TrainingConfig, epoch: int) -> li
         for rows in plan_batches(lengths[pool], batch_tokens=config.batch_tokens, batch_size=config.batch_size)
     ]
     return [batches[number] for number in random.permutation(len(batches))]
+
+
+def enough_epochs(texts: int, batch_size: int) -> int:
+    """Return how many passes a corpus needs: about 1,800 steps, but from 3 to 8 passes."""
+    return min(8, max(3, round(1800 * batch_size / texts)))
 
 
 def schedule(name: str, done: float) -> float:

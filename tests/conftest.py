@@ -17,8 +17,8 @@ REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 # Small enough that a whole training takes about a second.
 TINY = {
     "tokenizer": {"vocabulary_size": 500, "min_count": 1, "max_tokens": 40},
-    "model": {"embedding_size": 16, "hidden_size": 16},
-    "training": {"epochs": 3, "batch_size": 16, "learning_rate": 0.01},
+    "model": {"embedding_size": 16, "hidden_size": 16, "embedding_dropout": 0.0, "head_dropout": 0.1},
+    "training": {"epochs": 8, "batch_size": 16, "learning_rate": 0.03},
 }
 
 

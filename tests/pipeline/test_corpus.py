@@ -3,8 +3,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from conftest import weather_rows
+
 from pipeline.corpus import LEFT_OUT, TEST, TRAIN, VALIDATION, Corpus, select
 from pipeline.errors import TrainingDataError
 from pipeline.workspace import Batch
@@ -64,7 +64,9 @@ def test_rows_given_for_training_give_some_to_validation(add_batch: AddBatch) ->
 
 
 def test_a_stratified_split_has_the_same_share_of_every_class(add_batch: AddBatch) -> None:
-    rows = [{"text": f"a {n}", "label": "a"} for n in range(100)] + [{"text": f"b {n}", "label": "b"} for n in range(20)]
+    rows = [{"text": f"a {n}", "label": "a"} for n in range(100)] + [
+        {"text": f"b {n}", "label": "b"} for n in range(20)
+    ]
     corpus = chosen(add_batch(rows), method="stratified")
     for split, expected in ((VALIDATION, [10, 2]), (TEST, [10, 2]), (TRAIN, [80, 16])):
         assert np.bincount(corpus.label_ids[corpus.splits == split]).tolist() == expected

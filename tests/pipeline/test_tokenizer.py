@@ -64,9 +64,7 @@ def test_texts_without_any_word_cannot_make_a_vocabulary() -> None:
         fitted(["", " "])
 
 
-@pytest.mark.parametrize(
-    ("keep", "expected"), [("head", [1, 2, 3]), ("tail", [5, 6, 7]), ("both", [1, 2, 7])]
-)
+@pytest.mark.parametrize(("keep", "expected"), [("head", [1, 2, 3]), ("tail", [5, 6, 7]), ("both", [1, 2, 7])])
 def test_truncation_keeps_the_end_it_is_told_to(keep: str, expected: list[int]) -> None:
     lists = pa.array([[1, 2, 3, 4, 5, 6, 7], [8], []], pa.list_(pa.int32()))
     assert truncate(lists, 3, keep).to_pylist() == [expected, [8], []]
@@ -94,7 +92,9 @@ def test_a_tokenizer_is_made_again_from_its_saved_values() -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.text(max_size=40), min_size=1, max_size=8), st.integers(1, 6), st.sampled_from(["head", "tail", "both"]))
+@given(
+    st.lists(st.text(max_size=40), min_size=1, max_size=8), st.integers(1, 6), st.sampled_from(["head", "tail", "both"])
+)
 def test_any_unicode_text_gives_valid_ids_within_the_limit(texts: list[str], limit: int, keep: str) -> None:
     column = pa.array([text.encode("utf-8", "ignore").decode() for text in texts], pa.string())
     splitter = Splitter(TokenizerConfig())

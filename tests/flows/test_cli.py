@@ -1,0 +1,159 @@
+"""The command line as a user meets it, through the real flows on a real temporary server."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import weather_rows
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.cli import main
+from pipeline.files import read_json
+
+TINY = [
+    *("--set", "training.epochs=8", "--set", "training.batch_size=16", "--set", "training.learning_rate=0.03"),
+    *("--set", "model.hidden_size=16", "--set", "model.embedding_size=16", "--set", "tokenizer.min_count=1"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NIGHTLABEL_WORKSPACE", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def weather(home: Path) -> Path:
+    return write_rows(home / "weather.jsonl", weather_rows())
+
+
+def write_rows(path: Path, rows: list[dict[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def run(*words: str) -> int:
+    with pytest.raises(SystemExit) as exit_:
+        main(list(words))
+    return int(exit_.value.code or 0)
+
+
+def test_a_night_from_raw_file_to_labels(weather: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("ingest", str(weather), "--batch", "history") == 0
+    assert "| documents | 120 |" in capsys.readouterr().out
+    assert run("train", "--model", "weather", *TINY) == 0
+    out = capsys.readouterr().out
+    assert "Model weather@1 is champion now" in out
+    assert "linear baseline" in out
+
+    night = write_rows(home / "night.jsonl", [{"id": f"n{n}", "text": "wet cloud"} for n in range(20)])
+    assert run("nightly", "--source", str(night), "--date", "2026-11-20") == 0
+    assert "# Night of 2026-11-20" in capsys.readouterr().out
+    labels = home / "workspace/labels/weather"
+    assert sorted(path.name for path in labels.iterdir()) == ["batch=2026-11-20", "batch=history"]
+    rows = pq.read_table(labels / "batch=2026-11-20/part-00000.parquet", partitioning=None).to_pylist()
+    assert {row["label"] for row in rows} == {"rain"}
+
+    assert run("score") == 0
+    assert "Nothing to do" in capsys.readouterr().out
+    assert run("nightly", "--source", str(night), "--date", "2026-11-20") == 0
+    out = capsys.readouterr().out
+    assert "Already ingested" in out
+    assert "Nothing to label" in out
+
+
+def test_models_are_listed_shown_promoted_and_rolled_back(
+    weather: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("ingest", str(weather))
+    run("train", "--model", "weather", *TINY)
+    run("train", "--model", "weather", *TINY)
+    capsys.readouterr()
+    assert run("models", "list") == 0
+    assert "| weather@2 | champion |" in capsys.readouterr().out
+    assert run("models", "rollback", "weather") == 0
+    assert run("models", "promote", "weather@2") == 0
+    assert run("models", "show", "weather@1") == 0
+    assert "weather@1" in capsys.readouterr().out
+    champion = read_json(home / "workspace/models/weather/champion.json")
+    assert [entry["action"] for entry in champion["log"]] == ["promote", "promote", "rollback", "promote"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["ingest", "nowhere.csv"], "nowhere.csv: there is no such file or folder"),
+        (["ingest", "weather.jsonl", "--text", "body"], "no column 'body' (there are: id, text, label)"),
+        (["ingest", "weather.jsonl", "--format", "xml"], "setting format = 'xml'"),
+        (["ingest", "weather.jsonl", "--batch", "../x"], "batch '../x' cannot be used"),
+        (["ingest", "weather.jsonl", "--workspace", "weather.jsonl/w"], "cannot write to weather.jsonl/w"),
+        (["train"], "no documents yet"),
+        (["train", "--preset", "nope"], "no preset 'nope'"),
+        (["train", "--set", "training.epochs=x"], "setting training.epochs = 'x'"),
+        (["score"], "no model in workspace yet: train one with nightlabel train"),
+        (["nightly"], "no model in workspace yet"),
+        (["models", "list"], "no model in workspace yet"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_and_status_2(
+    weather: Path, home: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert run(*words) == 2
+    captured = capsys.readouterr()
+    complaint = captured.err.strip().splitlines()[-1]
+    assert complaint.startswith("nightlabel: ")
+    assert message in complaint
+    assert "Traceback" not in captured.err
+    assert not list(home.glob("workspace/*/*"))
+    assert weather.exists()
+
+
+def test_labels_that_cannot_train_are_refused_by_name(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"text": f"a {n}", "label": "x"} for n in range(9)] + [{"text": "b", "label": "lonely"}]
+    run("ingest", str(write_rows(home / "rows.jsonl", rows)))
+    assert run("train") == 2
+    assert "class 'lonely' has a single example" in capsys.readouterr().err
+    assert not (home / "workspace/models").exists()
+
+
+def test_an_unknown_batch_is_refused(weather: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("ingest", str(weather), "--batch", "one")
+    run("train", *TINY)
+    assert run("score", "--batch", "two") == 2
+    assert "no batch 'two' in workspace (there: one)" in capsys.readouterr().err
+    assert run("score", "--model", "default@4") == 2
+    assert "no model default@4 (there: default@1)" in capsys.readouterr().err
+
+
+def test_what_is_our_fault_is_status_1(
+    weather: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("flows.ingest.ingest_documents", broken)
+    assert run("ingest", str(weather)) == 1
+    assert "RuntimeError: a defect" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["ingest", "train", "score", "nightly"])
+def test_help_shows_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(verb, "--help") == 0
+    assert f"nightlabel {verb}" in capsys.readouterr().out
+
+
+def test_doctor_looks_at_everything(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("doctor") == 0
+    out = capsys.readouterr().out
+    assert "onnxruntime" in out
+    assert "workspace" in out
+    assert home.exists()
