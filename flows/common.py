@@ -1,12 +1,18 @@
-"""What all flows share: when a retry helps, and progress that is seen in the log and in the UI."""
+"""What all flows share: when a retry helps, what a run is called, and what its log and its page in the UI show."""
 
+import datetime
+import logging
+import os
 import time
+from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Annotated, Any, cast
 from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 from prefect.tasks import Task
 from pydantic import Field
 
@@ -31,6 +37,33 @@ def is_transient(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
 
 
 RETRY: dict[str, Any] = {"retries": 2, "retry_delay_seconds": [5, 30], "retry_condition_fn": is_transient}
+
+
+def scheduled_day() -> datetime.date:
+    """Return the day this run was scheduled for, in local time: a late run belongs to its own night."""
+    scheduled = flow_run.scheduled_start_time
+    return scheduled.astimezone().date() if scheduled else datetime.datetime.now().astimezone().date()
+
+
+def file_names(sources: Sequence[str]) -> str:
+    """Return what a run's name says of its sources: the first one without its folders, and how many follow."""
+    first = PurePath(sources[0]).name or sources[0]
+    return first if len(sources) == 1 else f"{first} and {len(sources) - 1} more"
+
+
+class _UserErrors(logging.Filter):
+    """A user's error says by itself what to do: it takes one line of the run's log, not four tracebacks."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, NightlabelError) and os.environ.get("NIGHTLABEL_DEBUG") != "1":
+            record.exc_text = f"{type(error).__name__}: {error}"  # what a formatter finds here it takes as it is
+        return True
+
+
+logging.getLogger("pipeline").setLevel(logging.INFO)  # Prefect attaches the run's log to it, but leaves the level
+for _name in ("prefect.flow_runs", "prefect.task_runs"):
+    logging.getLogger(_name).addFilter(_UserErrors())
 
 
 class RunProgress:

@@ -7,9 +7,10 @@ from typing import Annotated
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run, task_run
 from pydantic import Field
 
-from flows.common import RETRY, WorkspacePath, show_report
+from flows.common import RETRY, WorkspacePath, file_names, show_report
 from flows.report import ingest_report
 from pipeline.config import IngestConfig
 from pipeline.ingest import IngestReport
@@ -17,7 +18,17 @@ from pipeline.ingest import ingest as ingest_documents
 from pipeline.workspace import Workspace
 
 
-@task(name="read", task_run_name="read {sources}", cache_policy=NO_CACHE, **RETRY)
+def _run_name() -> str:
+    given = flow_run.parameters
+    batch = given.get("batch") or given.get("date") or datetime.date.today()
+    return f"ingest {batch}: {file_names(given['sources'])}"
+
+
+def _read_name() -> str:
+    return f"read {file_names(task_run.parameters['sources'])}"
+
+
+@task(name="read", task_run_name=_read_name, cache_policy=NO_CACHE, **RETRY)
 def _read(
     sources: list[str],
     config: IngestConfig,
@@ -38,7 +49,7 @@ def _read(
     )
 
 
-@flow(name="ingest", flow_run_name="ingest-{batch}", validate_parameters=True)
+@flow(name="ingest", flow_run_name=_run_name, validate_parameters=True)
 def ingest(
     sources: Annotated[list[str], Field(min_length=1)],
     config: IngestConfig = IngestConfig(),  # noqa: B008 - frozen, so sharing one is safe

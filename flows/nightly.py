@@ -9,7 +9,7 @@ import sys
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows.common import WorkspacePath, show_report
+from flows.common import WorkspacePath, file_names, scheduled_day, show_report
 from flows.ingest import ingest
 from flows.report import ingest_report, labels_report
 from flows.score import score
@@ -17,7 +17,13 @@ from pipeline.config import IngestConfig, ScoringConfig
 from pipeline.workspace import Workspace
 
 
-@flow(name="nightly", flow_run_name="nightly-{date}", validate_parameters=True)
+def _run_name() -> str:
+    given = flow_run.parameters
+    night = f"nightly {given.get('date') or scheduled_day()}"
+    return f"{night}: {file_names(given['sources'])}" if given.get("sources") else night
+
+
+@flow(name="nightly", flow_run_name=_run_name, validate_parameters=True)
 def nightly(
     sources: list[str] = [],  # noqa: B006 - never changed
     date: datetime.date | None = None,
@@ -29,17 +35,18 @@ def nightly(
     """Ingest what came in, label everything that has no labels yet, and report.
 
     Args:
-        sources: Files, folders or globs that came in. Empty: label what is in the workspace.
+        sources: Files, folders or globs that came in; {date} stands for the night's date. Empty: only label.
         date: The day the night belongs to. Empty: the day it was scheduled for.
-        model: name or name@version. Empty: the champion of the only model there is.
+        model: Name or name@version. Empty: the champion of the only model there is.
         ingest_config: How the files are read.
         score_config: Where and how the model runs.
         workspace: Folder in which everything is kept.
     """
-    day = date or _scheduled_day()
+    day = date or scheduled_day()
+    came_in = [source.replace("{date}", day.isoformat()) for source in sources]
     parts = [f"# Night of {day.isoformat()}"]
-    if sources:
-        parts.append(ingest_report(ingest(sources, ingest_config, date=day, workspace=workspace)))
+    if came_in:
+        parts.append(ingest_report(ingest(came_in, ingest_config, date=day, workspace=workspace)))
     reports = score(model=model, config=score_config, workspace=workspace)
     if reports:
         parts.append(labels_report(reports, Workspace(workspace)))
@@ -48,12 +55,6 @@ def nightly(
     report = "\n\n".join(parts)
     show_report("night", report, f"The night of {day.isoformat()}")
     return report
-
-
-def _scheduled_day() -> datetime.date:
-    """Return the day this run was scheduled for, in local time: a late run belongs to its own night."""
-    scheduled = flow_run.scheduled_start_time
-    return scheduled.astimezone().date() if scheduled else datetime.datetime.now().astimezone().date()
 
 
 if __name__ == "__main__":

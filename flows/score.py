@@ -7,6 +7,7 @@ from typing import Any
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 
 from flows.common import RETRY, WorkspacePath, show_report
 from flows.report import labels_report
@@ -27,7 +28,14 @@ def _commit(workspace: Workspace, batch: Batch, scorer: Scorer, parts: list[Part
     return finish_batch(workspace, batch, scorer, parts, seconds)
 
 
-@flow(name="score", flow_run_name="score-{model}", validate_parameters=True)
+def _run_name() -> str:
+    given = flow_run.parameters
+    batches = given.get("batches") or ["what is new"]
+    more = f" and {len(batches) - 1} more" if len(batches) > 1 else ""
+    return f"score {batches[0]}{more} with {given.get('model') or 'the champion'}"
+
+
+@flow(name="score", flow_run_name=_run_name, validate_parameters=True)
 def score(
     batches: list[str] = [],  # noqa: B006 - never changed
     model: str | None = None,
@@ -38,7 +46,7 @@ def score(
 
     Args:
         batches: Batches to label. Empty: all that have no labels yet.
-        model: name or name@version. Empty: the champion of the only model there is.
+        model: Name or name@version. Empty: the champion of the only model there is.
         config: Where and how the model runs.
         workspace: Folder in which everything is kept.
     """
@@ -52,7 +60,7 @@ def score(
         logger.info("nothing to do: all %d batches are labelled by %s", len(place.batches()), bundle.name)
         return []
     scorer = Scorer(bundle, config)
-    logger.info("scoring %d batches with %s on %s", len(wanted), bundle.title, scorer.provider)
+    logger.info("scoring %s with %s on %s", ", ".join(batch.id for batch in wanted), bundle.title, scorer.provider)
     reports = [_score_batch(place, batch, scorer) for batch in wanted]
     show_report("labels", labels_report(reports, place), "Every document accounted for, and some labelled rows")
     return reports

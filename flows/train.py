@@ -11,27 +11,27 @@ from flows.common import RETRY, RunProgress, WorkspacePath, show_report
 from flows.report import model_report
 from pipeline import build
 from pipeline.build import Prepared, Publication
-from pipeline.config import Recipe, load_recipe
+from pipeline.config import Recipe, load_recipe, preset_names
 from pipeline.training import TrainedModel
 from pipeline.workspace import Workspace
 
 
-@task(name="tokenize", cache_policy=NO_CACHE, **RETRY)
+@task(name="tokenize", task_run_name="tokenize", cache_policy=NO_CACHE, **RETRY)
 def _tokenize(workspace: Workspace, recipe: Recipe, batches: list[str]) -> Prepared:
     return build.prepare(workspace, recipe, batches)
 
 
-@task(name="fit", cache_policy=NO_CACHE, **RETRY)
+@task(name="fit", task_run_name="fit", cache_policy=NO_CACHE, **RETRY)
 def _fit(workspace: Workspace, prepared: Prepared, recipe: Recipe) -> TrainedModel:
     return build.fit(workspace, prepared, recipe, RunProgress("Share of the training done"))
 
 
-@task(name="evaluate", cache_policy=NO_CACHE)
+@task(name="evaluate", task_run_name="evaluate", cache_policy=NO_CACHE)
 def _evaluate(prepared: Prepared, trained: TrainedModel, recipe: Recipe) -> dict[str, Any]:
     return build.assess(prepared, trained, recipe)
 
 
-@task(name="export and register", cache_policy=NO_CACHE)
+@task(name="export and register", task_run_name="export and register {model}", cache_policy=NO_CACHE)
 def _publish(
     workspace: Workspace,
     model: str,
@@ -46,10 +46,10 @@ def _publish(
     return build.publish(workspace, model, prepared, trained, recipe, metrics=metrics, preset=preset, force=force)
 
 
-@flow(name="train", flow_run_name="train-{model}-{preset}", validate_parameters=True)
+@flow(name="train", flow_run_name="train {model} from preset {preset}", validate_parameters=True)
 def train(
     model: Annotated[str, Field(min_length=1)] = "default",
-    preset: str = "default",
+    preset: Annotated[str, Field(json_schema_extra={"enum": preset_names()})] = "default",
     settings: list[str] = [],  # noqa: B006 - never changed
     batches: list[str] = [],  # noqa: B006
     force: bool = False,
@@ -59,7 +59,7 @@ def train(
 
     Args:
         model: Name of the model; a new version is added to it.
-        preset: Settings to start from: default, keras-lstm64, stacked-lstm128 or imdb-lstm100.
+        preset: Settings to start from.
         settings: Changes to the preset, each as section.field=value, for example training.epochs=6.
         batches: Batches to learn from. Empty: all of them.
         force: Promote the new version even if it is worse than the champion.
