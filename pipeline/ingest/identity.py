@@ -1,6 +1,5 @@
 """Which rows of a batch have an id that came before, found without holding the ids in memory."""
 
-from contextlib import ExitStack
 from hashlib import blake2b
 from pathlib import Path
 
@@ -17,8 +16,8 @@ class IdSpill:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         self._paths = [folder / f"{number:02d}" for number in range(PARTITIONS)]
-        self._open = ExitStack()
-        self._files = [self._open.enter_context(path.open("wb")) for path in self._paths]
+        for path in self._paths:
+            path.touch()
         self._rows = 0
 
     def add(self, documents: pa.Table) -> None:
@@ -32,11 +31,11 @@ class IdSpill:
         self._rows += len(documents)
         partition = records["id"][:, 0] % PARTITIONS
         for number in np.unique(partition):
-            self._files[number].write(records[partition == number].tobytes())
+            with self._paths[number].open("ab") as file:
+                file.write(records[partition == number].tobytes())
 
     def repeated(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows whose id came before with the same text, and those whose id came with another one."""
-        self._open.close()
         same, other = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for path in self._paths:
             records = np.fromfile(path, RECORD)
