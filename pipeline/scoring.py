@@ -14,7 +14,7 @@ from pipeline.batching import TokenLists, padding_share, plan_batches
 from pipeline.bundle import Bundle
 from pipeline.config import ScoringConfig
 from pipeline.device import open_session
-from pipeline.errors import BatchError
+from pipeline.errors import BatchError, ModelError
 from pipeline.files import file_digest
 from pipeline.labels import (
     BatchReport,
@@ -44,7 +44,11 @@ class Scorer:
         return str(self.session.get_providers()[0])
 
     def probabilities(self, tokens: TokenLists) -> tuple[np.ndarray, float]:
-        """Return probabilities float32 [texts, classes], NaN for texts without tokens, and the padding share."""
+        """Return probabilities float32 [texts, classes], NaN for texts without tokens, and the padding share.
+
+        Raises:
+            ModelError: the model gives no number for a text that has tokens.
+        """
         result = np.full((len(tokens), len(self.bundle.labels)), np.nan, dtype=np.float32)
         spoken = np.flatnonzero(tokens.lengths > 0)  # a length of 0 gives NaN or ends the process
         batches = plan_batches(tokens.lengths[spoken], batch_tokens=self.config.batch_tokens)

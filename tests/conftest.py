@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline.build import Publication, build
 from pipeline.config import IngestConfig, Recipe
 from pipeline.ingest import ingest
 from pipeline.workspace import Batch, Workspace
+
+torch.set_num_threads(1)  # models this small only wait for a second thread
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
