@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from pipeline.config import Recipe
 from pipeline.errors import ModelError
@@ -108,10 +108,8 @@ def write_model(
     metadata = {"labels": "\n".join(labels), "tokenizer_digest": tokenizer.digest}
     onnx.save(build_graph(model, metadata=metadata), folder / "model.onnx")
     parity = prove_parity(model, folder / "model.onnx", proof)
-    save_file(
-        {name: value.contiguous() for name, value in model.state_dict().items()},
-        folder / "weights.safetensors",
-    )
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    (folder / "weights.safetensors").write_bytes(save(weights))
     write_vocabulary(folder / "vocabulary.txt", tokenizer)
     write_json(
         folder / "model.json",

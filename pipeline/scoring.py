@@ -55,6 +55,8 @@ class Scorer:
         for rows in batches:
             token_ids, lengths = tokens.pad(spoken[rows])
             result[spoken[rows]] = self.session.run(["probabilities"], {"token_ids": token_ids, "lengths": lengths})[0]
+        if np.isnan(result[spoken]).any():  # must not be taken for empty texts
+            raise ModelError(f"{self.bundle.title} gives no probabilities (NaN); roll back or train again")
         return result, padding_share(tokens.lengths[spoken], batches)
 
     def encode(self, texts: pa.Array) -> tuple[TokenLists, TokenStats]:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pyarrow.parquet as pq
 import pytest
 from conftest import weather_rows
@@ -12,7 +14,7 @@ from conftest import weather_rows
 from pipeline.build import Publication
 from pipeline.config import ScoringConfig
 from pipeline.device import CPU, CUDA, cuda_obstacle, open_session
-from pipeline.errors import AccountingError, BatchError, DeviceError
+from pipeline.errors import AccountingError, BatchError, DeviceError, ModelError
 from pipeline.files import file_digest, read_json
 from pipeline.labels import is_labelled
 from pipeline.schemas import LABELS
@@ -178,6 +180,19 @@ def test_rows_that_do_not_add_up_fail_the_batch(
     with pytest.raises(AccountingError, match="31 documents became"):
         score_batch(workspace, workspace.batch("night"), scorer_of(trained))
     assert not is_labelled(workspace, workspace.batch("night"), "weather")
+
+
+def test_a_model_that_gives_no_numbers_is_not_taken_for_empty_texts(
+    workspace: Workspace, trained: Publication, add_batch: AddBatch
+) -> None:
+    model = onnx.load(trained.bundle.onnx_path)
+    bias = next(weight for weight in model.graph.initializer if weight.name == "output_bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.full(2, np.nan, np.float32), "output_bias"))
+    scorer = scorer_of(trained)
+    scorer.session = onnxruntime.InferenceSession(model.SerializeToString())
+    with pytest.raises(ModelError, match="weather@1 gives no probabilities"):
+        score_batch(workspace, add_batch(weather_rows(30), "night"), scorer)
+    assert not list(workspace.labels_of("weather", "night").glob("*"))
 
 
 @pytest.mark.skipif(cuda_obstacle() is None, reason="a GPU may be here")
