@@ -1,28 +1,54 @@
-"""CSV and TSV, one physical line at a time, so that a stray quote costs one row and never swallows others."""
+"""CSV and TSV, so that a stray quote costs one row and never swallows others.
+
+Blocks of lines are parsed at once, which is fast. Only where a block does not come out as one row a line (a quoted
+field goes on, or a quote is astray) its lines are parsed row by row, with those behind a broken one put back.
+"""
 
 import csv
-import itertools
+import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from pipeline.errors import InputError
 from pipeline.ingest.rows import CHUNK_ROWS, RawRows, Reject, damage, printable
 from pipeline.ingest.streams import open_text
 
 LONGEST_ROW = 16 * 2**20  # characters; a quoted field that goes on for longer was never closed
+BLOCK_CHARACTERS = 2**19  # read at once: enough to be fast, few enough to stay small
+
+
+class _Row(NamedTuple):
+    line: int  # of its beginning, from 1
+    fields: list[str]
+    raw: str
+    reason: str = ""  # why it is refused, or nothing
+
+
+@dataclass
+class _Dialect:
+    delimiter: str
+    quoted: bool
+    longest_row: int
+    width: int = 0  # fields in a row, once that is known
+
+    def reader(self, lines: Iterator[str]) -> Iterator[list[str]]:
+        quoting: Any = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
+        return csv.reader(lines, delimiter=self.delimiter, strict=self.quoted, quoting=quoting)
 
 
 class _Lines:
     """Lines of a file that can be put back, and that remember what the current row took."""
 
-    def __init__(self, lines: Iterator[str]) -> None:
+    def __init__(self, lines: TextIO, longest_row: int) -> None:
         self._lines = lines
+        self._longest_row = longest_row
         self._put_back: deque[str] = deque()
-        self.taken: list[str] = []
-        self._line = 1
         self._size = 0
+        self.taken: list[str] = []
+        self.number = 1  # of the line the current row begins on
 
     def __iter__(self) -> "_Lines":
         return self
@@ -30,7 +56,7 @@ class _Lines:
     def __next__(self) -> str:
         line = self._put_back.popleft() if self._put_back else next(self._lines)
         self._size += len(line)
-        if self._size > LONGEST_ROW and self.taken:
+        if self._size > self._longest_row and self.taken:
             self._put_back.appendleft(line)
             raise csv.Error("row too long")
         self.taken.append(line)
@@ -38,9 +64,9 @@ class _Lines:
 
     def start_row(self) -> int:
         """Forget the row before; return the number of the line the next row begins on."""
-        self._line += len(self.taken)
+        self.number += len(self.taken)
         self.taken, self._size = [], 0
-        return self._line
+        return self.number
 
     def keep_first(self) -> str:
         """Put all but the first line of the current row back, and return that one."""
@@ -48,8 +74,23 @@ class _Lines:
         del self.taken[1:]
         return self.taken[0]
 
+    def block(self) -> list[str]:
+        """Take the next lines, as many as are handed over at a time."""
+        self.start_row()
+        if not self._put_back:
+            self._put_back.extend(self._lines.readlines(BLOCK_CHARACTERS))
+        self.taken = [self._put_back.popleft() for _ in range(min(CHUNK_ROWS, len(self._put_back)))]
+        return self.taken
 
-def read_delimited(path: Path, *, delimiter: str, quoted: bool, header: bool, encoding: str) -> Iterator[RawRows]:
+    def undo_block(self) -> None:
+        """Put a block back as a whole."""
+        self._put_back.extendleft(reversed(self.taken))
+        self.taken = []
+
+
+def read_delimited(
+    path: Path, *, delimiter: str, quoted: bool, header: bool, encoding: str, longest_row: int = LONGEST_ROW
+) -> Generator[RawRows, None, None]:
     """Yield the rows of a CSV or TSV file; without a header the columns are named "1", "2" and so on.
 
     Args:
@@ -58,48 +99,87 @@ def read_delimited(path: Path, *, delimiter: str, quoted: bool, header: bool, en
         quoted: whether double quotes enclose fields; in TSV they are text.
         header: whether the first row names the columns.
         encoding: of the file.
+        longest_row: characters after which a quoted field counts as never closed.
 
     Raises:
         InputError: the file is empty, or its header cannot be read.
     """
+    csv.field_size_limit(sys.maxsize)  # long texts are refused by --max-text-bytes, one row each
+    dialect = _Dialect(delimiter, quoted, longest_row)
+    names: list[str] = []
     with open_text(path, encoding) as text:
-        rows = _rows(_Lines(iter(text)), delimiter, quoted)
-        first = next(rows, None)
-        if first is None:
+        for rows in _blocks(_Lines(text, longest_row), dialect):
+            if not names and header:
+                names = _header(path, rows.pop(0))
+            elif not names:
+                first = next((row for row in rows if not row.reason), rows[0])
+                names = [str(number) for number in range(1, len(first.fields) + 1)]
+            dialect.width = len(names)
+            yield _columns(printable(str(path)), rows, names)
+        if not names:
             raise InputError(f"{path}: is empty")
-        if header:
-            names = _header(path, first)
-        else:
-            names = [str(number) for number in range(1, len(first.fields) + 1)]
-            rows = itertools.chain([first], rows)
-        while chunk := list(itertools.islice(rows, CHUNK_ROWS)):
-            yield _columns(str(path), chunk, names)
 
 
-class _Row(NamedTuple):
-    line: int
-    fields: list[str]
-    reason: str  # why it is refused, or nothing
-    raw: str
+def _blocks(lines: _Lines, dialect: _Dialect) -> Iterator[list[_Row]]:
+    """Yield the rows of one block of lines after the other, without blank lines before the first row."""
+    begun = False
+    while block := lines.block():
+        first, end = lines.number, lines.number + len(block)
+        rows = _parse_at_once(block, first, dialect)
+        if rows is None:
+            lines.undo_block()
+            rows = list(_parse_one_by_one(lines, end, dialect))
+        while rows and not begun and (rows[0].raw.isspace() or not rows[0].raw):
+            rows.pop(0)
+        begun = begun or bool(rows)
+        if rows:
+            yield rows
 
 
-def _rows(lines: _Lines, delimiter: str, quoted: bool) -> Iterator[_Row]:
-    csv.field_size_limit(2 * LONGEST_ROW)
-    quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    reader = csv.reader(lines, delimiter=delimiter, strict=quoted, quoting=quoting)
-    while True:
-        line = lines.start_row()
+def _parse_at_once(block: list[str], first: int, dialect: _Dialect) -> list[_Row] | None:
+    """Return one row for each line, or nothing if it is not that simple."""
+    try:
+        parsed = list(dialect.reader(iter(block)))
+    except csv.Error:
+        return None
+    if len(parsed) != len(block):
+        return None
+    numbers = range(first, first + len(block))
+    if damage("".join(block)):
+        return list(map(_Row, numbers, parsed, block, map(damage, block)))
+    return list(map(_Row, numbers, parsed, block))
+
+
+def _parse_one_by_one(lines: _Lines, end: int, dialect: _Dialect) -> Iterator[_Row]:
+    """Yield the rows that begin before a line."""
+    reader = dialect.reader(lines)
+    while (number := lines.start_row()) < end:
         try:
             fields = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            unclosed = "unexpected end" in str(error) or "too long" in str(error)
-            yield _Row(line, [], "unclosed_quote" if unclosed else "malformed_quotes", lines.keep_first())
+            unclosed = len(lines.taken) > 1 or "unexpected end" in str(error) or "too long" in str(error)
+            yield _Row(number, [], lines.keep_first(), "unclosed_quote" if unclosed else "malformed_quotes")
             continue
-        raw = lines.taken[0] if len(lines.taken) == 1 else "".join(lines.taken)
-        if not raw.isspace():  # a blank line is no row
-            yield _Row(line, fields, damage(raw), raw)
+        if _swallowed_rows(lines.taken, fields, dialect):
+            yield _Row(number, [], lines.keep_first(), "unclosed_quote")
+            continue
+        raw = "".join(lines.taken)
+        if not dialect.width and raw.strip():
+            dialect.width = len(fields)
+        yield _Row(number, fields, raw, damage(raw))
+
+
+def _swallowed_rows(taken: list[str], fields: list[str], dialect: _Dialect) -> bool:
+    """Tell whether a row of several lines is really a stray quote that met another one further down.
+
+    Then it has too few or too many fields, and most of its lines would make a row of their own.
+    """
+    if len(taken) < 2 or not dialect.width or len(fields) == dialect.width:
+        return False
+    like_rows = sum(line.count(dialect.delimiter) >= dialect.width - 1 for line in taken[1:])
+    return 2 * like_rows >= len(taken) - 1
 
 
 def _header(path: Path, first: _Row) -> list[str]:
@@ -109,18 +189,24 @@ def _header(path: Path, first: _Row) -> list[str]:
     names: list[str] = []
     for number, field in enumerate(first.fields, start=1):
         name = field.strip() or f"column_{number}"
-        names.append(name if name not in names else f"{name}_{number}")
+        while name in names:
+            name = f"{name}_{number}"
+        names.append(name)
     return names
 
 
-def _columns(source: str, chunk: list[_Row], names: list[str]) -> RawRows:
-    rejects, whole = [], []
-    for row in chunk:
-        reason = row.reason or ("" if len(row.fields) == len(names) else "ragged_row")
-        if reason:
-            rejects.append(Reject(source, row.line, reason, printable(row.raw.rstrip("\r\n"))))
-        else:
-            whole.append(row)
+def _columns(source: str, rows: list[_Row], names: list[str]) -> RawRows:
+    whole = [row for row in rows if len(row.fields) == len(names) and not row.reason]
+    rejects = [] if len(whole) == len(rows) else _refused(source, rows, len(names))
     values = zip(*(row.fields for row in whole), strict=True) if whole else ([] for _ in names)
     columns = {name: list(column) for name, column in zip(names, values, strict=True)}
     return RawRows(columns, [row.line for row in whole], rejects)
+
+
+def _refused(source: str, rows: list[_Row], width: int) -> list[Reject]:
+    rejects = []
+    for row in rows:
+        blank = not row.reason and len(row.fields) < 2 and not row.raw.strip()
+        if not blank and (row.reason or len(row.fields) != width):
+            rejects.append(Reject(source, row.line, row.reason or "ragged_row", printable(row.raw.rstrip("\r\n"))))
+    return rejects

@@ -1,163 +1,158 @@
-"""Raw rows to documents: which column is what, and which values cannot be taken."""
+"""Raw rows to documents, a column at a time, and the reasons why some rows cannot be taken."""
 
-import hashlib
-import html
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.config import IngestConfig
-from pipeline.errors import InputError
-from pipeline.ingest.jsonlines import as_text
-from pipeline.ingest.rows import MISSING, RawRows, Reject, printable
-from pipeline.schemas import DOCUMENTS, SPLITS
+from pipeline.ingest.columns import SPLIT_NAMES, Columns
+from pipeline.ingest.markup import clean_html
+from pipeline.ingest.rows import MISSING, RawRows, Reject, as_text, printable
+from pipeline.schemas import DOCUMENTS
 
-SPLIT_NAMES = {name: name for name in SPLITS} | {"valid": "validation", "val": "validation", "dev": "validation"}
-TAG = re.compile(r"</?[A-Za-z][^<>]*>|<!--.*?-->", re.DOTALL)
-LOST_AMPERSAND = re.compile(r"(?<![&\w])#(\d{2,5});")  # `#39;`, where a careless tool ate the `&`
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which columns of a source are text, label, id and split; a fixed split holds for every row."""
-
-    text: Sequence[str]
-    label: str | None = None
-    id: str | None = None
-    split: str | None = None
-    fixed_split: str | None = None
-
-    @property
-    def used(self) -> set[str]:
-        return {*self.text, *(name for name in (self.label, self.id, self.split) if name)}
-
-
-def find_columns(source: str, names: Iterable[str], config: IngestConfig) -> Columns:
-    """Return what the settings mean for a source with these columns.
-
-    Raises:
-        InputError: a named column is not there.
-    """
-    there = list(names)
-    fixed = SPLIT_NAMES.get(config.split or "")
-    named = {"--label": config.label, "--id": config.id, "--split": None if fixed else config.split}
-    wanted = [("--text", name) for name in config.text] + [(option, name) for option, name in named.items() if name]
-    for option, name in wanted:
-        if name not in there:
-            shown = ", ".join(there[:30]) or "none"
-            raise InputError(f"{source}: no column {name!r} (there are: {shown}); choose one with {option}")
-    return Columns(
-        text=config.text,
-        label=config.label or ("label" if "label" in there and "label" not in config.text else None),
-        id=config.id or next((name for name in ("id", "doc_id") if name in there and name not in config.text), None),
-        split=named["--split"],
-        fixed_split=fixed,
-    )
-
-
-@dataclass
-class _Document:
-    text: str
-    doc_id: str
-    label: str | None
-    split: str | None
-    content_hash: bytes
-
-
-class _RefusedError(Exception):
-    """A row that cannot become a document; the message is the reason."""
+Reasons = dict[int, str]  # why a row of the chunk is refused; the first reason found stands
 
 
 def to_documents(source: str, raw: RawRows, columns: Columns, config: IngestConfig) -> tuple[pa.Table, list[Reject]]:
-    """Return the rows that can be documents, in the documents schema with the other columns behind, and the rest."""
-    documents: list[_Document] = []
-    kept: list[int] = []
-    rejects = list(raw.rejects)
-    sources = raw.sources or [source] * len(raw)
-    values = {name: raw.columns.get(name, [MISSING] * len(raw)) for name in columns.used}
-    for number in range(len(raw)):
-        row = {name: column[number] for name, column in values.items()}
-        try:
-            documents.append(_document(row, columns, config))
-            kept.append(number)
-        except _RefusedError as refusal:
-            text = "\t".join(as_text(value) for value in row.values() if value not in (None, MISSING))
-            rejects.append(Reject(sources[number], raw.rows[number], str(refusal), printable(text)))
+    """Return the rows that can be documents, in the documents schema with the other columns behind, and the rest.
+
+    Args:
+        source: what they come from, unless the rows say it themselves.
+        raw: the rows.
+        columns: which column is what.
+        config: for the handling of texts.
+    """
+    values = {name: _python_values(raw.columns.get(name), len(raw)) for name in columns.used}
+    reasons: Reasons = {}
+    texts = _texts([values[name] for name in columns.text], config, reasons)
+    hashes = _content_hashes(texts, config.max_text_bytes, reasons)
     core = [
-        [document.doc_id for document in documents],
-        [document.text for document in documents],
-        [document.label for document in documents],
-        [document.split for document in documents],
-        [document.content_hash for document in documents],
-        [sources[number] for number in kept],
-        [raw.rows[number] for number in kept],
+        [content_hash.hex() for content_hash in hashes] if columns.id is None else _ids(values[columns.id], reasons),
+        texts,
+        [None] * len(raw) if columns.label is None else _labels(values[columns.label], reasons),
+        [columns.fixed_split] * len(raw) if columns.split is None else _splits(values[columns.split], reasons),
+        hashes,
+        raw.sources or [source] * len(raw),
+        raw.rows,
     ]
-    table = pa.table([pa.array(column, field.type) for column, field in zip(core, DOCUMENTS, strict=True)], DOCUMENTS)
-    for name in raw.columns.keys() - columns.used:
-        table = _with_extra(table, name, [raw.columns[name][number] for number in kept], raw.types.get(name))
-    return table, rejects
+    extras = {name: column for name, column in raw.columns.items() if name not in values}
+    table = _table(core, extras, [number for number in range(len(raw)) if number not in reasons])
+    return table, raw.rejects + [_reject(number, reason, core, values) for number, reason in sorted(reasons.items())]
 
 
-def _with_extra(table: pa.Table, name: str, values: list[Any], kind: pa.DataType | None) -> pa.Table:
-    """Pass another column through, with its Arrow type if it has one, else as text."""
-    if kind is None:
-        values = [None if value is None or value is MISSING else as_text(value) for value in values]
-        kind = pa.string()
-    taken = name in DOCUMENTS.names
-    return table.append_column(f"{name}_given" if taken else name, pa.array(values, kind))
+def _python_values(column: Any, count: int) -> list[Any]:
+    if column is None:
+        return [MISSING] * count
+    if not isinstance(column, pa.Array):
+        return list(column)
+    # As text, because Python's dates have no nanoseconds.
+    return (column.cast(pa.string()) if pa.types.is_temporal(column.type) else column).to_pylist()
 
 
-def _document(row: dict[str, Any], columns: Columns, config: IngestConfig) -> _Document:
-    text = _text([row[name] for name in columns.text], config)
-    encoded = text.encode()
-    if len(encoded) > config.max_text_bytes:
-        raise _RefusedError("text_too_long")
-    content_hash = hashlib.blake2b(encoded, digest_size=16).digest()
-    return _Document(
-        text=text,
-        doc_id=content_hash.hex() if columns.id is None else _id(row[columns.id]),
-        label=None if columns.label is None else _label(row[columns.label]),
-        split=columns.fixed_split if columns.split is None else _split(row[columns.split]),
-        content_hash=content_hash,
-    )
+def _all_strings(values: list[Any]) -> bool:
+    """Tell whether a column can take the short way, as those of CSV files can."""
+    return set(map(type, values)) <= {str}
 
 
-def _text(parts: list[Any], config: IngestConfig) -> str:
-    if all(part is MISSING for part in parts):
-        raise _RefusedError("text_missing")
+def _texts(columns: Sequence[list[Any]], config: IngestConfig, reasons: Reasons) -> list[str]:
+    """Return the text of each row; one that cannot be taken is empty and has a reason."""
+    if len(columns) == 1 and _all_strings(columns[0]):
+        texts = columns[0]
+    else:
+        texts = [_text(number, parts, config.join, reasons) for number, parts in enumerate(zip(*columns, strict=True))]
+    return [clean_html(text) for text in texts] if config.clean_html else texts
+
+
+def _text(number: int, parts: Sequence[Any], join: str, reasons: Reasons) -> str:
     present = [part for part in parts if part is not MISSING and part is not None]
+    if not present and all(part is MISSING for part in parts):
+        reasons[number] = "text_missing"
+        return ""
     if not all(isinstance(part, str) for part in present):
-        raise _RefusedError("text_not_a_string")
-    text = present[0] if len(present) == 1 else config.join.join(part for part in present if part.strip())
-    return clean_html(text) if config.clean_html else text
+        reasons[number] = "text_not_a_string"
+        return ""
+    return present[0] if len(present) == 1 else join.join(part for part in present if part.strip())
 
 
-def clean_html(text: str) -> str:
-    """Return text without HTML tags and with its entities decoded; "<3" and "a < b" are no tags."""
-    repaired = LOST_AMPERSAND.sub(r"&#\1;", text)
-    return TAG.sub(" ", html.unescape(html.unescape(repaired)))  # twice: `&amp;lt;b&amp;gt;` is common
+def _content_hashes(texts: list[str], max_bytes: int, reasons: Reasons) -> list[bytes]:
+    encoded = [text.encode() for text in texts]
+    for number, content in enumerate(encoded):
+        if len(content) > max_bytes:
+            reasons.setdefault(number, "text_too_long")
+    return [blake2b(content, digest_size=16).digest() for content in encoded]
 
 
-def _id(value: Any) -> str:
-    text = "" if value is None or value is MISSING else str(value).strip()
-    if not text:
-        raise _RefusedError("id_missing")
-    return text
+def _ids(values: list[Any], reasons: Reasons) -> list[str]:
+    if _all_strings(values):
+        ids = [value.strip() for value in values]
+    else:
+        ids = ["" if value is None or value is MISSING else as_text(value).strip() for value in values]
+    for number in (number for number, doc_id in enumerate(ids) if not doc_id):
+        reasons.setdefault(number, "id_missing")
+    return ids
+
+
+def _labels(values: list[Any], reasons: Reasons) -> list[str | None]:
+    if _all_strings(values):
+        return [value.strip() or None for value in values]
+    for number, value in enumerate(values):
+        if isinstance(value, list | dict):
+            reasons.setdefault(number, "label_not_a_value")
+    return [_label(value) for value in values]
 
 
 def _label(value: Any) -> str | None:
-    if value is None or value is MISSING:
-        return None
-    if isinstance(value, list | dict):
-        raise _RefusedError("label_not_a_value")
-    return as_text(value).strip() or None
+    absent = value is None or value is MISSING or (isinstance(value, float) and math.isnan(value))  # as data frames do
+    return None if absent else as_text(value).strip() or None
 
 
-def _split(value: Any) -> str | None:
-    text = "" if value is None or value is MISSING else str(value).strip().lower()
-    if text and text not in SPLIT_NAMES:
-        raise _RefusedError("bad_split")
-    return SPLIT_NAMES.get(text)
+def _splits(values: list[Any], reasons: Reasons) -> list[str | None]:
+    names = ["" if value is None or value is MISSING else as_text(value).strip().lower() for value in values]
+    for number, name in enumerate(names):
+        if name and name not in SPLIT_NAMES:
+            reasons.setdefault(number, "bad_split")
+    return [SPLIT_NAMES.get(name) for name in names]
+
+
+def _table(core: list[Any], extras: dict[str, Any], kept: list[int]) -> pa.Table:
+    if len(kept) < len(core[0]):
+        core = [[column[number] for number in kept] for column in core]
+        take = pa.array(kept, pa.int64())
+        extras = {
+            name: column.take(take) if isinstance(column, pa.Array) else [column[number] for number in kept]
+            for name, column in extras.items()
+        }
+    arrays = [pa.array(column, field.type) for column, field in zip(core, DOCUMENTS, strict=True)]
+    table = pa.table(arrays, schema=DOCUMENTS)
+    for name, column in extras.items():
+        table = table.append_column(_free_name(name, {*table.column_names, *extras}), _extra(column))
+    return table
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """Return a name that no column of documents has: the user's own `text` becomes `text_given`."""
+    if name not in DOCUMENTS.names:
+        return name
+    while name in taken:
+        name = f"{name}_given"
+    return name
+
+
+def _extra(column: Any) -> pa.Array:
+    """Pass a column through: with its type if it has one, else as text."""
+    if isinstance(column, pa.Array):
+        return column
+    if _all_strings(column):
+        return pa.array(column, pa.string())
+    texts = [None if value is None or value is MISSING else as_text(value) for value in column]
+    return pa.array(texts, pa.string())
+
+
+def _reject(number: int, reason: str, core: list[Any], values: dict[str, list[Any]]) -> Reject:
+    """Return a refused row with what stood in the columns that were wanted."""
+    present = (column[number] for column in values.values())
+    text = "\t".join(as_text(value) for value in present if value is not None and value is not MISSING)
+    return Reject(core[5][number], core[6][number], reason, printable(text))

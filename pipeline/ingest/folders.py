@@ -1,17 +1,15 @@
 """Folders of text files whose parent folder is the class: the layout of the `aclImdb` corpus."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.errors import InputError
-from pipeline.ingest.rows import CHUNK_ROWS, RawRows, Reject, damage, printable
+from pipeline.ingest.columns import SPLIT_NAMES
+from pipeline.ingest.rows import CHUNK_ROWS, RawRows, Reject, chunked, damage, printable
 from pipeline.ingest.streams import data_suffix, open_text
 
 UNLABELLED = {"unsup", "unsupervised", "unlabelled", "unlabeled"}
-SPLIT_FOLDERS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation"} | {
-    "val": "validation",
-    "dev": "validation",
-}
 
 
 def text_files(root: Path) -> list[Path]:
@@ -19,35 +17,63 @@ def text_files(root: Path) -> list[Path]:
 
     A folder that holds text files and no folders with any is itself the class.
     """
-    found = sorted(path for path in root.rglob("*") if path.is_file() and data_suffix(path) == ".txt")
-    in_classes = [path for path in found if path.parent != root and path.parent.name.lower() not in SPLIT_FOLDERS]
+    found = sorted(path for path in root.rglob("*") if data_suffix(path) == ".txt" and visible_file(path, root))
+    in_classes = [path for path in found if path.parent != root and path.parent.name.lower() not in SPLIT_NAMES]
     return in_classes or [path for path in found if path.parent == root]
 
 
-def read_folder(root: Path, files: list[Path], *, encoding: str) -> Iterator[RawRows]:
+def visible_file(path: Path, root: Path) -> bool:
+    """Tell whether a path is a file that neither it nor its folders inside `root` hide with a leading dot."""
+    return path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+class _Text(NamedTuple):
+    path: Path
+    text: str
+
+
+def read_folder(
+    root: Path, files: list[Path], *, encoding: str, longest: int, with_split: bool = True
+) -> Generator[RawRows, None, None]:
     """Yield a row for each text file, with `id` (its path in the folder), `text`, `label` and `split`.
+
+    Args:
+        root: the folder.
+        files: its text files.
+        encoding: of the files.
+        longest: characters after which the rest of a file is not read, since it is refused for its length.
+        with_split: whether folders named train, test and so on say the split.
 
     Raises:
         InputError: a file cannot be opened.
     """
-    for start in range(0, len(files), CHUNK_ROWS):
-        columns: dict[str, list[str | None]] = {"id": [], "text": [], "label": [], "split": []}
-        rejects = []
-        for path in files[start : start + CHUNK_ROWS]:
-            with open_text(path, encoding) as stream:
-                text = stream.read()
-            reason = damage(text)
-            if reason:
-                rejects.append(Reject(str(path), 1, reason, printable(text)))
-                continue
-            label = path.parent.name
-            columns["id"].append(path.relative_to(root).as_posix())
-            columns["text"].append(text)
-            columns["label"].append(None if label.lower() in UNLABELLED else label)
-            columns["split"].append(SPLIT_FOLDERS.get(path.parent.parent.name.lower()))
-        rows = [1] * len(columns["id"])
-        sources = [str(root / name) for name in columns["id"] if name]
-        yield RawRows(dict(columns), rows, rejects, sources=sources)
+    texts = (_Text(path, _read(path, encoding, longest)) for path in files)
+    for chunk in chunked(texts, CHUNK_ROWS, lambda item: len(item.text)):
+        reasons = {item.path: damage(item.text) for item in chunk}
+        good = [item for item in chunk if not reasons[item.path]]
+        columns = {
+            "id": [printable(item.path.relative_to(root).as_posix()) for item in good],
+            "text": [item.text for item in good],
+            "label": [_label(item.path) for item in good],
+        }
+        if with_split:
+            columns["split"] = [SPLIT_NAMES.get(item.path.absolute().parent.parent.name.lower()) for item in good]
+        rejects = [
+            Reject(printable(str(item.path)), 1, reasons[item.path], printable(item.text))
+            for item in chunk
+            if reasons[item.path]
+        ]
+        yield RawRows(columns, [1] * len(good), rejects, sources=[printable(str(item.path)) for item in good])
+
+
+def _read(path: Path, encoding: str, longest: int) -> str:
+    with open_text(path, encoding) as stream:
+        return stream.read(longest + 1)
+
+
+def _label(path: Path) -> str | None:
+    label = path.absolute().parent.name  # absolute, because "." has no name
+    return None if label.lower() in UNLABELLED else printable(label)
 
 
 def no_texts(root: Path) -> InputError:

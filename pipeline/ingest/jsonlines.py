@@ -2,19 +2,17 @@
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.ingest.rows import CHUNK_ROWS, MISSING, RawRows, Reject, damage, printable
+from pipeline.ingest.rows import CHUNK_ROWS, MISSING, RawRows, Reject, as_text, chunked, damage, printable
 from pipeline.ingest.streams import open_text
 
 
-def read_jsonlines(path: Path, *, encoding: str) -> Iterator[RawRows]:
+def read_jsonlines(path: Path, *, encoding: str) -> Generator[RawRows, None, None]:
     """Yield the rows of a JSON Lines file, possibly compressed; blank lines are no rows.
-
-    Values that are not strings become strings: numbers and true as JSON writes them, nested values as JSON.
 
     Raises:
         InputError: the file is empty.
@@ -22,11 +20,16 @@ def read_jsonlines(path: Path, *, encoding: str) -> Iterator[RawRows]:
     with open_text(path, encoding) as text:
         numbered = ((number, line) for number, line in enumerate(text, start=1) if not line.isspace())
         empty = True
-        while chunk := list(itertools.islice(numbered, CHUNK_ROWS)):
+        for chunk in chunked(numbered, CHUNK_ROWS, lambda item: len(item[1])):
             empty = False
-            yield _columns(str(path), chunk)
+            yield _columns(printable(str(path)), chunk)
         if empty:
             raise InputError(f"{path}: is empty")
+
+
+def every_key(path: Path, *, encoding: str) -> list[str]:
+    """Return all keys of all objects: an object may leave out what others have."""
+    return list(dict.fromkeys(name for raw in read_jsonlines(path, encoding=encoding) for name in raw.columns))
 
 
 def _columns(source: str, chunk: list[tuple[int, str]]) -> RawRows:
@@ -55,9 +58,5 @@ def _parse(line: str) -> tuple[dict[str, Any], str]:
         return {}, "not_an_object"
     if "\\u" not in line:
         return value, ""
-    return value, next(filter(None, (damage(as_text(part)) for part in value.values())), "")  # escaped damage
-
-
-def as_text(value: Any) -> str:
-    """Return a string as it is, and any other value as JSON writes it."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    pieces = itertools.chain(value, map(as_text, value.values()))  # an escape can hide half a character, or NUL
+    return value, next(filter(None, map(damage, pieces)), "")

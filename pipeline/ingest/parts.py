@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.files import write_table
-from pipeline.ingest.rows import Reject
+from pipeline.ingest.rows import Reject, as_text
 from pipeline.schemas import DOCUMENTS, REJECTS
 
 PART_ROWS = 50_000
@@ -46,22 +46,29 @@ def _concat(tables: list[pa.Table]) -> pa.Table:
     kinds: dict[str, set[pa.DataType]] = {}
     for table in tables:
         for field in table.schema:
-            kinds.setdefault(field.name, set()).add(field.type)
+            if not pa.types.is_null(field.type):  # a column without values agrees with any type
+                kinds.setdefault(field.name, set()).add(field.type)
     clashing = {name for name, types in kinds.items() if len(types) > 1}
     if clashing:
         tables = [_as_text(table, clashing) for table in tables]
-    # Names are sorted, so the same rows give the same bytes whatever order the columns came in.
-    extras = sorted(kinds.keys() - set(DOCUMENTS.names) - set(REJECTS.names))
     whole = pa.concat_tables(tables, promote_options="default")
-    return whole.select([name for name in whole.schema.names if name not in extras] + extras).combine_chunks()
+    # Names are sorted, so the same rows give the same bytes whatever order the columns came in.
+    core = [name for name in tables[0].column_names if name in DOCUMENTS.names or name in REJECTS.names]
+    return whole.select(core + sorted(set(whole.column_names) - set(core))).combine_chunks()
 
 
 def _as_text(table: pa.Table, names: set[str]) -> pa.Table:
-    for name in names & set(table.schema.names):
-        column = table[name]
-        text = [None if value is None else str(value) for value in column.to_pylist()]
-        table = table.set_column(table.schema.get_field_index(name), name, pa.array(text, pa.string()))
+    for name in names & set(table.column_names):
+        table = table.set_column(table.schema.get_field_index(name), name, _cast_to_text(table[name]))
     return table
+
+
+def _cast_to_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    try:
+        return column.cast(pa.string())
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # nested values, or bytes that are no text
+        values = [None if value is None else as_text(value) for value in column.to_pylist()]
+        return pa.chunked_array([pa.array(values, pa.string())])
 
 
 class RejectWriter:
@@ -80,9 +87,12 @@ class RejectWriter:
             columns = [[getattr(reject, name) for reject in rejects] for name in REJECTS.names]
             self._parts.add(pa.table([pa.array(c, f.type) for c, f in zip(columns, REJECTS, strict=True)], REJECTS))
 
-    def close(self) -> list[Path]:
-        """Write what is left; return the parts."""
+    def flush(self) -> None:
+        """Write what is waiting, if anything."""
         self._parts.flush()
+
+    @property
+    def paths(self) -> list[Path]:
         return self._parts.paths
 
     @property

@@ -1,17 +1,18 @@
 """What the user named, as readable files: paths, globs and folders, each with its format."""
 
 import glob
-from collections.abc import Iterator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import IngestConfig
 from pipeline.errors import InputError
 from pipeline.files import file_digest
-from pipeline.ingest.delimited import read_delimited
-from pipeline.ingest.folders import no_texts, read_folder, text_files
-from pipeline.ingest.jsonlines import read_jsonlines
-from pipeline.ingest.rows import RawRows
+from pipeline.ingest.columns import Columns, find_columns, fixed_split, folder_columns, named_columns
+from pipeline.ingest.delimited import LONGEST_ROW, read_delimited
+from pipeline.ingest.folders import no_texts, read_folder, text_files, visible_file
+from pipeline.ingest.jsonlines import every_key, read_jsonlines
+from pipeline.ingest.rows import RawRows, printable
 from pipeline.ingest.streams import data_suffix
 from pipeline.ingest.tabular import read_parquet
 
@@ -35,12 +36,27 @@ class Source:
     format: str
     files: tuple[Path, ...]  # all files it reads
 
-    def read(self, config: IngestConfig) -> Iterator[RawRows]:
-        """Yield its rows, some thousand at a time."""
+    @property
+    def name(self) -> str:
+        """Its path as it can be written anywhere, even if the path is not valid text."""
+        return printable(str(self.path))
+
+    @property
+    def bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.files)
+
+    def read(self, config: IngestConfig, scratch: Path | None = None) -> Generator[RawRows, None, None]:
+        """Yield its rows, some thousand at a time; `scratch` is a folder for temporary files."""
         if self.format == "folder":
-            return read_folder(self.path, list(self.files), encoding=config.encoding)
+            return read_folder(
+                self.path,
+                list(self.files),
+                encoding=config.encoding,
+                longest=config.max_text_bytes,
+                with_split=fixed_split(config) is None,
+            )
         if self.format == "parquet":
-            return read_parquet(self.path, text=config.text)
+            return read_parquet(self.path, text=config.text, scratch=scratch)
         if self.format == "jsonl":
             return read_jsonlines(self.path, encoding=config.encoding)
         return read_delimited(
@@ -49,38 +65,61 @@ class Source:
             quoted=self.format == "csv",
             header=config.header,
             encoding=config.encoding,
+            longest_row=max(LONGEST_ROW, 4 * config.max_text_bytes),
         )
 
+    def columns(self, raw: RawRows, config: IngestConfig) -> Columns:
+        """Return which column is what, going by the first rows.
+
+        Raises:
+            InputError: a column that the settings name is not there.
+        """
+        if self.format == "folder":
+            return folder_columns(config)
+        names = list(raw.columns)
+        sparse = self.format == "jsonl"  # an object may leave out what later ones have
+        if sparse and any(name not in names for _, name in named_columns(config)):
+            names = every_key(self.path, encoding=config.encoding)
+        return find_columns(self.name, names, config, sparse=sparse)
+
     def digests(self) -> list[tuple[str, str]]:
-        """Return the name and SHA-256 of each of its files.
+        """Return name and SHA-256 of each of its files; in a folder the name says the class too.
 
         Raises:
             InputError: a file cannot be read.
         """
         try:
-            return [(path.name, file_digest(path)) for path in self.files]
+            return [(printable(self._name_of(path)), file_digest(path)) for path in self.files]
         except OSError as error:
             raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
-    @property
-    def bytes(self) -> int:
-        return sum(path.stat().st_size for path in self.files)
+    def _name_of(self, path: Path) -> str:
+        if self.format != "folder":
+            return path.name
+        root = self.path.absolute()  # its own name and its parent's can be the class and the split
+        return f"{root.parent.name}/{root.name}/{path.relative_to(self.path).as_posix()}"
 
 
-def find_sources(names: list[str], config: IngestConfig) -> list[Source]:
-    """Return what the user named, in that order; what a glob or a folder stands for is sorted.
+def find_sources(names: Sequence[str], config: IngestConfig) -> list[Source]:
+    """Return what the user named, in that order, each once; what a glob or a folder stands for is sorted.
 
     Raises:
         InputError: something is missing, empty, or of a format that cannot be told.
     """
-    sources = [source for name in names for path in _paths(name) for source in _of_path(path, config.format)]
-    if not sources:
+    try:
+        found = [source for name in names for path in _paths(name) for source in _of_path(path, config.format)]
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
+    if not found:
         raise InputError("no sources: name files, folders or globs")
-    return sources
+    sources: dict[Path, Source] = {}
+    for source in found:
+        sources.setdefault(source.path.resolve(), source)
+    return list(sources.values())
 
 
 def _paths(name: str) -> list[Path]:
-    if Path(name).exists():
+    if _exists(name):
         return [Path(name)]
     matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - pathlib's glob takes no absolute pattern
     if matches:
@@ -88,6 +127,15 @@ def _paths(name: str) -> list[Path]:
     if glob.has_magic(name):
         raise InputError(f"{name}: no file matches")
     raise InputError(f"{name}: there is no such file or folder")
+
+
+def _exists(name: str) -> bool:
+    try:
+        return bool(name) and Path(name).exists()
+    except (OSError, ValueError) as error:  # too long for a name, or with NUL
+        if isinstance(error, PermissionError):
+            raise
+        return False
 
 
 def _of_path(path: Path, wanted: str) -> list[Source]:
@@ -104,10 +152,16 @@ def _of_path(path: Path, wanted: str) -> list[Source]:
 
 
 def _of_folder(path: Path, wanted: str) -> list[Source]:
-    data = [] if wanted == "folder" else sorted(p for p in path.rglob("*") if FORMATS.get(data_suffix(p)))
+    kinds = set(FORMATS.values()) if wanted == "auto" else {wanted}
+    data = sorted(p for p in path.rglob("*") if FORMATS.get(data_suffix(p)) in kinds and visible_file(p, path))
+    texts = text_files(path) if wanted in {"auto", "folder"} else []
+    if data and any(text.parent != path for text in texts):
+        raise InputError(
+            f"{path}: holds data files ({data[0].relative_to(path)}) and folders of text files "
+            f"({texts[0].relative_to(path)}); say --format folder for the texts, or name the data files"
+        )
     if data:
-        return [source for file in data if file.is_file() for source in _of_path(file, wanted)]
-    texts = text_files(path)
+        return [source for file in data for source in _of_path(file, wanted)]
     if not texts:
         raise no_texts(path)
     return [Source(path, "folder", tuple(texts))]

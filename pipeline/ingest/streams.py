@@ -28,6 +28,18 @@ def data_suffix(path: Path) -> str:
     return suffixes[-1] if suffixes else ""
 
 
+def check_encoding(encoding: str) -> None:
+    """See that text can be read in this encoding.
+
+    Raises:
+        InputError: it is unknown, or turns bytes into something else than text (such as `hex`).
+    """
+    try:
+        io.TextIOWrapper(io.BytesIO(b"x"), encoding=encoding, errors="replace").read()
+    except (LookupError, ValueError) as error:
+        raise InputError(f"encoding {encoding!r} is unknown; common ones are utf-8, cp1252, latin-1, utf-16") from error
+
+
 @contextmanager
 def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
     """Open a file for reading, decompressed if its name ends in .gz or .zst.
@@ -37,7 +49,8 @@ def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
     """
     compression = COMPRESSIONS.get(path.suffix.lower())
     try:
-        with pa.input_stream(str(path), compression=compression) as stream:
+        # Opened by Python, because Arrow takes no path that is not valid text.
+        with path.open("rb") as file, pa.input_stream(file, compression=compression) as stream:
             yield io.BufferedReader(stream)
     except OSError as error:
         if compression and not isinstance(error, PermissionError | FileNotFoundError):
@@ -52,10 +65,7 @@ def open_text(path: Path, encoding: str) -> Iterator[io.TextIOWrapper]:
     Raises:
         InputError: the encoding is unknown, or the file cannot be read.
     """
-    try:
-        codecs.lookup(encoding)
-    except LookupError as error:
-        raise InputError(f"encoding {encoding!r} is unknown; common ones are utf-8, cp1252, latin-1, utf-16") from error
+    check_encoding(encoding)
     with open_bytes(path) as stream:
         head = stream.peek(4)[:4]
         marked = next((name for mark, name in BYTE_ORDER_MARKS if head.startswith(mark)), encoding)

@@ -1,0 +1,110 @@
+"""The manifest of a batch: read back from the parts as they were written, so that it says what is there."""
+
+import datetime
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.config import IngestConfig
+from pipeline.errors import InputError
+from pipeline.files import file_digest, value_digest
+from pipeline.ingest.sources import Source
+from pipeline.schemas import DOCUMENTS
+
+MOST_CLASSES = 10_000  # a column with more values is no label, and would not fit in a manifest
+
+
+def count_parts(parts: Sequence[Path]) -> dict[str, Any]:
+    """Return counts of documents, by label and by given split, and the names of the passed-through columns.
+
+    Raises:
+        InputError: there are too many labels for a classifier.
+    """
+    documents = empty = 0
+    labels: Counter[str] = Counter()
+    splits: Counter[str] = Counter()
+    names: set[str] = set()
+    for path in parts:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            names.update(file.schema_arrow.names)
+            for batch in file.iter_batches(columns=["text", "label", "split"], use_threads=False):
+                documents += len(batch)
+                empty += pc.sum(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(batch["text"])), 0)).as_py() or 0
+                labels.update(_value_counts(batch["label"]))
+                splits.update(_value_counts(batch["split"]))
+        if len(labels) > MOST_CLASSES:
+            raise InputError(
+                f"the label column has more than {MOST_CLASSES:,} different values, "
+                "so it is no label; choose another with --label"
+            )
+    labelled = sum(labels.values())
+    return {
+        "counts": {"documents": documents, "labelled": labelled, "unlabelled": documents - labelled, "empty": empty},
+        "labels": dict(sorted(labels.items())),
+        "splits": dict(sorted(splits.items())),
+        "columns": sorted(names - set(DOCUMENTS.names)),
+    }
+
+
+def _value_counts(column: pa.Array) -> dict[str, int]:
+    values, counts = pc.value_counts(column.drop_null()).flatten()
+    return dict(zip(values.to_pylist(), counts.to_pylist(), strict=True))
+
+
+def manifest_of(
+    batch_id: str,
+    fingerprint: str,
+    config: IngestConfig,
+    sources: Sequence[tuple[Source, list[tuple[str, str]]]],
+    counted: dict[str, Any],
+    reject_reasons: dict[str, int],
+    parts: Sequence[Path],
+    rejects_parts: Sequence[Path],
+) -> dict[str, Any]:
+    """Return the manifest.
+
+    Args:
+        batch_id: name of the batch.
+        fingerprint: digest of the sources and the settings.
+        config: the settings.
+        sources: each with the digests of its files.
+        counted: what `count_parts` says, with the counts of all rows.
+        reject_reasons: refused rows by reason.
+        parts: of the documents.
+        rejects_parts: of the rejects.
+    """
+    return {
+        "batch": batch_id,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "fingerprint": fingerprint,
+        "config": config.model_dump(mode="json"),
+        "sources": [_described(source, digests) for source, digests in sources],
+        **counted,
+        "reject_reasons": dict(sorted(reject_reasons.items())),
+        "parts": [_sealed(path) for path in parts],
+        "rejects_parts": [_sealed(path) for path in rejects_parts],
+    }
+
+
+def _described(source: Source, digests: list[tuple[str, str]]) -> dict[str, Any]:
+    one = source.format != "folder"
+    return {
+        "path": source.name,
+        "files": len(source.files),
+        "bytes": source.bytes,
+        "sha256": digests[0][1] if one else value_digest(digests),  # of a folder: of its files' names and digests
+    }
+
+
+def _sealed(path: Path) -> dict[str, Any]:
+    return {
+        "file": path.name,
+        "rows": pq.read_metadata(path).num_rows,
+        "bytes": path.stat().st_size,
+        "sha256": file_digest(path),
+    }

@@ -1,0 +1,74 @@
+"""What became of the rows of an ingest."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.ingest.parts import RejectWriter
+from pipeline.workspace import Batch
+
+HINTS = {
+    "invalid_encoding": "try --encoding cp1252 or mend the file",
+    "id_conflict": "the id column is not unique: choose another --id",
+    "id_missing": "choose another --id",
+    "text_missing": "choose another --text",
+    "not_json": "each line must be one JSON object (jq -c '.[]' makes lines of an array)",
+    "not_an_object": "each line must be one JSON object (jq -c '.[]' makes lines of an array)",
+}
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What became of the rows of an ingest: rows_read = documents + duplicates + rejects."""
+
+    batch_id: str
+    rows_read: int
+    documents: int
+    duplicates: int
+    rejects: int
+    labelled: int
+    unlabelled: int
+    empty: int
+    reject_reasons: dict[str, int]
+    labels: dict[str, int]
+    path: Path
+    already_there: bool = False
+    splits: dict[str, int] = field(default_factory=dict)  # of the rows that say one
+    columns: list[str] = field(default_factory=list)  # the user's own, passed through
+    sources: list[str] = field(default_factory=list)
+    parts: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, batch: Batch, *, already_there: bool, seconds: float = 0.0) -> "IngestReport":
+        """Return what the manifest of a batch says."""
+        manifest = batch.manifest
+        return cls(
+            batch_id=batch.id,
+            **manifest["counts"],
+            reject_reasons=manifest["reject_reasons"],
+            labels=manifest["labels"],
+            path=batch.path,
+            already_there=already_there,
+            splits=manifest["splits"],
+            columns=manifest["columns"],
+            sources=[source["path"] for source in manifest["sources"]],
+            parts=len(manifest["parts"]),
+            seconds=seconds,
+        )
+
+
+def kinds_of_refusal(rejects: RejectWriter) -> str:
+    """Return the most frequent reasons, each with the place of its first row."""
+    by_count = sorted(rejects.reasons.items(), key=lambda item: -item[1])
+    return ", ".join(
+        f"{count:,} {reason} (first at {rejects.first[reason].source}:{rejects.first[reason].row})"
+        for reason, count in by_count[:5]
+    )
+
+
+def refusal(rejects: RejectWriter, rows: int, limit: float) -> str:
+    """Return one line: how many rows were refused, why, where the first of each kind is, and what to do."""
+    most = max(rejects.reasons, key=lambda reason: rejects.reasons[reason])
+    advice = HINTS.get(most, "mend the rows, or allow more with --max-reject-rate")
+    share = f"{rejects.count:,} of {rows:,} rows refused ({rejects.count / rows:.1%}, at most {limit:.1%} allowed)"
+    return f"{share}: {kinds_of_refusal(rejects)}; nothing was written: {advice}"
