@@ -100,7 +100,7 @@ class TrainingConfig(Settings):
     """How the weights are found."""
 
     epochs: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="Most passes over the training texts; 0: from 3 for a large corpus to 8 for a small one."
+        default=0, description="Most passes over the training texts; 0: from 3 for a large corpus to 30 for a tiny one."
     )
     learning_rate: Annotated[float, Field(gt=0.0)] = Field(default=3e-3, description="Highest learning rate.")
     schedule: Literal["one-cycle", "constant"] = Field(default="one-cycle", description="How the learning rate moves.")
@@ -119,7 +119,7 @@ class TrainingConfig(Settings):
         default="none", description="Whether rare classes count for more in the loss."
     )
     patience: Annotated[int, Field(ge=1)] = Field(
-        default=3, description="Stop after this many epochs without a better validation macro-F1."
+        default=3, description="Stop after this many epochs without a better validation macro-F1, in the second half."
     )
     split: Literal["hash", "stratified"] = Field(
         default="hash",

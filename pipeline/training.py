@@ -81,7 +81,7 @@ def train(
     config = config.model_copy(update={"epochs": config.epochs or enough_epochs(len(train_set), config.batch_size)})
     trainer = _Trainer(model, train_set, config, device)
     state = trainer.load(checkpoint) if checkpoint and checkpoint.exists() else TrainingState()
-    while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:
+    while state.epoch < config.epochs and not _stalled(state, config):
         trainer.run_epoch(state, checkpoint, progress)
         _close_epoch(model, validation_set, state, state.loss_sum / len(train_set), device)
         if checkpoint:
@@ -98,6 +98,11 @@ def train(
         tokens_per_second=state.tokens / max(state.seconds, 1e-9),
         device=device.type,
     )
+
+
+def _stalled(state: TrainingState, config: TrainingConfig) -> bool:
+    """Return whether more epochs are in vain; the first half of them, while the rate still rises, says nothing."""
+    return state.epoch > config.epochs / 2 and state.epoch - state.best_epoch >= config.patience
 
 
 class _Trainer:
@@ -235,8 +240,9 @@ def epoch_batches(lengths: np.ndarray, config: TrainingConfig, epoch: int) -> li
 
 
 def enough_epochs(texts: int, batch_size: int) -> int:
-    """Return how many passes a corpus needs: about 1,800 steps, but from 3 to 8 passes."""
-    return min(8, max(3, round(1800 * batch_size / texts)))
+    """Return how many passes a corpus needs: three if it is large, and for a small one enough for 600 steps."""
+    steps = texts / batch_size  # of one pass
+    return max(3, min(8, round(1800 / steps)), min(30, round(600 / steps)))
 
 
 def schedule(name: str, done: float) -> float:

@@ -11,7 +11,7 @@ from pipeline.config import Recipe
 from pipeline.corpus import TRAIN, VALIDATION
 from pipeline.errors import DeviceError
 from pipeline.model import Classifier
-from pipeline.training import TrainedModel, choose_device, class_weights, epoch_batches, schedule, train
+from pipeline.training import TrainedModel, choose_device, class_weights, enough_epochs, epoch_batches, schedule, train
 from pipeline.workspace import Batch, Workspace
 
 CPU = torch.device("cpu")
@@ -99,6 +99,10 @@ def test_an_epoch_holds_every_text_once_and_another_epoch_another_order() -> Non
     assert not np.array_equal(np.concatenate(first), np.concatenate(second))
     again = epoch_batches(lengths, config, 0)
     assert all(np.array_equal(one, other) for one, other in zip(first, again, strict=True))
+
+
+def test_a_small_corpus_is_read_more_often_than_a_large_one() -> None:
+    assert [enough_epochs(texts, 64) for texts in (100, 5_000, 10_000, 45_000, 1_000_000)] == [30, 8, 8, 3, 3]
 
 
 def test_one_cycle_rises_to_its_maximum_and_falls_to_zero() -> None:
