@@ -11,6 +11,7 @@ from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.tasks import Task
@@ -61,9 +62,23 @@ class _UserErrors(logging.Filter):
         return True
 
 
-logging.getLogger("pipeline").setLevel(logging.INFO)  # Prefect attaches the run's log to it, but leaves the level
-for _name in ("prefect.flow_runs", "prefect.task_runs"):
-    logging.getLogger(_name).addFilter(_UserErrors())
+class _OnlyInRuns(logging.Filter):
+    """Library lines belong to a run's log; outside a run Prefect would warn about each of them."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.name.startswith("pipeline") or bool(FlowRunContext.get() or TaskRunContext.get())
+
+
+def _prepare_logs() -> None:
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_UserErrors())
+    library = logging.getLogger("pipeline")
+    library.setLevel(logging.INFO)
+    for handler in library.handlers:  # Prefect's, where its setting `extra_loggers` names this logger
+        handler.addFilter(_OnlyInRuns())
+
+
+_prepare_logs()
 
 
 class RunProgress:
