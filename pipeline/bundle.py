@@ -13,9 +13,10 @@ from safetensors.torch import save
 
 from pipeline.config import Recipe
 from pipeline.errors import ModelError
-from pipeline.export import Parity, build_graph, prove_parity
+from pipeline.export import build_graph
 from pipeline.files import file_digest, read_json, value_digest, write_json
 from pipeline.model import Classifier
+from pipeline.parity import Parity, prove_parity
 from pipeline.tokenizer import Tokenizer
 from pipeline.tokens import TokenSet, read_vocabulary, write_vocabulary
 

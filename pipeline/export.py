@@ -1,26 +1,20 @@
-"""Trained weights to an ONNX graph, written node by node, and the proof that both agree.
+"""Trained weights to an ONNX graph, written node by node.
 
 Tracing is not used: PyTorch's exporter never emits `sequence_lens`, so a bidirectional model would be
 wrong, without a word, on every padded row. Layouts follow the ONNX operator specification of LSTM:
 PyTorch's gate rows i, f, g, o become i, o, f, c, and the two biases stand one after the other.
 """
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.errors import ParityError
-from pipeline.model import Classifier, LstmLayer, packed_logits
-from pipeline.tokens import TokenSet
+from pipeline.model import Classifier, LstmLayer
 
 OPSET, IR_VERSION = 20, 9  # what ONNX Runtime 1.24 and later all load
-TOLERANCE = 1e-5
 LOWEST = np.float32(np.finfo(np.float32).min)
 
 
@@ -187,49 +181,3 @@ def _checked(graph: _Graph, classes: int, metadata: dict[str, str]) -> onnx.Mode
     helper.set_model_props(proto, metadata)
     onnx.checker.check_model(proto, full_check=True)
     return proto
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How far the ONNX graph and PyTorch's packed model are apart on ragged batches."""
-
-    texts: int
-    batches: int
-    largest_difference: float
-    equal_labels: float  # share of texts with the same most probable class
-    tolerance: float = TOLERANCE
-
-    def as_dict(self) -> dict[str, float | int]:
-        return asdict(self)
-
-
-def prove_parity(model: Classifier, path: Path, texts: TokenSet, *, sample: int = 512) -> Parity:
-    """Run the same ragged batches through the exported file and through packed PyTorch.
-
-    Args:
-        model: the trained model, on the CPU.
-        path: the exported file, as it will be shipped.
-        texts: texts to run; a sample spread evenly over all lengths is used.
-        sample: most texts to run.
-
-    Raises:
-        ParityError: probabilities differ by more than 1e-5.
-    """
-    by_length = np.argsort(texts.tokens.lengths, kind="stable")
-    chosen = by_length[np.linspace(0, len(by_length) - 1, min(sample, len(by_length))).astype(int)]
-    chosen = np.random.default_rng(0).permutation(chosen)  # ragged on purpose
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    model = model.cpu().eval()
-    largest, equal, batches = 0.0, 0, 0
-    for rows in np.array_split(chosen, max(1, len(chosen) // 32)):
-        token_ids, lengths = texts.tokens.pad(rows)
-        exported = session.run(["probabilities"], {"token_ids": token_ids, "lengths": lengths})[0]
-        with torch.no_grad():
-            logits = packed_logits(model, torch.from_numpy(token_ids), torch.from_numpy(lengths.astype(np.int64)))
-        trained = logits.softmax(dim=-1).numpy()
-        largest = max(largest, float(np.abs(exported - trained).max()))
-        equal += int(np.count_nonzero(exported.argmax(axis=1) == trained.argmax(axis=1)))
-        batches += 1
-    if not largest <= TOLERANCE:  # a NaN is a failure too
-        raise ParityError(f"the exported graph differs from the trained model by {largest:.2e} (limit {TOLERANCE})")
-    return Parity(len(chosen), batches, largest, equal / max(len(chosen), 1))

@@ -151,7 +151,7 @@ def packed_logits(model: Classifier, token_ids: Tensor, lengths: Tensor) -> Tens
         for suffix, direction in (("", layer.forwards), ("_reverse", layer.backwards)):
             for name, value in direction.state_dict().items() if direction is not None else ():
                 weights[name.replace("l0", f"l{number}") + suffix] = value
-    lstm.load_state_dict(weights)
+    lstm.to(model.embedding.weight.dtype).load_state_dict(weights)
     packed = nn.utils.rnn.pack_padded_sequence(model.embedding(token_ids.t()), lengths.cpu(), enforce_sorted=False)
     states, _ = nn.utils.rnn.pad_packed_sequence(lstm(packed)[0], total_length=token_ids.shape[1])
     inside = torch.arange(token_ids.shape[1])[:, None] < lengths

@@ -11,9 +11,9 @@ import torch
 
 from pipeline.batching import TokenLists
 from pipeline.config import ModelConfig, load_recipe
-from pipeline.errors import ParityError
-from pipeline.export import TOLERANCE, build_graph, prove_parity
+from pipeline.export import build_graph
 from pipeline.model import Classifier
+from pipeline.parity import TOLERANCE, prove_parity
 from pipeline.tokens import TokenSet
 
 VOCABULARY, CLASSES = 50, 3
@@ -78,16 +78,6 @@ def test_the_training_model_gives_what_the_graph_gives(tmp_path: Path) -> None:
         logits = model(torch.from_numpy(token_ids), torch.from_numpy(lengths.astype(np.int64)))
     exported = run(onnxruntime.InferenceSession(path), texts, np.arange(40))
     np.testing.assert_allclose(logits.softmax(-1).numpy(), exported, atol=TOLERANCE)
-
-
-def test_a_graph_that_disagrees_is_caught(tmp_path: Path) -> None:
-    model = trained_model()
-    path = tmp_path / "model.onnx"
-    onnx.save(build_graph(model), path)
-    with torch.no_grad():
-        model.output.bias[0] += 0.01
-    with pytest.raises(ParityError, match="differs"):
-        prove_parity(model, path, ragged_texts())
 
 
 def test_the_graph_says_what_it_is(tmp_path: Path) -> None:

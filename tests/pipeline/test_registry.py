@@ -102,7 +102,8 @@ def test_a_graph_that_disagrees_stops_registration(
     workspace: Workspace, add_batch: AddBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_batch(weather_rows())
-    monkeypatch.setattr("pipeline.export.TOLERANCE", -1.0)
+    monkeypatch.setattr("pipeline.parity.TOLERANCE", -1.0)
+    monkeypatch.setattr("pipeline.parity.CEILING", -1.0)
     with pytest.raises(ParityError):
         build(workspace, "weather", tiny_recipe())
     assert Registry(workspace).names() == []
