@@ -86,7 +86,7 @@ def run(name: str, preset: str, settings: list[str]) -> str:
         scorer = Scorer(publication.bundle, ScoringConfig())
         labels = [score_batch(workspace, batch, scorer) for batch in workspace.batches()]
         seconds.append(time.perf_counter())
-    metrics = publication.bundle.metrics
+        metrics = publication.bundle.metrics  # read before the folder goes
     test, baseline = metrics["test"], metrics.get("baseline") or {"accuracy": 0, "macro_f1": 0}
     spent = [later - earlier for earlier, later in itertools.pairwise(seconds)]
     cells = [
