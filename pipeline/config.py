@@ -91,6 +91,11 @@ class ModelConfig(Settings):
         default=(), description="Sizes of hidden dense layers between pooling and output."
     )
     batch_norm: bool = Field(default=False, description="Normalise the pooled vector over the batch.")
+    wide_buckets: Annotated[int, Field(ge=0)] = Field(
+        default=262_139,
+        description="Rows for hashed word pairs in a linear branch beside the LSTM, best a prime; 0 for no branch.",
+    )
+    wide_dropout: Share = Field(default=0.3, description="Share of words and pairs the linear branch does not see.")
     embedding_dropout: Share = Field(default=0.3, description="Dropout on word vectors.")
     layer_dropout: Share = Field(default=0.2, description="Dropout between LSTM layers.")
     head_dropout: Share = Field(default=0.5, description="Dropout before the output layer.")
@@ -103,6 +108,9 @@ class TrainingConfig(Settings):
         default=0, description="Most passes over the training texts; 0: from 3 for a large corpus to 30 for a tiny one."
     )
     learning_rate: Annotated[float, Field(gt=0.0)] = Field(default=3e-3, description="Highest learning rate.")
+    wide_learning_rate: Annotated[float, Field(gt=0.0)] = Field(
+        default=3e-2, description="Highest learning rate of the linear branch."
+    )
     schedule: Literal["one-cycle", "constant"] = Field(default="one-cycle", description="How the learning rate moves.")
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(default=0.01, description="AdamW weight decay.")
     batch_size: Annotated[int, Field(ge=1)] = Field(default=64, description="Most texts in a batch.")

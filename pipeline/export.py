@@ -12,7 +12,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.model import Classifier, LstmLayer
+from pipeline.model import PAIR_FACTOR, Classifier, LstmLayer, Wide
 
 OPSET, IR_VERSION = 20, 9  # what ONNX Runtime 1.24 and later all load
 LOWEST = np.float32(np.finfo(np.float32).min)
@@ -60,8 +60,10 @@ def build_graph(model: Classifier, *, metadata: dict[str, str] | None = None) ->
     for number, layer in enumerate(model.layers):
         assert isinstance(layer, LstmLayer)
         states, last = _lstm(graph, f"lstm{number}", layer, states)
-    pooled = _pool(graph, model, states, last)
-    graph.add("Softmax", [_head(graph, model, pooled)], "probabilities", axis=-1)
+    logits = _head(graph, model, _pool(graph, model, states, last))
+    if model.wide is not None:
+        logits = graph.add("Add", [logits, _wide(graph, model.wide, transposed)], "logits")
+    graph.add("Softmax", [logits], "probabilities", axis=-1)
     return _checked(graph, model.output.out_features, metadata or {})
 
 
@@ -164,6 +166,38 @@ def _head(graph: _Graph, model: Classifier, pooled: str) -> str:
         assert isinstance(dense, torch.nn.Linear)
         vectors = graph.add("Relu", [_linear(graph, f"dense{number}", dense, vectors)], f"dense{number}_relu")
     return _linear(graph, "output", model.output, vectors)
+
+
+def _wide(graph: _Graph, wide: Wide, token_ids: str) -> str:
+    """Add the linear branch over words and word pairs: token ids [time, batch] to logits [batch, classes]."""
+    graph.weight("wide_table", wide.table.weight)
+    for name, value in (("factor", PAIR_FACTOR), ("buckets", wide.buckets), ("offset", wide.vocabulary_size)):
+        graph.weight(f"wide_{name}", np.array(value, dtype=np.int64))
+    words = graph.add("Cast", [token_ids], "wide_words", to=TensorProto.INT64)
+    # The word before each word: one row of padding in front, the last row cut off.
+    graph.ints("wide_front", 1, 0, 0, 0)
+    graph.ints("wide_first", 0)
+    graph.ints("wide_but_last", -1)
+    graph.add("Pad", [words, "wide_front"], "wide_padded")
+    before = graph.add("Slice", ["wide_padded", "wide_first", "wide_but_last", graph.axis(0)], "wide_before")
+    graph.add("Mul", [before, "wide_factor"], "wide_product")
+    graph.add("Add", ["wide_product", words], "wide_pair")
+    graph.add("Mod", ["wide_pair", "wide_buckets"], "wide_bucket")
+    pairs = graph.add("Add", ["wide_bucket", "wide_offset"], "wide_pairs")
+    graph.weight("nothing", np.array(0, dtype=np.float32))
+    sums = []
+    for name, features in (("words", words), ("pairs", pairs)):
+        graph.add("Gather", ["wide_table", features], f"wide_{name}_logits")
+        graph.add("Where", ["inside", f"wide_{name}_logits", "nothing"], f"wide_{name}_inside")
+        summed = graph.add("ReduceSum", [f"wide_{name}_inside", graph.axis(0)], f"wide_{name}_sum", keepdims=0)
+        sums.append(summed)
+    total = graph.add("Add", sums, "wide_sum")
+    graph.add("Cast", ["lengths"], "wide_lengths", to=TensorProto.FLOAT)
+    graph.weight("two", np.array(2, dtype=np.float32))
+    graph.add("Mul", ["wide_lengths", "two"], "wide_features")
+    graph.add("Sqrt", ["wide_features"], "wide_norm")
+    graph.add("Unsqueeze", ["wide_norm", graph.axis(1)], "wide_divisor")
+    return graph.add("Div", [total, "wide_divisor"], "wide_logits")
 
 
 def _checked(graph: _Graph, classes: int, metadata: dict[str, str]) -> onnx.ModelProto:

@@ -12,6 +12,8 @@ from pipeline.config import ModelConfig
 from pipeline.tokenizer import PADDING
 
 EMBEDDING_SPREAD = 0.1
+PAIR_FACTOR = 1_000_003  # a prime: spreads the pairs of frequent words over the buckets
+WIDE_NUMBERS = 2**23  # most numbers in the linear branch's table: 32 MiB, however many classes there are
 
 
 class LstmLayer(nn.Module):
@@ -70,6 +72,7 @@ class Classifier(nn.Module):
             self.dense.append(nn.Linear(size, dense_size))
             size = dense_size
         self.output = nn.Linear(size, classes)
+        self.wide = Wide(vocabulary_size, classes, config) if config.wide_buckets else None
 
     def forward(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
         """Return logits [batch, classes].
@@ -79,13 +82,18 @@ class Classifier(nn.Module):
             lengths: int64 [batch], each from 1 to time.
         """
         places = torch.arange(token_ids.shape[1], device=token_ids.device)[:, None]  # [time, 1]
-        inside = places < lengths  # [time, batch]
         columns = torch.arange(len(lengths), device=token_ids.device)
-        mirror = (torch.where(inside, lengths - 1 - places, places) * len(lengths) + columns).flatten()
+        mirror = (torch.where(places < lengths, lengths - 1 - places, places) * len(lengths) + columns).flatten()
         states = self.embedding_dropout(self.embedding(token_ids.t()))
         for number, layer in enumerate(self.layers):
             states = layer(self.layer_dropout(states) if number else states, mirror)
-        return self.head(self.pool(states, inside, lengths))
+        return self.logits(states, token_ids, lengths)
+
+    def logits(self, states: Tensor, token_ids: Tensor, lengths: Tensor) -> Tensor:
+        """Return logits [batch, classes] from the last layer's states [time, batch, size]."""
+        inside = torch.arange(len(states), device=states.device)[:, None] < lengths
+        deep = self.head(self.pool(states, inside, lengths))
+        return deep if self.wide is None else deep + self.wide(token_ids.t(), inside, lengths)
 
     def pool(self, states: Tensor, inside: Tensor, lengths: Tensor) -> Tensor:
         """Make one vector of each row: [time, batch, size] -> [batch, size]."""
@@ -123,6 +131,35 @@ def _normalise(norm: nn.BatchNorm1d, pooled: Tensor) -> Tensor:
     return nn.functional.batch_norm(pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias)
 
 
+class Wide(nn.Module):
+    """A linear branch over words and hashed word pairs, whose logits are added to the LSTM's.
+
+    What a linear model knows is so never lost (wide and deep: Cheng et al. 2016; hashed pairs: fastText,
+    Joulin et al. 2016). Gradients are sparse: a step costs what its batch touches, not the whole table.
+    """
+
+    def __init__(self, vocabulary_size: int, classes: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.vocabulary_size = vocabulary_size
+        self.buckets = min(config.wide_buckets, WIDE_NUMBERS // classes)
+        self.dropout = config.wide_dropout
+        self.table = nn.Embedding(vocabulary_size + self.buckets, classes, sparse=True)
+        nn.init.zeros_(self.table.weight)
+
+    def forward(self, token_ids: Tensor, inside: Tensor, lengths: Tensor) -> Tensor:
+        """Return logits [batch, classes] of token_ids [time, batch]; `inside` is bool [time, batch]."""
+        words = token_ids.long()
+        before = torch.cat([torch.zeros_like(words[:1]), words[:-1]])  # the first word has padding before it
+        pairs = (before * PAIR_FACTOR + words) % self.buckets + self.vocabulary_size
+        weights = inside.to(self.table.weight.dtype)
+        total = self._sum(words, weights) + self._sum(pairs, weights)
+        return total / (2 * lengths[:, None]).sqrt()
+
+    def _sum(self, features: Tensor, weights: Tensor) -> Tensor:
+        kept = nn.functional.dropout(weights, self.dropout, self.training)
+        return (self.table(features) * kept[..., None]).sum(dim=0)
+
+
 class Attention(nn.Module):
     """A weighted mean over time, the weights from each state alone (Yang et al. 2016, word level)."""
 
@@ -154,5 +191,4 @@ def packed_logits(model: Classifier, token_ids: Tensor, lengths: Tensor) -> Tens
     lstm.to(model.embedding.weight.dtype).load_state_dict(weights)
     packed = nn.utils.rnn.pack_padded_sequence(model.embedding(token_ids.t()), lengths.cpu(), enforce_sorted=False)
     states, _ = nn.utils.rnn.pad_packed_sequence(lstm(packed)[0], total_length=token_ids.shape[1])
-    inside = torch.arange(token_ids.shape[1])[:, None] < lengths
-    return model.head(model.pool(states, inside, lengths))
+    return model.logits(states, token_ids, lengths)

@@ -110,9 +110,13 @@ class _Trainer:
 
     def __init__(self, model: Classifier, train_set: TokenSet, config: TrainingConfig, device: torch.device) -> None:
         self.model, self.train_set, self.config, self.device = model, train_set, config, device
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
+        wide = list(model.wide.parameters()) if model.wide is not None else []
+        self.dense = [one for one in model.parameters() if not any(one is other for other in wide)]
+        self.optimizers: list[tuple[torch.optim.Optimizer, float]] = [
+            (torch.optim.AdamW(self.dense, weight_decay=config.weight_decay, fused=True), config.learning_rate)
+        ]
+        if wide:
+            self.optimizers.append((torch.optim.SparseAdam(wide), config.wide_learning_rate))
         classes = model.output.out_features
         weights = class_weights(train_set.label_ids, classes) if config.class_weights == "balanced" else None
         self.loss = nn.CrossEntropyLoss(weight=weights, label_smoothing=config.label_smoothing).to(device)
@@ -146,14 +150,15 @@ class _Trainer:
         if self.config.word_dropout:
             dropped = torch.rand(token_ids.shape, device=self.device) < self.config.word_dropout
             token_ids = torch.where(dropped & (token_ids != 0), UNKNOWN, token_ids)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * schedule(self.config.schedule, done)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.mixed):
             loss: Tensor = self.loss(self.model(token_ids, lengths), label_ids)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_norm)
-        self.optimizer.step()
+        nn.utils.clip_grad_norm_(self.dense, self.config.gradient_norm)
+        for optimizer, learning_rate in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * schedule(self.config.schedule, done)
+            optimizer.step()
         return float(loss.detach())
 
     def _tensors(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
@@ -167,7 +172,7 @@ class _Trainer:
         value = {
             "state": vars(state),
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer, _ in self.optimizers],
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
         }
@@ -177,7 +182,8 @@ class _Trainer:
     def load(self, path: Path) -> TrainingState:
         value: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         self.model.load_state_dict(value["model"])
-        self.optimizer.load_state_dict(value["optimizer"])
+        for (optimizer, _), state in zip(self.optimizers, value["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         torch.set_rng_state(value["random"])
         if value["random_cuda"]:
             torch.cuda.set_rng_state_all(value["random_cuda"])

@@ -20,7 +20,13 @@ REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 # Small enough that a whole training takes about a second.
 TINY = {
     "tokenizer": {"vocabulary_size": 500, "min_count": 1, "max_tokens": 40},
-    "model": {"embedding_size": 16, "hidden_size": 16, "embedding_dropout": 0.0, "head_dropout": 0.1},
+    "model": {
+        "embedding_size": 16,
+        "hidden_size": 16,
+        "embedding_dropout": 0.0,
+        "head_dropout": 0.1,
+        "wide_buckets": 101,
+    },
     "training": {"epochs": 8, "batch_size": 16, "learning_rate": 0.03},
 }
 

@@ -29,17 +29,24 @@ def ragged_texts(count: int = 40, longest: int = 30) -> TokenSet:
 def trained_model(**config: object) -> Classifier:
     """A model with large weights and moving batch statistics, as after training; dropout at its defaults."""
     torch.manual_seed(1)
-    model = Classifier(VOCABULARY, CLASSES, ModelConfig(embedding_size=8, hidden_size=12, **config))
+    settings = {"embedding_size": 8, "hidden_size": 12, "wide_buckets": 0, **config}
+    model = Classifier(VOCABULARY, CLASSES, ModelConfig.model_validate(settings))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3)
+        if model.wide is not None:
+            model.wide.table.weight.normal_()
         if model.norm is not None:
             model.norm.running_mean.normal_()
             model.norm.running_var.uniform_(0.5, 2)
     return model.eval()
 
 
-@pytest.mark.parametrize("head", [{}, {"batch_norm": True, "dense_sizes": (7, 5)}], ids=["plain", "norm+dense"])
+@pytest.mark.parametrize(
+    "head",
+    [{}, {"batch_norm": True, "dense_sizes": (7, 5)}, {"wide_buckets": 101}],
+    ids=["plain", "norm+dense", "wide"],
+)
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["forward", "both"])
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("pooling", ["last", "max", "mean", "attention"])
