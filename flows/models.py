@@ -1,6 +1,6 @@
 """Looks at the registry, and changes of champion, for the command line."""
 
-from flows.report import model_report, table
+from flows.report import model_report, percent, table
 from pipeline.build import Publication
 from pipeline.errors import ModelError
 from pipeline.registry import Registry
@@ -24,15 +24,11 @@ def versions_table(workspace: str) -> str:
                     "champion" if version == champion else "",
                     bundle.manifest["created"].replace("T", " ").removesuffix("+00:00"),
                     bundle.manifest["preset"],
-                    _percent(test["macro_f1"]),
-                    _percent(baseline.get("macro_f1")),
+                    percent(test["macro_f1"]),
+                    percent(baseline.get("macro_f1")),
                 )
             )
     return table(["model", "", "created (UTC)", "preset", "macro-F1", "linear baseline"], rows)
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.1%}".replace("%", " %")
 
 
 def version_report(workspace: str, spec: str) -> str:

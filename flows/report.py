@@ -1,17 +1,21 @@
 """Reports as Markdown: one text for the run's page in the UI, the terminal, and a file."""
 
+from __future__ import annotations
+
 import base64
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from pipeline.build import Publication
-from pipeline.bundle import Bundle
-from pipeline.ingest import IngestReport
-from pipeline.labels import BatchReport
 from pipeline.workspace import Workspace
+
+if TYPE_CHECKING:  # these bring PyTorch along, which an ingest does not need
+    from pipeline.build import Publication
+    from pipeline.bundle import Bundle
+    from pipeline.ingest import IngestReport
+    from pipeline.labels import BatchReport
 
 WORST_CLASSES = 12  # a table of 150 classes is read by nobody
 SAMPLE_CHARACTERS = 110
@@ -39,7 +43,8 @@ def _cell(value: object) -> str:
     return " ".join(str(value).replace("|", "\\|").replace("<", "&lt;").split())
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """Return a share as a person reads it, a dash where there is none."""
     return "–" if share is None else f"{share:.1%}".replace("%", " %")
 
 
@@ -92,10 +97,10 @@ def _scores(test: dict[str, Any], baseline: dict[str, Any] | None) -> list[tuple
     beside = baseline or {}
     return [
         ("texts", test["n"], test["n"] if baseline else None),
-        ("accuracy", _percent(test["accuracy"]), _percent(beside.get("accuracy"))),
-        ("macro-F1", _percent(test["macro_f1"]), _percent(beside.get("macro_f1"))),
-        ("weighted F1", _percent(test["weighted_f1"]), None),
-        ("calibration error", _percent(test["calibration_error"]), None),
+        ("accuracy", percent(test["accuracy"]), percent(beside.get("accuracy"))),
+        ("macro-F1", percent(test["macro_f1"]), percent(beside.get("macro_f1"))),
+        ("weighted F1", percent(test["weighted_f1"]), None),
+        ("calibration error", percent(test["calibration_error"]), None),
     ]
 
 
@@ -119,8 +124,8 @@ def _training_line(bundle: Bundle) -> str:
         f"{metrics['training_seconds']:,.0f} s ({metrics['training_tokens_per_second']:,} tokens/s), "
         f"best epoch {metrics['best_epoch']}; {counts['equal_texts']:,} equal texts used once "
         f"({counts['conflicting_texts']:,} with conflicting labels), {counts['left_out_for_test']:,} left out "
-        f"because they stand in the given test or validation split. {_percent(tokens['truncated_texts'])} of the "
-        f"texts are truncated, {_percent(tokens['unknown_tokens'])} of the words unknown. The ONNX graph agrees with "
+        f"because they stand in the given test or validation split. {percent(tokens['truncated_texts'])} of the "
+        f"texts are truncated, {percent(tokens['unknown_tokens'])} of the words unknown. The ONNX graph agrees with "
         f"PyTorch to {metrics['parity']['largest_difference']:.1e} on {metrics['parity']['texts']:,} ragged texts."
     )
 
@@ -128,7 +133,7 @@ def _training_line(bundle: Bundle) -> str:
 def _class_table(per_class: list[dict[str, Any]]) -> str:
     worst = sorted(per_class, key=lambda row: (row["f1"] is None, row["f1"]))[:WORST_CLASSES]
     rows = [
-        (row["label"], *(_percent(row[key]) for key in ("precision", "recall", "f1")), row["support"]) for row in worst
+        (row["label"], *(percent(row[key]) for key in ("precision", "recall", "f1")), row["support"]) for row in worst
     ]
     text = table(["class", "precision", "recall", "F1", "test texts"], rows)
     left = len(per_class) - len(worst)
@@ -172,7 +177,7 @@ def _label_mix(reports: Sequence[BatchReport]) -> str:
             total[label] = total.get(label, 0) + count
     rows = sum(total.values())
     ordered = sorted(total.items(), key=lambda item: (-item[1], item[0]))
-    lines = [(label, count, _percent(count / rows)) for label, count in ordered[:WORST_CLASSES]]
+    lines = [(label, count, percent(count / rows)) for label, count in ordered[:WORST_CLASSES]]
     left = len(ordered) - len(lines)
     return table(["label", "rows", "share"], lines) + (f"\n\nand {left} rarer labels." if left else "")
 
@@ -188,5 +193,5 @@ def sample_table(workspace: Workspace, report: BatchReport, rows: int = 10) -> s
         confidence = labels["confidence"][row].as_py()
         text = " ".join(texts["text"][row].as_py()[: 4 * SAMPLE_CHARACTERS].split())
         short = text if len(text) <= SAMPLE_CHARACTERS else text[: SAMPLE_CHARACTERS - 1] + "…"
-        lines.append((labels["label"][row].as_py(), _percent(confidence), labels["status"][row].as_py(), short))
+        lines.append((labels["label"][row].as_py(), percent(confidence), labels["status"][row].as_py(), short))
     return table(["label", "confidence", "status", "text"], lines)

@@ -25,7 +25,6 @@ class _OwnLines(logging.Filter):
 
 def quiet(*, debug: bool) -> None:
     """Reduce the console to what a person wants to read while waiting; `debug` leaves it as Prefect made it."""
-    logging.getLogger("pipeline").setLevel(logging.INFO)
     if debug:
         return
     for handler in logging.getLogger().handlers:
