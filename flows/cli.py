@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markdown import Markdown
 
-from pipeline.config import IngestConfig, ScoringConfig, load_recipe, validated
+from pipeline.config import IngestConfig, NightConfig, ScoringConfig, load_recipe, override, validated
 from pipeline.errors import NightlabelError
 
 app = typer.Typer(
@@ -200,6 +200,9 @@ def nightly(
     id_column: Annotated[str | None, typer.Option("--id", help=field_help(IngestConfig, "id"))] = None,
     model: ModelSpec = None,
     device: Device = "auto",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="ingest.FIELD=VALUE or score.FIELD=VALUE. Repeatable.")
+    ] = None,
     workspace: Workspace = "workspace",
 ) -> None:
     """Ingest what came in, label everything that has no labels yet, and report.
@@ -207,15 +210,16 @@ def nightly(
     Examples:
 
         nightlabel nightly --source 'feed/2026-11-20/*.csv' --date 2026-11-20
+
+        nightlabel nightly --source news.jsonl --text body --set ingest.clean_html=true --set score.review_below=0.8
     """
-    ingest_config = validated(IngestConfig, {"text": text, "id": id_column})
-    score_config = validated(ScoringConfig, {"device": device})
+    named = validated(NightConfig, {"ingest": {"text": text, "id": id_column}, "score": {"device": device}})
+    config = override(named, settings or [])
     _quiet_prefect()
     from flows import nightly as nightly_flow
 
-    report = nightly_flow.nightly(
-        source or [], date.date() if date else None, model, ingest_config, score_config, workspace=workspace
-    )
+    day = date.date() if date else None
+    report = nightly_flow.nightly(source or [], day, model, config.ingest, config.score, workspace=workspace)
     show(report)
 
 

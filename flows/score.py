@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 from flows.common import RETRY, WorkspacePath, show_report
 from flows.report import labels_report
 from pipeline.config import ScoringConfig
-from pipeline.labels import BatchReport, PartReport, is_labelled
+from pipeline.labels import BatchReport, PartReport, unlabelled
 from pipeline.registry import Registry
 from pipeline.scoring import Scorer, finish_batch, score_part
 from pipeline.workspace import Batch, Workspace
@@ -53,9 +53,7 @@ def score(
     logger = get_run_logger()
     place = Workspace(workspace)
     bundle = Registry(place).find(model)
-    wanted = [place.batch(name) for name in batches] or [
-        batch for batch in place.batches() if not is_labelled(place, batch, bundle.name)
-    ]
+    wanted = [place.batch(name) for name in batches] or unlabelled(place, bundle.name)
     if not wanted:
         logger.info("nothing to do: all %d batches are labelled by %s", len(place.batches()), bundle.name)
         return []
@@ -68,11 +66,20 @@ def score(
 
 def _score_batch(workspace: Workspace, batch: Batch, scorer: Scorer) -> BatchReport:
     started = time.monotonic()
-    parts = [
-        _score_part(workspace, batch, part, scorer, f"{batch.id} {part['file']}") for part in batch.manifest["parts"]
-    ]
-    report = _commit(workspace, batch, scorer, parts, time.monotonic() - started)
     logger = get_run_logger()
+    parts: list[PartReport] = []
+    for part in batch.manifest["parts"]:
+        parts.append(_score_part(workspace, batch, part, scorer, f"{batch.id} {part['file']}"))
+        rows = sum(done.rows for done in parts)
+        logger.info(
+            "batch %s: %s of %s rows, %d of %d parts",
+            batch.id,
+            f"{rows:,}",
+            f"{batch.rows:,}",
+            len(parts),
+            len(batch.parts),
+        )
+    report = _commit(workspace, batch, scorer, parts, time.monotonic() - started)
     if report.skipped:
         logger.info("batch %s: already labelled by %s, nothing to do", batch.id, report.model)
     else:

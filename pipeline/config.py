@@ -5,6 +5,7 @@ They stop at the door: library functions take the values they need.
 """
 
 import tomllib
+from collections.abc import Iterable
 from importlib import resources
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -170,6 +171,13 @@ class ScoringConfig(Settings):
     threads: Annotated[int, Field(ge=0)] = Field(default=0, description="CPU threads for the model; 0 takes all cores.")
 
 
+class NightConfig(Settings):
+    """How a night reads and labels."""
+
+    ingest: IngestConfig = IngestConfig()
+    score: ScoringConfig = ScoringConfig()
+
+
 def preset_names() -> list[str]:
     folder = resources.files("pipeline") / "presets"
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
@@ -184,20 +192,29 @@ def load_recipe(preset: str = "default", overrides: list[str] | None = None) -> 
     if preset not in preset_names():
         raise ConfigError(f"no preset {preset!r}; there are: {', '.join(preset_names())}")
     text = (resources.files("pipeline") / "presets" / f"{preset}.toml").read_text(encoding="utf-8")
-    values: dict[str, Any] = tomllib.loads(text)
-    for override in overrides or []:
-        section, field, value = _parse_override(override)
-        values.setdefault(section, {})[field] = value
-    return validated(Recipe, values)
+    return override(validated(Recipe, tomllib.loads(text)), overrides or [])
 
 
-def _parse_override(override: str) -> tuple[str, str, Any]:
+def override(settings: S, overrides: Iterable[str]) -> S:
+    """Return settings of several sections with `section.field=value` applied.
+
+    Raises:
+        ConfigError: an unknown section or field, or a value out of its limits.
+    """
+    values = settings.model_dump()
+    for text in overrides:
+        section, field, value = _parse_override(text, list(values))
+        values[section][field] = value
+    return validated(type(settings), values)
+
+
+def _parse_override(override: str, sections: list[str]) -> tuple[str, str, Any]:
     name, equals, raw = override.partition("=")
     section, dot, field = name.strip().partition(".")
     if not (equals and dot and section and field):
-        raise ConfigError(f"--set {override!r}: write section.field=value, for example training.epochs=5")
-    if section not in Recipe.model_fields:
-        raise ConfigError(f"--set {override!r}: no section {section!r}; there are: {', '.join(Recipe.model_fields)}")
+        raise ConfigError(f"--set {override!r}: write section.field=value, for example {sections[-1]}.FIELD=VALUE")
+    if section not in sections:
+        raise ConfigError(f"--set {override!r}: no section {section!r}; there are: {', '.join(sections)}")
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from pipeline.bundle import Bundle
 from pipeline.config import ScoringConfig
-from pipeline.errors import AccountingError
+from pipeline.errors import AccountingError, BatchError
 from pipeline.files import atomic_path, file_digest, read_json, value_digest, write_json
 from pipeline.workspace import Batch, Workspace
 
@@ -169,6 +169,18 @@ def _manifest(batch: Batch, bundle: Bundle, config: ScoringConfig, report: Batch
         "unknown_tokens": sum(part.unknown_tokens for part in scored),
         "tokens": sum(part.tokens for part in scored),
     }
+
+
+def unlabelled(workspace: Workspace, model: str) -> list[Batch]:
+    """Return the batches that a model has not labelled yet.
+
+    Raises:
+        BatchError: there are no batches at all.
+    """
+    batches = workspace.batches()
+    if not batches:
+        raise BatchError(f"no documents in {workspace.root} yet: start with nightlabel ingest FILE")
+    return [batch for batch in batches if not is_labelled(workspace, batch, model)]
 
 
 def is_labelled(workspace: Workspace, batch: Batch, model: str) -> bool:
