@@ -75,7 +75,9 @@ class TokenizerConfig(Settings):
     lowercase: bool = Field(default=True, description="Ignore upper and lower case.")
     remove_punctuation: bool = Field(default=False, description="Drop punctuation instead of making it tokens.")
     remove_stop_words: bool = Field(default=False, description="Drop common English function words.")
-    split_hangul: bool = Field(default=False, description="Make each Korean syllable a token of its own.")
+    split_hangul: bool = Field(
+        default=True, description="Make each Korean syllable a token; off, a word between spaces is one."
+    )
 
 
 class ModelConfig(Settings):

@@ -87,7 +87,7 @@ def run(name: str, preset: str, settings: list[str]) -> str:
         labels = [score_batch(workspace, batch, scorer) for batch in workspace.batches()]
         seconds.append(time.perf_counter())
         metrics = publication.bundle.metrics  # read before the folder goes
-    test, baseline = metrics["test"], metrics.get("baseline") or {"accuracy": 0, "macro_f1": 0}
+    test, baseline = metrics["test"], metrics.get("baseline") or {}
     spent = [later - earlier for earlier, later in itertools.pairwise(seconds)]
     cells = [
         name,
@@ -96,14 +96,18 @@ def run(name: str, preset: str, settings: list[str]) -> str:
         f"{sum(report.duplicates for report in reports):,}",
         f"{sum(report.rejects for report in reports):,}",
         f"{test['n']:,}",
-        f"{test['accuracy']:.2%}",
-        f"{test['macro_f1']:.2%}",
-        f"{baseline['accuracy']:.2%}",
-        f"{baseline['macro_f1']:.2%}",
+        percent(test["accuracy"]),
+        percent(test["macro_f1"]),
+        percent(baseline.get("accuracy")),
+        percent(baseline.get("macro_f1")),
         *(f"{value:.1f}" for value in spent),
         f"{sum(report.rows for report in labels) / spent[-1]:,.0f}",
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.2%}"
 
 
 HEADER = (

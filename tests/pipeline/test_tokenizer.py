@@ -26,7 +26,7 @@ def fitted(texts: list[str | None], **config: object) -> Tokenizer:
         ("我爱北京abc", ["我", "爱", "北", "京", "abc"]),
         ("カメラを", ["カ", "メ", "ラ", "を"]),
         ("ดี", ["ด", "ี"]),
-        ("안녕하세요 친구", ["안녕하세요", "친구"]),
+        ("좋은 날", ["좋", "은", "날"]),
         ("e\u0301te\u0301", ["e\u0301te\u0301"]),  # a combining accent stays with its letter
         ("a\u00a0b\u3000c", ["a", "b", "c"]),
     ],
@@ -37,7 +37,7 @@ def test_punctuation_and_unseparated_scripts_become_tokens_of_their_own(text: st
 
 def test_options_drop_or_split_what_they_say() -> None:
     assert words("Hello, World!", lowercase=False, remove_punctuation=True) == ["Hello", "World"]
-    assert words("좋은 날", split_hangul=True) == ["좋", "은", "날"]
+    assert words("좋은 날", split_hangul=False) == ["좋은", "날"]
     assert words("我,爱", remove_punctuation=True) == ["我", "爱"]
 
 
