@@ -16,6 +16,7 @@ from pipeline.errors import NightlabelError
 app = typer.Typer(
     name="nightlabel",
     help="Labels a company's text every night. Try: nightlabel demo",
+    epilog="COMMAND --help shows examples. Add --debug to any command to see where an error came from.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
