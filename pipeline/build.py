@@ -217,9 +217,10 @@ def _compare(registry: Registry, name: str, corpus: Corpus, metrics: dict[str, A
         return True, f"the champion cannot be loaded ({error})"
     if bundle.labels != corpus.labels:
         return False, f"its classes are not those of the champion, version {champion}; promote it by hand"
+    if not metrics["test"]["n"]:
+        return False, f"no test texts to compare it with version {champion} on; promote it by hand"
     own, other = metrics["test"]["macro_f1"], champion_macro_f1(bundle, corpus)
-    texts = f"{metrics['test']['n']:,} test texts"
-    return own >= other, f"macro-F1 {own:.4f} against {other:.4f} of version {champion} on the same {texts}"
+    return own >= other, f"macro-F1 {own:.4f} against {other:.4f} of version {champion} on the same test split"
 
 
 def champion_macro_f1(bundle: Bundle, corpus: Corpus) -> float:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ class TokenCache:
     def fingerprint(self) -> str:
         return self.path.name
 
-    @property
+    @cached_property
     def tokenizer(self) -> Tokenizer:
         return Tokenizer.from_spec(self.manifest["tokenizer"], read_vocabulary(self.path / "vocabulary.txt"))
 

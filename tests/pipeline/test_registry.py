@@ -88,6 +88,19 @@ def test_promote_and_rollback_change_the_champion_and_keep_a_log(workspace: Work
     assert trained.promoted
 
 
+def test_a_version_that_nothing_tests_is_not_promoted_by_itself(
+    workspace: Workspace, trained: Publication, add_batch: AddBatch
+) -> None:
+    unreadable = [
+        {"id": f"e{n}", "text": " " * n, "label": label, "split": "test"} for n, label in enumerate(["rain", "sun"])
+    ]
+    add_batch([*weather_rows(split="train"), *unreadable])
+    untested = build(workspace, "weather", tiny_recipe())
+    assert not untested.promoted
+    assert "no test texts" in untested.reason
+    assert Registry(workspace).champion("weather") == trained.bundle.version
+
+
 def test_other_classes_do_not_replace_the_champion_by_themselves(
     workspace: Workspace, trained: Publication, add_batch: AddBatch
 ) -> None:
