@@ -7,13 +7,14 @@ white space, truncate, look up. Ids: 0 is padding, 1 an unknown word, then words
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from typing import Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.characters import CharacterSplitter
 from pipeline.config import TokenizerConfig
 from pipeline.errors import TrainingDataError
 from pipeline.files import value_digest
@@ -86,26 +87,42 @@ class Splitter:
     def __init__(self, config: TokenizerConfig, stop_words: Iterable[str] = ()) -> None:
         self.config = config
         self.stop_words = sorted(stop_words)
-        scripts = (*UNSEPARATED_SCRIPTS, *(("Hangul",) if config.split_hangul else ()))
-        alone = "[" + "".join(rf"\p{{{script}}}" for script in scripts) + "]"
-        punctuation = r"[^\p{L}\p{M}\p{N}\s]"
-        self._pattern = f"({alone})|{punctuation}" if config.remove_punctuation else f"({alone}|{punctuation})"
-
-    def separate(self, texts: pa.Array) -> pa.Array:
-        """Return the texts with white space around everything that is a token of its own."""
-        if self.config.lowercase:
-            texts = pc.utf8_lower(texts)
-        return pc.replace_substring_regex(texts, pattern=self._pattern, replacement=r" \1 ")
+        self._characters = character_splitter(config.split_hangul, config.remove_punctuation)
 
     def split(self, texts: pa.Array) -> pa.ListArray:
         """Return list<string>, the words of each text. A null text has none."""
-        separated = self.separate(pc.fill_null(texts, ""))
-        words = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(separated))
+        texts = pc.fill_null(texts, "")
+        if self.config.lowercase:
+            texts = pc.utf8_lower(texts)
+        words = self._characters.split(texts)
+        if not self.stop_words:
+            return words
         flat = words.flatten()
-        keep = pc.not_equal(flat, "")
-        if self.stop_words:
-            keep = pc.and_(keep, pc.invert(pc.is_in(flat, value_set=pa.array(self.stop_words))))
+        keep = pc.invert(pc.is_in(flat, value_set=pa.array(self.stop_words)))
         return _keep_items(words, flat, keep.to_numpy(zero_copy_only=False))
+
+
+@lru_cache
+def character_splitter(split_hangul: bool, remove_punctuation: bool) -> CharacterSplitter:
+    return CharacterSplitter(partial(split_by_definition, split_hangul=split_hangul, drop=remove_punctuation))
+
+
+def split_by_definition(texts: pa.Array, *, split_hangul: bool, drop: bool) -> pa.ListArray:
+    """Return the words of each text, list<string>, by the regular expression that says what a word is.
+
+    Args:
+        texts: strings in the case they are to have, no nulls.
+        split_hangul: make each Korean syllable a token.
+        drop: drop punctuation instead of making it tokens.
+    """
+    scripts = (*UNSEPARATED_SCRIPTS, *(("Hangul",) if split_hangul else ()))
+    alone = "[" + "".join(rf"\p{{{script}}}" for script in scripts) + "]"
+    punctuation = r"[^\p{L}\p{M}\p{N}\s]"
+    pattern = f"({alone})|{punctuation}" if drop else f"({alone}|{punctuation})"
+    separated = pc.replace_substring_regex(texts, pattern=pattern, replacement=r" \1 ")
+    words = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(separated))
+    flat = words.flatten()
+    return _keep_items(words, flat, pc.not_equal(flat, "").to_numpy(zero_copy_only=False))
 
 
 class Tokenizer:
