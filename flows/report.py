@@ -157,8 +157,9 @@ def labels_report(reports: Sequence[BatchReport], workspace: Workspace) -> str:
         for report in reports
     ]
     parts = [
-        f"## Labels by {reports[0].model} on {_provider(reports[0].provider)}",
+        f"## Labels by {reports[0].model} on {'the GPU' if reports[0].device.is_gpu else 'the CPU'}",
         table(["batch", "documents", "scored", "review", "empty", "speed"], rows),
+        _how_it_ran(reports),
         _label_mix(reports),
         "### Some labelled rows",
         sample_table(workspace, reports[-1]),
@@ -166,8 +167,18 @@ def labels_report(reports: Sequence[BatchReport], workspace: Workspace) -> str:
     return "\n\n".join(parts)
 
 
-def _provider(name: str) -> str:
-    return "the GPU" if name.startswith("CUDA") else "the CPU"
+def _how_it_ran(reports: Sequence[BatchReport]) -> str:
+    device, precision = reports[0].device, reports[0].precision
+    driver = f", driver {device.driver}" if device.driver else ""
+    lines = [f"{device.name}{driver}. Precision {precision.precision}: {precision.reason}."]
+    for report in reports:
+        if not report.skipped:
+            shares = ", ".join(f"{stage} {percent(share)}" for stage, share in report.stage_shares.items())
+            lines.append(
+                f"{report.batch}: {report.tokens_per_second:,.0f} tokens/s, {percent(report.padding_share)} padding; "
+                f"busy: {shares}."
+            )
+    return "\n".join(lines)
 
 
 def _label_mix(reports: Sequence[BatchReport]) -> str:

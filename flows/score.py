@@ -1,13 +1,18 @@
 """Documents in, labels out, part by part. Run it with: python -m flows.score"""
 
+import datetime
 import sys
 import time
+from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture, as_completed
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
+from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.common import RETRY, WorkspacePath, show_report
 from flows.report import labels_report
@@ -35,7 +40,7 @@ def _run_name() -> str:
     return f"score {batches[0]}{more} with {given.get('model') or 'the champion'}"
 
 
-@flow(name="score", flow_run_name=_run_name, validate_parameters=True)
+@flow(name="score", flow_run_name=_run_name, validate_parameters=True, task_runner=ThreadPoolTaskRunner())  # type: ignore[arg-type]
 def score(
     batches: list[str] = [],  # noqa: B006 - never changed
     model: str | None = None,
@@ -57,9 +62,16 @@ def score(
     if not wanted:
         logger.info("nothing to do: all %d batches are labelled by %s", len(place.batches()), bundle.name)
         return []
-    scorer = Scorer(bundle, config)
-    logger.info("scoring %s with %s on %s", ", ".join(batch.id for batch in wanted), bundle.title, scorer.provider)
-    reports = [_score_batch(place, batch, scorer) for batch in wanted]
+    with Scorer(bundle, config) as scorer:
+        logger.info(
+            "scoring %s with %s on %s (%s)",
+            ", ".join(batch.id for batch in wanted),
+            bundle.title,
+            scorer.engine.device.provider,
+            scorer.engine.device.name,
+        )
+        logger.info("precision %s: %s", scorer.precision, scorer.choice.reason)
+        reports = [_score_batch(place, batch, scorer) for batch in wanted]
     show_report("labels", labels_report(reports, place), "Every document accounted for, and some labelled rows")
     return reports
 
@@ -67,32 +79,52 @@ def score(
 def _score_batch(workspace: Workspace, batch: Batch, scorer: Scorer) -> BatchReport:
     started = time.monotonic()
     logger = get_run_logger()
-    parts: list[PartReport] = []
-    for part in batch.manifest["parts"]:
-        parts.append(_score_part(workspace, batch, part, scorer, f"{batch.id} {part['file']}"))
-        rows = sum(done.rows for done in parts)
-        logger.info(
-            "batch %s: %s of %s rows, %d of %d parts",
-            batch.id,
-            f"{rows:,}",
-            f"{batch.rows:,}",
-            len(parts),
-            len(batch.parts),
-        )
+    try:
+        parts = _score_parts(workspace, batch, scorer)
+    except BaseException:
+        scorer.stop()  # what else is under way would be lost work
+        raise
     report = _commit(workspace, batch, scorer, parts, time.monotonic() - started)
     if report.skipped:
         logger.info("batch %s: already labelled by %s, nothing to do", batch.id, report.model)
     else:
-        done = sum(part.skipped for part in parts)
         logger.info(
             "batch %s: %s rows labelled at %s rows/s (%d of %d parts were there already)",
             batch.id,
             f"{report.rows:,}",
             f"{report.rows_per_second:,.0f}",
-            done,
+            len(parts) - len(report.scored_parts),
             len(parts),
         )
     return report
+
+
+def _score_parts(workspace: Workspace, batch: Batch, scorer: Scorer) -> list[PartReport]:
+    """Label all parts, as many at a time as the devices can take, and say how far it is."""
+    waiting = deque(batch.manifest["parts"])
+    running: list[PrefectFuture[PartReport]] = []
+    done: list[PartReport] = []
+    started = time.monotonic()
+    while waiting or running:
+        while waiting and len(running) < scorer.parts_at_once:
+            part = waiting.popleft()
+            running.append(_score_part.submit(workspace, batch, part, scorer, f"{batch.id} {part['file']}"))
+        future = next(as_completed(running))
+        running.remove(future)
+        done.append(future.result())
+        get_run_logger().info(_progress(batch, done, time.monotonic() - started))
+    return sorted(done, key=lambda part: part.file)
+
+
+def _progress(batch: Batch, done: Sequence[PartReport], seconds: float) -> str:
+    rows = sum(part.rows for part in done)
+    scored = sum(part.rows for part in done if not part.skipped)
+    line = f"batch {batch.id}: {rows:,} of {batch.rows:,} rows, {len(done)} of {len(batch.parts)} parts"
+    left = batch.rows - rows
+    if not scored or not left:
+        return line
+    rate = scored / max(seconds, 1e-9)
+    return f"{line}, {rate:,.0f} rows/s, {datetime.timedelta(seconds=round(left / rate))} left"
 
 
 if __name__ == "__main__":

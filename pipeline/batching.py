@@ -30,6 +30,11 @@ class TokenLists:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def first(self, tokens: int) -> "TokenLists":
+        """Return the first texts that have this many tokens together, at least one."""
+        texts = max(1, int(np.searchsorted(np.cumsum(self.lengths), tokens, side="right")))
+        return TokenLists(self.values, self.starts[:texts], self.lengths[:texts])
+
     def pad(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return token_ids int32 [rows, longest], 0 past each length, and lengths int32 [rows]."""
         lengths = self.lengths[rows]
@@ -40,24 +45,40 @@ class TokenLists:
         return token_ids, lengths
 
 
-def plan_batches(lengths: np.ndarray, *, batch_tokens: int, batch_size: int | None = None) -> Sequence[np.ndarray]:
+def plan_batches(
+    lengths: np.ndarray,
+    *,
+    batch_tokens: int,
+    batch_size: int | None = None,
+    padding_limit: float = 1.0,
+    enough_rows: int = 1,
+) -> Sequence[np.ndarray]:
     """Cut rows, longest first, into batches whose rows x longest length stays within a budget.
 
     Args:
         lengths: int [rows].
         batch_tokens: most token slots in a batch; a single row longer than that is a batch of its own.
         batch_size: most rows in a batch, if limited.
+        padding_limit: largest share of padding in a batch; a batch is cut before the row that exceeds it...
+        enough_rows: ...but not below this many rows, because the model runs a few rows at a time slowly.
 
     Returns:
         Row numbers of each batch; every row is in exactly one.
     """
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
+    tokens_before = np.concatenate([[0], np.cumsum(lengths[order], dtype=np.int64)])
     batches = []
     start = 0
     while start < len(order):
-        size = max(1, batch_tokens // max(int(lengths[order[start]]), 1))
+        longest = max(int(lengths[order[start]]), 1)
+        size = max(1, batch_tokens // longest)
         if batch_size is not None:
             size = min(size, batch_size)
+        if padding_limit < 1:
+            sizes = np.arange(1, min(size, len(order) - start) + 1)
+            tokens = tokens_before[start + 1 : start + 1 + len(sizes)] - tokens_before[start]
+            within = tokens >= (1 - padding_limit) * longest * sizes  # true up to some size, then false
+            size = min(size, max(int(np.count_nonzero(within)), enough_rows))
         batches.append(order[start : start + size])
         start += size
     return batches

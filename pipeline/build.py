@@ -6,20 +6,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
 from pipeline import figures
 from pipeline.baseline import linear_baseline
+from pipeline.batching import TokenLists
 from pipeline.bundle import Bundle, write_model
-from pipeline.config import Recipe, ScoringConfig
+from pipeline.config import Recipe
 from pipeline.corpus import TEST, TRAIN, VALIDATION, Corpus, select
+from pipeline.engine import opened
 from pipeline.errors import ModelError
 from pipeline.evaluation import evaluate, macro_f1
 from pipeline.files import value_digest, write_json
 from pipeline.model import Classifier
 from pipeline.registry import Registry
-from pipeline.scoring import Scorer
 from pipeline.tokens import TokenCache, build_tokens
 from pipeline.training import Progress, TrainedModel, choose_device, predict, train
 from pipeline.workspace import Workspace
@@ -174,6 +176,7 @@ def publish(
             labels=prepared.corpus.labels,
             recipe=recipe,
             proof=proof,
+            validation=prepared.cache.read(VALIDATION),
         )
         _write_report(folder, {**metrics, "parity": parity.as_dict()}, prepared.corpus.labels)
         facts = {
@@ -225,14 +228,15 @@ def _compare(registry: Registry, name: str, corpus: Corpus, metrics: dict[str, A
 
 def champion_macro_f1(bundle: Bundle, corpus: Corpus) -> float:
     """Return the test macro-F1 of a registered model on a corpus, through its own tokenizer and graph."""
-    scorer = Scorer(bundle, ScoringConfig(device="cpu"))
     predicted, truth = [], []
-    for _, texts, label_ids in corpus.read(TEST):
-        tokens, _ = scorer.encode(texts)
-        probabilities, _ = scorer.probabilities(tokens)
-        spoken = tokens.lengths > 0
-        predicted.append(probabilities[spoken].argmax(axis=1))
-        truth.append(label_ids[spoken])
+    with opened(bundle.onnx_path) as engine:
+        for _, texts, label_ids in corpus.read(TEST):
+            token_ids = bundle.tokenizer.encode(texts).token_ids
+            spoken = np.flatnonzero(pc.list_value_length(token_ids))
+            if len(spoken) == 0:
+                continue
+            predicted.append(engine.probabilities(TokenLists.of(token_ids.take(pa.array(spoken)))).argmax(axis=1))
+            truth.append(label_ids[spoken])
     return macro_f1(np.concatenate(predicted), np.concatenate(truth), len(bundle.labels))
 
 

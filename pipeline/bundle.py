@@ -19,6 +19,7 @@ from pipeline.model import Classifier
 from pipeline.parity import Parity, prove_parity
 from pipeline.tokenizer import Tokenizer
 from pipeline.tokens import TokenSet, read_vocabulary, write_vocabulary
+from pipeline.variants import FILES, REPORT, write_variants
 
 LIBRARIES = ("torch", "onnx", "onnxruntime-gpu", "onnxruntime", "pyarrow", "numpy", "scikit-learn")
 
@@ -63,7 +64,16 @@ class Bundle:
 
     @property
     def onnx_path(self) -> Path:
-        return self.path / "model.onnx"
+        return self.model_path("fp32")
+
+    def model_path(self, precision: str) -> Path:
+        return self.path / FILES[precision]
+
+    @cached_property
+    def variants(self) -> dict[str, Any]:
+        """How each variant agrees with fp32; empty for a bundle from before there were any."""
+        value: dict[str, Any] = read_json(self.path / REPORT) if REPORT in self.manifest["files"] else {}
+        return value
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -92,6 +102,7 @@ def write_model(
     labels: list[str],
     recipe: Recipe,
     proof: TokenSet,
+    validation: TokenSet,
 ) -> Parity:
     """Write everything scoring needs into a folder, and prove that the exported graph is the trained model.
 
@@ -102,6 +113,7 @@ def write_model(
         labels: class names in the order of the model's outputs.
         recipe: the settings it was trained with.
         proof: texts for the parity proof.
+        validation: texts on which int8 and fp16 are compared with fp32.
 
     Raises:
         ParityError: the exported graph disagrees with the trained weights.
@@ -109,6 +121,7 @@ def write_model(
     metadata = {"labels": "\n".join(labels), "tokenizer_digest": tokenizer.digest}
     onnx.save(build_graph(model, metadata=metadata), folder / "model.onnx")
     parity = prove_parity(model, folder / "model.onnx", proof)
+    write_variants(folder, model, validation, metadata)
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     (folder / "weights.safetensors").write_bytes(save(weights))
     write_vocabulary(folder / "vocabulary.txt", tokenizer)

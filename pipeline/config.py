@@ -164,13 +164,17 @@ class ScoringConfig(Settings):
         default="auto",
         description="Where to run the model; auto takes the GPU if it works and says so loudly if not.",
     )
-    batch_tokens: Annotated[int, Field(ge=1)] = Field(
-        default=16_384, description="Most token slots in one call of the model, padding included."
+    precision: Literal["auto", "fp32", "int8", "fp16"] = Field(
+        default="auto",
+        description="Numbers the model computes with; auto takes the fastest whose labels agree with fp32.",
+    )
+    batch_tokens: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Most token slots in one call of the model; 0 for what suits the device."
     )
     review_below: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
         default=0.5, description="Rows whose confidence is lower get status 'review'."
     )
-    threads: Annotated[int, Field(ge=0)] = Field(default=0, description="CPU threads for the model; 0 takes all cores.")
+    threads: Annotated[int, Field(ge=0)] = Field(default=0, description="CPU cores to use; 0 for all.")
 
 
 class NightConfig(Settings):

@@ -43,3 +43,15 @@ class AccountingError(Exception):
 
 class ParityError(Exception):
     """The exported graph disagrees with the trained weights (exit status 1)."""
+
+
+class DeviceMemoryError(DeviceError):
+    """A batch does not fit into the device's memory: smaller batches may."""
+
+
+class StoppedError(Exception):
+    """Work that was given up because other work failed."""
+
+
+class ScoringError(Exception):
+    """A part could not be labelled for a reason that is not the user's; says which rows (exit status 1)."""

@@ -21,9 +21,19 @@ LOWEST = np.float32(np.finfo(np.float32).min)
 class _Graph:
     """Nodes and weights under construction."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, half: bool = False) -> None:
+        self.half = half  # embedding and LSTM in half precision
         self.nodes: list[onnx.NodeProto] = []
         self.weights: dict[str, onnx.TensorProto] = {}
+
+    def recurrent_weight(self, name: str, value: np.ndarray | torch.Tensor) -> str:
+        """Add a weight of the embedding or the LSTM, in the precision they run in."""
+        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+        return self.weight(name, array.astype(np.float16) if self.half else array)
+
+    def in_single(self, name: str) -> str:
+        """Return a value of the embedding or the LSTM in single precision."""
+        return self.add("Cast", [name], f"{name}_single", to=TensorProto.FLOAT) if self.half else name
 
     def weight(self, name: str, value: np.ndarray | torch.Tensor) -> str:
         array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
@@ -41,7 +51,7 @@ class _Graph:
         return output
 
 
-def build_graph(model: Classifier, *, metadata: dict[str, str] | None = None) -> onnx.ModelProto:
+def build_graph(model: Classifier, *, metadata: dict[str, str] | None = None, half: bool = False) -> onnx.ModelProto:
     """Write a trained classifier as a checked ONNX model.
 
     Inputs: `token_ids` int32 [batch, time] (0 past each length) and `lengths` int32 [batch], each from
@@ -50,16 +60,19 @@ def build_graph(model: Classifier, *, metadata: dict[str, str] | None = None) ->
     Args:
         model: in evaluation mode, on any device.
         metadata: strings to store in the model.
+        half: run embedding and LSTM in half precision, which only CUDA can; the rest, pooling included, and
+            the probabilities stay in single precision.
     """
-    graph = _Graph()
+    graph = _Graph(half=half)
     _mask(graph)
     transposed = graph.add("Transpose", ["token_ids"], "token_ids_by_time", perm=[1, 0])
-    graph.weight("embedding", model.embedding.weight)
+    graph.recurrent_weight("embedding", model.embedding.weight)
     states = graph.add("Gather", ["embedding", transposed], "embedded")
     last = ""
     for number, layer in enumerate(model.layers):
         assert isinstance(layer, LstmLayer)
         states, last = _lstm(graph, f"lstm{number}", layer, states)
+    states, last = graph.in_single(states), graph.in_single(last)
     logits = _head(graph, model, _pool(graph, model, states, last))
     if model.wide is not None:
         logits = graph.add("Add", [logits, _wide(graph, model.wide, transposed)], "logits")
@@ -84,7 +97,7 @@ def _mask(graph: _Graph) -> None:
 def _lstm(graph: _Graph, name: str, layer: LstmLayer, inputs: str) -> tuple[str, str]:
     """Add a layer; return its states [time, batch, size] and last states [batch, size]."""
     directions = [layer.forwards] + ([layer.backwards] if layer.backwards is not None else [])
-    weights = [graph.weight(f"{name}_{kind}", _stack(directions, kind)) for kind in ("W", "R", "B")]
+    weights = [graph.recurrent_weight(f"{name}_{kind}", _stack(directions, kind)) for kind in ("W", "R", "B")]
     hidden = layer.forwards.hidden_size
     graph.nodes.append(
         helper.make_node(

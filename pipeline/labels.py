@@ -5,10 +5,11 @@ cost of one part.
 """
 
 import datetime
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ import pyarrow.parquet as pq
 
 from pipeline.bundle import Bundle
 from pipeline.config import ScoringConfig
+from pipeline.device import Device
 from pipeline.errors import AccountingError, BatchError
 from pipeline.files import atomic_path, file_digest, read_json, value_digest, write_json
+from pipeline.stages import total_seconds, wall_shares
+from pipeline.variants import Choice
 from pipeline.workspace import Batch, Workspace
 
 METADATA_KEY = b"nightlabel"
@@ -35,10 +39,14 @@ class PartReport:
     fingerprint: str
     skipped: bool = False
     tokens: int = 0
-    seconds: float = 0.0
-    padding_share: float = 0.0
+    slots: int = 0  # tokens and the padding beside them
     truncated_texts: int = 0
     unknown_tokens: int = 0
+    seconds: float = 0.0
+    stages: Mapping[str, float] = field(default_factory=dict)  # busy seconds, see pipeline.stages
+
+    def timed(self, seconds: float, stages: Mapping[str, float]) -> "PartReport":
+        return replace(self, seconds=seconds, stages=stages)
 
 
 @dataclass(frozen=True)
@@ -47,10 +55,12 @@ class BatchReport:
 
     batch: str
     model: str
-    provider: str
+    device: Device
+    precision: Choice
+    workers: int  # batches that ran at once
     parts: Sequence[PartReport]
     path: Path
-    seconds: float
+    seconds: float  # wall time of this run
 
     @property
     def counts(self) -> dict[str, int]:
@@ -71,13 +81,28 @@ class BatchReport:
         return sum(part.rows for part in self.parts)
 
     @property
+    def scored_parts(self) -> list[PartReport]:
+        """The parts that this run labelled."""
+        return [part for part in self.parts if not part.skipped]
+
+    @property
     def rows_per_second(self) -> float:
-        scored = [part for part in self.parts if not part.skipped]
-        return sum(part.rows for part in scored) / max(sum(part.seconds for part in scored), 1e-9)
+        return sum(part.rows for part in self.scored_parts) / max(self.seconds, 1e-9)
 
     @property
     def tokens_per_second(self) -> float:
-        return sum(part.tokens for part in self.parts) / max(sum(part.seconds for part in self.parts), 1e-9)
+        return sum(part.tokens for part in self.scored_parts) / max(self.seconds, 1e-9)
+
+    @property
+    def padding_share(self) -> float:
+        """Share of the token slots in all batches that held no token."""
+        slots = sum(part.slots for part in self.scored_parts)
+        return 1 - sum(part.tokens for part in self.scored_parts) / slots if slots else 0.0
+
+    @property
+    def stage_shares(self) -> dict[str, float]:
+        """Share of the wall time in which each stage was busy, see `pipeline.stages.wall_shares`."""
+        return wall_shares(total_seconds(part.stages for part in self.scored_parts), self.seconds, self.workers)
 
 
 def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
@@ -87,16 +112,31 @@ def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return dict(total)
 
 
-def part_fingerprint(bundle: Bundle, config: ScoringConfig, part: dict[str, Any]) -> str:
+def read_documents(path: Path, part: dict[str, Any]) -> pa.Table:
+    """Return ids, texts and hashes of a documents part, read once and checked against the batch's manifest.
+
+    Raises:
+        BatchError: the file is missing or not the one that was committed.
+    """
+    data = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(data).hexdigest() != part["sha256"]:
+        raise BatchError(
+            f"{path} is not the file that was committed (missing, truncated or changed); "
+            "ingest the batch again with --replace"
+        )
+    return pq.read_table(pa.BufferReader(data), columns=["doc_id", "text", "content_hash"], use_threads=False)
+
+
+def part_fingerprint(bundle: Bundle, config: ScoringConfig, precision: str, part: dict[str, Any]) -> str:
     """Return what decides the content of a labels part: the model, the settings that matter, the input."""
-    return value_digest(
-        {
-            "model": bundle.title,
-            "digest": bundle.digest,
-            "review_below": config.review_below,
-            "input": part["sha256"],
-        }
-    )
+    decided = {
+        "model": bundle.title,
+        "digest": bundle.digest,
+        "review_below": config.review_below,
+        "input": part["sha256"],
+    }
+    # In fp32 a row's scores do not depend on anything else, and parts from before there were variants stay valid.
+    return value_digest(decided if precision == "fp32" else {**decided, "precision": precision})
 
 
 def existing_part(folder: Path, part: dict[str, Any], expected: str) -> PartReport | None:
@@ -138,7 +178,7 @@ def commit_labels(batch: Batch, bundle: Bundle, config: ScoringConfig, report: B
 
 
 def _manifest(batch: Batch, bundle: Bundle, config: ScoringConfig, report: BatchReport) -> dict[str, Any]:
-    scored = [part for part in report.parts if not part.skipped]
+    scored = report.scored_parts
     return {
         "batch": report.batch,
         "documents_fingerprint": batch.manifest["fingerprint"],
@@ -147,7 +187,11 @@ def _manifest(batch: Batch, bundle: Bundle, config: ScoringConfig, report: Batch
         "tokenizer_digest": bundle.settings["tokenizer_digest"],
         "classes": bundle.labels,
         "config": config.model_dump(mode="json"),
-        "provider": report.provider,
+        "provider": report.device.provider,
+        "device": report.device.name,
+        "driver": report.device.driver,
+        "precision": report.precision.precision,
+        "precision_reason": report.precision.reason,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "counts": {"documents": report.rows, **report.counts},
         "labels": report.labels,
@@ -165,6 +209,8 @@ def _manifest(batch: Batch, bundle: Bundle, config: ScoringConfig, report: Batch
         "seconds": round(report.seconds, 3),
         "rows_per_second": round(report.rows_per_second, 1),
         "tokens_per_second": round(report.tokens_per_second, 1),
+        "padding_share": round(report.padding_share, 4),
+        "stage_shares": {stage: round(share, 4) for stage, share in report.stage_shares.items()},
         "truncated_texts": sum(part.truncated_texts for part in scored),
         "unknown_tokens": sum(part.unknown_tokens for part in scored),
         "tokens": sum(part.tokens for part in scored),

@@ -1,72 +1,236 @@
-"""Documents in, labels out: one documents part gives one labels part of the same name and order."""
+"""Documents in, labels out: one documents part gives one labels part of the same name and order.
 
+Two parts are under way at a time for each device: while the model runs the batches of one, the next is read
+and tokenized, and the last written. Inside a part the model starts when the first window of rows is tokenized.
+What waits is bounded by the size of a part, so memory does not grow with the batch.
+"""
+
+import logging
+import threading
 import time
-from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.batching import TokenLists, padding_share, plan_batches
+from pipeline.batching import TokenLists
 from pipeline.bundle import Bundle
+from pipeline.characters import text_bytes
 from pipeline.config import ScoringConfig
-from pipeline.device import open_session
-from pipeline.errors import BatchError, ModelError
-from pipeline.files import file_digest
+from pipeline.device import Device, choose_device, usable_cores
+from pipeline.engine import Engine, open_engine
+from pipeline.errors import DeviceError, DeviceMemoryError, ModelError, NightlabelError, ScoringError, StoppedError
 from pipeline.labels import (
     BatchReport,
     PartReport,
     commit_labels,
     existing_part,
     part_fingerprint,
+    read_documents,
     write_part,
 )
 from pipeline.schemas import LABELS, STATUSES
+from pipeline.stages import StageClock
 from pipeline.tokenizer import TokenStats
+from pipeline.variants import Choice, choose_precision
 from pipeline.workspace import Batch, Workspace
 
-TOKENIZE_ROWS = 4096  # column slices of this many rows stay in the processor's cache
+logger = logging.getLogger(__name__)
+
+SLICE_BYTES = 1 << 20  # tokenized at once: what a step leaves is still in the cache for the next
+WINDOW_BATCHES = 64  # as many batches are sorted by length together
 
 
 class Scorer:
-    """A bundle opened on a device."""
+    """A bundle opened on a device, with the threads that tokenize for it and run it. Close it when done."""
 
     def __init__(self, bundle: Bundle, config: ScoringConfig) -> None:
         self.bundle, self.config = bundle, config
         self.tokenizer = bundle.tokenizer
-        self.session = open_session(bundle.onnx_path, device=config.device, threads=config.threads)
+        device = choose_device(config.device)
+        try:
+            self.choice, self.engine = self._open(device)
+        except DeviceError as error:
+            if not (config.device == "auto" and device.is_gpu):
+                raise
+            logger.warning("SCORING ON THE CPU, not on a GPU: %s", error)
+            self.choice, self.engine = self._open(choose_device("cpu"))
+        self._tokenizing = ThreadPoolExecutor(config.threads or usable_cores(), thread_name_prefix="tokenize")
+        self._stopped = threading.Event()
+
+    def _open(self, device: Device) -> tuple[Choice, Engine]:
+        bundle, config = self.bundle, self.config
+        choice = choose_precision(config.precision, bundle.variants, on_gpu=device.is_gpu, title=bundle.title)
+        engine = open_engine(
+            bundle.model_path(choice.precision),
+            device,
+            threads=config.threads,
+            batch_tokens=config.batch_tokens,
+            max_tokens=self.tokenizer.config.max_tokens,
+        )
+        return choice, engine
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up what is under way and let the threads go."""
+        self.stop()
+        self._tokenizing.shutdown(wait=True, cancel_futures=True)
+        self.engine.close()
+
+    def stop(self) -> None:
+        """Make everything that is under way end as soon as it can."""
+        self._stopped.set()
+
+    def go_on(self) -> None:
+        """Return if work may go on.
+
+        Raises:
+            StoppedError: other work failed, or the scorer was closed.
+        """
+        if self._stopped.is_set():
+            raise StoppedError("given up, because other parts failed or the run was stopped")
 
     @property
-    def provider(self) -> str:
-        return str(self.session.get_providers()[0])
+    def precision(self) -> str:
+        return self.choice.precision
 
-    def probabilities(self, tokens: TokenLists) -> tuple[np.ndarray, float]:
-        """Return probabilities float32 [texts, classes], NaN for texts without tokens, and the padding share.
+    @property
+    def parts_at_once(self) -> int:
+        """How many parts to have under way: one on each device, and one being read or written for each."""
+        return 2 * max(1, len(self.engine.device.numbers))
+
+    def label(self, texts: pa.Array, clock: StageClock | None = None) -> "Labelled":
+        """Return the probabilities of a column of texts.
 
         Raises:
             ModelError: the model gives no number for a text that has tokens.
+            DeviceMemoryError: a batch does not fit into the device's memory.
+            ScoringError: anything else that went wrong, with the rows it happened in.
         """
-        result = np.full((len(tokens), len(self.bundle.labels)), np.nan, dtype=np.float32)
-        spoken = np.flatnonzero(tokens.lengths > 0)  # a length of 0 gives NaN or ends the process
-        batches = plan_batches(tokens.lengths[spoken], batch_tokens=self.config.batch_tokens)
-        for rows in batches:
-            token_ids, lengths = tokens.pad(spoken[rows])
-            result[spoken[rows]] = self.session.run(["probabilities"], {"token_ids": token_ids, "lengths": lengths})[0]
-        if np.isnan(result[spoken]).any():  # must not be taken for empty texts
-            raise ModelError(f"{self.bundle.title} gives no probabilities (NaN); roll back or train again")
-        return result, padding_share(tokens.lengths[spoken], batches)
+        return _Labelling(self, texts, clock or StageClock()).result()
 
-    def encode(self, texts: pa.Array) -> tuple[TokenLists, TokenStats]:
-        """Return the token ids of a column of texts, and how much of it the model sees."""
+
+@dataclass(frozen=True)
+class Labelled:
+    """What the model makes of a column of texts.
+
+    Attributes:
+        probabilities: float32 [texts, classes], NaN for texts without tokens.
+        stats: how much of the texts the model saw.
+        slots: token slots in all batches, padding included.
+    """
+
+    probabilities: np.ndarray
+    stats: TokenStats
+    slots: int
+
+
+class _Labelling:
+    """One column of texts on its way: slices are tokenized, windows of them sorted and run, the order restored."""
+
+    def __init__(self, scorer: Scorer, texts: pa.Array, clock: StageClock) -> None:
+        self.scorer, self.texts, self.clock = scorer, texts, clock
+        self.engine = scorer.engine
+        self.probabilities = np.full((len(texts), len(scorer.bundle.labels)), np.nan, dtype=np.float32)
+        self.futures: list[Future[Any]] = []
+        self.stats = TokenStats()
+        self.slots = 0
+
+    def result(self) -> Labelled:
+        try:
+            for start, tokens in self._windows():
+                self._start_batches(start, tokens)
+            for future in self.futures:
+                future.result()
+        finally:
+            for future in self.futures:  # of a part that failed, nothing more is run
+                future.cancel()
+        return Labelled(self.probabilities, self.stats, self.slots)
+
+    def _windows(self) -> Iterator[tuple[int, TokenLists]]:
+        """Yield the first row and the tokens of each window, tokenized ahead in the scorer's threads."""
         slices = [
-            self.tokenizer.encode(texts.slice(start, TOKENIZE_ROWS)) for start in range(0, len(texts), TOKENIZE_ROWS)
+            (start, self.scorer._tokenizing.submit(self._tokenize, start, rows))
+            for start, rows in byte_slices(self.texts, SLICE_BYTES)
         ]
-        stats = sum((TokenStats.of(encoded) for encoded in slices), TokenStats())
-        lists = [encoded.token_ids for encoded in slices]
-        return TokenLists.of(pa.concat_arrays(lists) if lists else pa.array([], pa.list_(pa.int32()))), stats
+        self.futures += [future for _, future in slices]
+        first, size = 0, 0
+        window: list[pa.ListArray] = []
+        for start, future in slices:
+            token_ids, stats = future.result()
+            self.stats += stats
+            first = first if window else start
+            window.append(token_ids)
+            size += stats.kept_tokens
+            if size >= WINDOW_BATCHES * self.engine.batch_tokens:
+                yield first, TokenLists.of(pa.concat_arrays(window))
+                window, size = [], 0
+        if window:
+            yield first, TokenLists.of(pa.concat_arrays(window))
+
+    def _tokenize(self, start: int, rows: int) -> tuple[pa.ListArray, TokenStats]:
+        self.scorer.go_on()
+        with _named_rows(start, start + rows), self.clock("tokenize"):
+            encoded = self.scorer.tokenizer.encode(self.texts.slice(start, rows))
+            return encoded.token_ids, TokenStats.of(encoded)
+
+    def _start_batches(self, start: int, tokens: TokenLists) -> None:
+        with self.clock("batch"):
+            spoken = np.flatnonzero(tokens.lengths > 0)  # a length of 0 gives NaN or ends the process
+            plan = self.engine.plan(tokens.lengths[spoken])
+        for batch in plan:
+            rows = spoken[batch]
+            self.slots += len(rows) * int(tokens.lengths[rows[0]])
+            self.futures.append(self.engine.submit(partial(self._run, start, tokens, rows)))
+
+    def _run(self, start: int, tokens: TokenLists, rows: np.ndarray) -> None:
+        self.scorer.go_on()
+        with _named_rows(start, start + len(tokens)):
+            with self.clock("batch"):
+                token_ids, lengths = tokens.pad(rows)
+            with self.clock("model"):
+                values = self.engine.run(token_ids, lengths)
+            if np.isnan(values).any():  # must not be taken for empty texts
+                title = self.scorer.bundle.title
+                raise ModelError(f"{title} gives no probabilities (NaN); roll back or train again")
+            self.probabilities[start + rows] = values
+
+
+@contextmanager
+def _named_rows(start: int, stop: int) -> Iterator[None]:
+    """Note on an error in which rows of the column it happened."""
+    try:
+        yield
+    except StoppedError:
+        raise
+    except Exception as error:
+        error.rows = (start, stop)  # type: ignore[attr-defined]
+        raise
+
+
+def byte_slices(texts: pa.Array, size: int) -> list[tuple[int, int]]:
+    """Return (first row, rows) of slices of at most `size` bytes of text each, but at least one row."""
+    offsets, _ = text_bytes(texts)
+    slices = []
+    start = 0
+    while start < len(texts):
+        stop = max(start + 1, int(np.searchsorted(offsets, offsets[start] + size, side="right")) - 1)
+        slices.append((start, stop - start))
+        start = stop
+    return slices
 
 
 def score_part(workspace: Workspace, batch: Batch, part: dict[str, Any], scorer: Scorer) -> PartReport:
@@ -75,69 +239,91 @@ def score_part(workspace: Workspace, batch: Batch, part: dict[str, Any], scorer:
     Raises:
         BatchError: the documents part is missing or not the one that was committed.
         AccountingError: rows in and rows out do not add up.
+        DeviceError: the device has too little memory even for small batches.
+        ScoringError: anything else that went wrong, with the part and the rows it happened in.
     """
+    scorer.go_on()
     folder = workspace.labels_of(scorer.bundle.name, batch.id)
-    mark = part_fingerprint(scorer.bundle, scorer.config, part)
+    mark = part_fingerprint(scorer.bundle, scorer.config, scorer.precision, part)
     done = existing_part(folder, part, mark)
     if done:
         return done
     started = time.monotonic()
+    clock = StageClock()
     (folder / "manifest.json").unlink(missing_ok=True)  # from here on the batch's labels are not whole
-    table = _read_part(batch.path / part["file"], part)
-    # Equal texts are run once: most feeds repeat themselves.
-    unique = table["content_hash"].combine_chunks().dictionary_encode()
-    inverse = unique.indices.to_numpy()
-    first = np.unique(inverse, return_index=True)[1]
-    tokens, stats = scorer.encode(table["text"].combine_chunks().take(pa.array(first)))
-    probabilities, padding = scorer.probabilities(tokens)
-    labels, counts = label_rows(table["doc_id"], probabilities[inverse], scorer)
-    names = Counter(labels["label"].drop_null().to_pylist())
-    report = PartReport(
-        file=part["file"],
-        rows=len(table),
-        counts=counts,
-        labels=dict(sorted(names.items())),
-        fingerprint=mark,
-        tokens=stats.kept_tokens,
-        seconds=time.monotonic() - started,
-        padding_share=padding,
-        truncated_texts=stats.truncated_texts,
-        unknown_tokens=stats.unknown_tokens,
-    )
-    write_part(folder / part["file"], labels, report)
-    return report
-
-
-def _read_part(path: Path, part: dict[str, Any]) -> pa.Table:
-    if not path.is_file() or file_digest(path) != part["sha256"]:
-        raise BatchError(
-            f"{path} is not the file that was committed (missing, truncated or changed); "
-            "ingest the batch again with --replace"
+    with clock("read"):
+        table = read_documents(batch.path / part["file"], part)
+        # Equal texts are run once: most feeds repeat themselves.
+        inverse = table["content_hash"].combine_chunks().dictionary_encode().indices.to_numpy()
+        first = np.flatnonzero(np.diff(np.maximum.accumulate(inverse), prepend=-1))
+        texts = table["text"].combine_chunks()
+        texts = texts if len(first) == len(table) else texts.take(pa.array(first))
+    labelled = _label_part(scorer, texts, clock, place=f"{batch.id} {part['file']}", numbers=first)
+    with clock("write"):
+        labels, counts, names = label_rows(table["doc_id"], labelled.probabilities[inverse], scorer)
+        report = PartReport(
+            file=part["file"],
+            rows=len(table),
+            counts=counts,
+            labels=names,
+            fingerprint=mark,
+            tokens=labelled.stats.kept_tokens,
+            slots=labelled.slots,
+            truncated_texts=labelled.stats.truncated_texts,
+            unknown_tokens=labelled.stats.unknown_tokens,
         )
-    return pq.read_table(path, columns=["doc_id", "text", "content_hash"], partitioning=None)
+        scorer.go_on()
+        write_part(folder / part["file"], labels, report)
+    return report.timed(time.monotonic() - started, clock.seconds)
 
 
-def label_rows(doc_ids: pa.ChunkedArray, probabilities: np.ndarray, scorer: Scorer) -> tuple[pa.Table, dict[str, int]]:
-    """Turn probabilities [rows, classes] into labels rows and counts by status; NaN rows become "empty"."""
+def _label_part(scorer: Scorer, texts: pa.Array, clock: StageClock, *, place: str, numbers: np.ndarray) -> Labelled:
+    """Label a part's texts, in smaller batches if memory runs out; errors name the part and its rows."""
+    while True:
+        budget = scorer.engine.batch_tokens
+        try:
+            return scorer.label(texts, clock)
+        except DeviceMemoryError as error:
+            # Another part may have halved the budget meanwhile: then that is tried first.
+            if scorer.engine.batch_tokens == budget and not scorer.engine.halve():
+                raise DeviceError(
+                    f"{place}: {error}, and smaller ones will not help; free memory on the device, or use --device cpu"
+                ) from error
+        except StoppedError:
+            raise
+        except Exception as error:
+            rows = getattr(error, "rows", None)
+            where = f"{place}, rows {numbers[rows[0]] + 1:,} to {numbers[rows[1] - 1] + 1:,}" if rows else place
+            kind = type(error) if isinstance(error, NightlabelError) else ScoringError
+            raise kind(f"{where}: {error}") from error
+
+
+def label_rows(
+    doc_ids: pa.ChunkedArray, probabilities: np.ndarray, scorer: Scorer
+) -> tuple[pa.Table, dict[str, int], dict[str, int]]:
+    """Turn probabilities [rows, classes] into labels rows and counts by status and label; NaN rows become "empty"."""
     empty = np.isnan(probabilities[:, 0])
     confidence = probabilities.max(axis=1)
     status = np.where(empty, 2, np.where(confidence < scorer.config.review_below, 1, 0))
-    best = pa.array(np.where(empty, 0, np.nan_to_num(probabilities).argmax(axis=1)).astype(np.int32), mask=empty)
+    best = np.where(empty, 0, np.nan_to_num(probabilities).argmax(axis=1)).astype(np.int32)
     offsets = np.arange(len(empty) + 1, dtype=np.int32) * probabilities.shape[1]
     scores = pa.ListArray.from_arrays(pa.array(offsets), pa.array(probabilities.ravel()), mask=pa.array(empty))
+    classes = scorer.bundle.labels
     table = pa.table(
         [
             doc_ids,
-            pa.array(scorer.bundle.labels, pa.string()).take(best),
+            pa.array(classes, pa.string()).take(pa.array(best, mask=empty)),
             pa.array(confidence, mask=empty),
             scores,
             pa.array(STATUSES).take(pa.array(status)),
-            pa.array([scorer.bundle.title] * len(empty), pa.string()),
+            pa.array([scorer.bundle.title], pa.string()).take(pa.array(np.zeros(len(empty), dtype=np.int32))),
         ],
         schema=LABELS,
     )
     sizes = np.bincount(status, minlength=len(STATUSES)).tolist()
-    return table, dict(zip(STATUSES, sizes, strict=True))
+    mix = np.bincount(best[~empty], minlength=len(classes)).tolist()
+    names = {label: count for label, count in sorted(zip(classes, mix, strict=True)) if count}
+    return table, dict(zip(STATUSES, sizes, strict=True)), names
 
 
 def finish_batch(
@@ -147,7 +333,9 @@ def finish_batch(
     report = BatchReport(
         batch=batch.id,
         model=scorer.bundle.title,
-        provider=scorer.provider,
+        device=scorer.engine.device,
+        precision=scorer.choice,
+        workers=scorer.engine.workers,
         parts=parts,
         path=workspace.labels_of(scorer.bundle.name, batch.id),
         seconds=seconds,
@@ -157,7 +345,27 @@ def finish_batch(
 
 
 def score_batch(workspace: Workspace, batch: Batch, scorer: Scorer) -> BatchReport:
-    """Label a whole batch, part by part; parts already labelled are left as they are."""
+    """Label a whole batch; parts already labelled are left as they are.
+
+    Raises:
+        Exception: the first part that fails stops the others, and its error is raised.
+    """
     started = time.monotonic()
-    parts = [score_part(workspace, batch, part, scorer) for part in batch.manifest["parts"]]
+    with ThreadPoolExecutor(scorer.parts_at_once, thread_name_prefix="part") as threads:
+        futures = [threads.submit(score_part, workspace, batch, part, scorer) for part in batch.manifest["parts"]]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+            parts = results(futures)
+        except BaseException:
+            scorer.stop()
+            raise
     return finish_batch(workspace, batch, scorer, parts, time.monotonic() - started)
+
+
+def results(futures: Sequence["Future[PartReport]"]) -> list[PartReport]:
+    """Return the results of futures, or raise the error that stopped the others."""
+    errors = [future.exception() for future in futures if future.done()]
+    cause = next((error for error in errors if error and not isinstance(error, StoppedError)), None)
+    if cause:
+        raise cause
+    return [future.result() for future in futures]

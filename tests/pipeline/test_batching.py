@@ -19,6 +19,17 @@ def test_every_row_is_in_one_batch_and_no_batch_exceeds_its_budget(
         assert size is None or len(rows) <= size
 
 
+@given(LENGTHS, st.integers(1, 2000), st.integers(1, 20))
+def test_a_batch_is_cut_before_its_padding_exceeds_the_limit_unless_it_is_small(
+    lengths: np.ndarray, budget: int, enough: int
+) -> None:
+    batches = plan_batches(lengths, batch_tokens=budget, padding_limit=0.04, enough_rows=enough)
+    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
+    for rows in batches:
+        assert len(rows) <= enough or padding_share(lengths, [rows]) <= 0.04 + 1e-9
+        assert len(rows) == 1 or len(rows) * lengths[rows].max() <= budget
+
+
 def test_sorted_batches_hold_little_padding() -> None:
     lengths = np.random.default_rng(0).integers(1, 300, 5000)
     assert padding_share(lengths, plan_batches(lengths, batch_tokens=8192)) < 0.04

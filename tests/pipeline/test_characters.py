@@ -9,7 +9,9 @@ from pipeline.tokenizer import character_splitter, split_by_definition
 
 WAYS = [(hangul, drop) for hangul in (True, False) for drop in (True, False)]
 # Plain letters meet every kind of character more often than chance would have it.
-TEXT = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("aZ09 .\n\t\x0b\x85\u3000가ก我é\u0301")))
+TEXT = st.text(
+    st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("aZ09 .\n\t\x0b\x85\u3000가ก我é\u0301"))
+)
 
 
 def same(texts: list[str], split_hangul: bool, drop: bool) -> None:
@@ -29,7 +31,9 @@ def test_any_text_is_split_as_the_definition_says(split_hangul: bool, drop: bool
 @pytest.mark.parametrize(("split_hangul", "drop"), WAYS)
 def test_every_character_there_is_is_split_as_the_definition_says(split_hangul: bool, drop: bool) -> None:
     characters = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
-    same(["".join(characters[start : start + 4000 : 2]) for start in range(0, len(characters), 4000)], split_hangul, drop)
+    same(
+        ["".join(characters[start : start + 4000 : 2]) for start in range(0, len(characters), 4000)], split_hangul, drop
+    )
     same([f"b{character}{character}7" for character in characters[:0x3200]], split_hangul, drop)
 
 

@@ -23,6 +23,9 @@ def test_a_bundle_holds_all_that_scoring_and_an_auditor_need(workspace: Workspac
     files = {path.relative_to(bundle.path).as_posix() for path in bundle.path.rglob("*") if path.is_file()}
     assert files == {
         "model.onnx",
+        "model.int8.onnx",
+        "model.fp16.onnx",
+        "variants.json",
         "weights.safetensors",
         "vocabulary.txt",
         "model.json",
