@@ -1,8 +1,10 @@
 """The command line: parses, calls a flow, prints what it returns. Known errors become one line, here."""
 
 import datetime
+import json
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +13,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from pipeline.config import IngestConfig, NightConfig, ScoringConfig, load_recipe, override, validated
-from pipeline.errors import NightlabelError
+from pipeline.errors import ConfigError, NightlabelError
 
 app = typer.Typer(
     name="nightlabel",
@@ -273,6 +275,69 @@ def models_rollback(name: Annotated[str, typer.Argument(metavar="NAME")], worksp
     from flows.models import rollback
 
     console.print(rollback(workspace, name))
+
+
+@app.command()
+def bench(
+    batch: Annotated[str | None, typer.Option(help="Batch to measure with; the largest if empty.")] = None,
+    model: ModelSpec = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    batch_tokens: Annotated[int, typer.Option(help="Token slots in a batch; 0 tries several.")] = 0,
+    threads: Annotated[int, typer.Option(help="CPU cores to use; 0 tries several.")] = 0,
+    rows: Annotated[int, typer.Option(min=0, help="Rows to take; 0 for the whole batch.")] = 20_000,
+    rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured; medians count.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw where the time goes into this PNG file.")] = None,
+    workspace: Workspace = "workspace",
+) -> None:
+    """Measure how fast this machine labels, against its own ceilings, and recommend settings.
+
+    Without a model in the workspace, the demo's tickets and a model trained on them are used. Nothing in the
+    workspace is changed. Let nothing else run meanwhile.
+
+    Examples:
+
+        nightlabel bench
+
+        nightlabel bench --batch 2026-11-20 --plot time.png
+
+        nightlabel bench --precision fp32 --rows 0 --json > bench.json
+    """
+    config = validated(
+        ScoringConfig, {"device": device, "precision": precision, "batch_tokens": batch_tokens, "threads": threads}
+    )
+    if plot and not plot.parent.is_dir():
+        raise ConfigError(f"--plot {plot}: there is no folder {plot.parent}")
+    from pipeline.bench import bench as measure
+    from pipeline.bench import demo_subject, workspace_subject
+    from pipeline.registry import Registry
+    from pipeline.workspace import Workspace as Place
+
+    def say(line: str) -> None:
+        complaints.print(line, style="dim", soft_wrap=True, highlight=False)
+
+    place = Place(workspace)
+    own = batch or model or (Registry(place).names() and place.batches())
+    with nullcontext(workspace_subject(place, batch, model)) if own else demo_subject(say) as subject:
+        found = measure(subject, config, rows=rows, rounds=rounds, say=say)
+    if plot:
+        from pipeline.figures import time_spent
+
+        whole = found["end_to_end"]
+        ceilings = {name: rates["rows_per_s"] for name, rates in found["variants"].items()}
+        plot.write_bytes(
+            time_spent(
+                whole["stage_shares"], whole["workers"], ceilings, whole["rows_per_s"], precision=whole["precision"]
+            )
+        )
+        say(f"picture: {plot}")
+    if as_json:
+        console.file.write(json.dumps(found, indent=2) + "\n")
+        return
+    from flows.report import bench_report
+
+    show(bench_report(found))
 
 
 @app.command()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # these bring PyTorch along, which an ingest does not need
     from pipeline.labels import BatchReport
 
 WORST_CLASSES = 12  # a table of 150 classes is read by nobody
+LISTED_SETTINGS = 8
 SAMPLE_CHARACTERS = 110
 
 
@@ -206,3 +207,36 @@ def sample_table(workspace: Workspace, report: BatchReport, rows: int = 10) -> s
         short = text if len(text) <= SAMPLE_CHARACTERS else text[: SAMPLE_CHARACTERS - 1] + "…"
         lines.append((labels["label"][row].as_py(), percent(confidence), labels["status"][row].as_py(), short))
     return table(["label", "confidence", "status", "text"], lines)
+
+
+def bench_report(found: dict[str, Any]) -> str:
+    """Return what a benchmark found: speeds of each stage beside the whole, and the settings it recommends."""
+    whole, best = found["end_to_end"], found["recommended"]
+    driver = f", driver {found['driver']}" if found["driver"] else ""
+    rows: list[tuple[object, ...]] = [
+        _speed("reading, one thread", found["reading"]),
+        _speed("tokenizing, one thread", found["tokenizing"]),
+        *(_speed(f"the model alone, {name}", rates) for name, rates in found["variants"].items()),
+        _speed(f"end to end, {whole['precision']}", whole),
+    ]
+    memory = f"{whole['peak_memory_mb']:,.0f} MB" if whole["peak_memory_mb"] else "unknown"
+    tried = sorted(found["settings_tried"], key=lambda trial: -trial["rows_per_s"])
+    settings = [
+        (trial["precision"], trial["batch_tokens"], trial["threads"], f"{trial['rows_per_s']:,.0f}") for trial in tried
+    ]
+    return "\n\n".join(
+        [
+            f"## Speed of {found['model']} on {found['device']}{driver}",
+            f"{found['rows']:,} rows of {found['subject']}, medians of {found['rounds']} rounds.",
+            table(["", "rows/s", "tokens/s", "MB/s of text"], rows),
+            f"**{percent(whole['ceiling_share'])} of the model's own speed is reached end to end**; "
+            f"{percent(whole['padding_share'])} of the token slots are padding; peak memory {memory}. "
+            f"Tokenizing with all threads: {found['tokenizing']['mb_per_s_all_threads']:,.0f} MB/s.",
+            table(["precision", "batch tokens", "threads", "rows/s when tried"], settings[:LISTED_SETTINGS]),
+            f"Recommended here: `{best['command']}`",
+        ]
+    )
+
+
+def _speed(name: str, rates: dict[str, Any]) -> tuple[object, ...]:
+    return (name, *(f"{rates[key]:,.0f}" for key in ("rows_per_s", "tokens_per_s", "mb_per_s")))

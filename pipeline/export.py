@@ -68,12 +68,12 @@ def build_graph(model: Classifier, *, metadata: dict[str, str] | None = None, ha
     transposed = graph.add("Transpose", ["token_ids"], "token_ids_by_time", perm=[1, 0])
     graph.recurrent_weight("embedding", model.embedding.weight)
     states = graph.add("Gather", ["embedding", transposed], "embedded")
-    last = ""
     for number, layer in enumerate(model.layers):
         assert isinstance(layer, LstmLayer)
-        states, last = _lstm(graph, f"lstm{number}", layer, states)
-    states, last = graph.in_single(states), graph.in_single(last)
-    logits = _head(graph, model, _pool(graph, model, states, last))
+        # A layer's inputs are as wide as the outputs of the one below.
+        inputs = states if number == 0 else _by_row(graph, f"lstm{number - 1}", states, layer.forwards.input_size)
+        states, last = _lstm(graph, f"lstm{number}", layer, inputs)
+    logits = _head(graph, model, _pool(graph, model, graph.in_single(states), graph.in_single(last)))
     if model.wide is not None:
         logits = graph.add("Add", [logits, _wide(graph, model.wide, transposed)], "logits")
     graph.add("Softmax", [logits], "probabilities", axis=-1)
@@ -95,7 +95,7 @@ def _mask(graph: _Graph) -> None:
 
 
 def _lstm(graph: _Graph, name: str, layer: LstmLayer, inputs: str) -> tuple[str, str]:
-    """Add a layer; return its states [time, batch, size] and last states [batch, size]."""
+    """Add a layer; return its states [time, directions, batch, hidden] and last ones [directions, batch, hidden]."""
     directions = [layer.forwards] + ([layer.backwards] if layer.backwards is not None else [])
     weights = [graph.recurrent_weight(f"{name}_{kind}", _stack(directions, kind)) for kind in ("W", "R", "B")]
     hidden = layer.forwards.hidden_size
@@ -109,13 +109,21 @@ def _lstm(graph: _Graph, name: str, layer: LstmLayer, inputs: str) -> tuple[str,
             direction="bidirectional" if len(directions) == 2 else "forward",
         )
     )
-    # [time, directions, batch, hidden] -> [time, batch, directions x hidden]
-    graph.add("Transpose", [f"{name}_Y"], f"{name}_by_row", perm=[0, 2, 1, 3])
-    graph.ints(f"{name}_shape", 0, 0, layer.output_size)
-    states = graph.add("Reshape", [f"{name}_by_row", f"{name}_shape"], f"{name}_states")
-    graph.add("Transpose", [f"{name}_Y_h"], f"{name}_ends", perm=[1, 0, 2])
-    graph.ints(f"{name}_flat", 0, layer.output_size)
-    return states, graph.add("Reshape", [f"{name}_ends", f"{name}_flat"], f"{name}_last")
+    return f"{name}_Y", f"{name}_Y_h"
+
+
+def _by_row(graph: _Graph, name: str, states: str, size: int) -> str:
+    """Lay directions side by side: [time, directions, batch, hidden] -> [time, batch, size]."""
+    graph.add("Transpose", [states], f"{name}_by_row", perm=[0, 2, 1, 3])
+    graph.ints(f"{name}_shape", 0, 0, size)
+    return graph.add("Reshape", [f"{name}_by_row", f"{name}_shape"], f"{name}_states")
+
+
+def _joined(graph: _Graph, directions: str, size: int) -> str:
+    """Lay directions side by side: [directions, batch, hidden] -> [batch, size]."""
+    graph.add("Transpose", [directions], "pooled_by_row", perm=[1, 0, 2])
+    graph.ints("pooled_shape", 0, size)
+    return graph.add("Reshape", ["pooled_by_row", "pooled_shape"], "pooled")
 
 
 def _stack(directions: list[torch.nn.LSTM], kind: str) -> np.ndarray:
@@ -133,20 +141,25 @@ def _stack(directions: list[torch.nn.LSTM], kind: str) -> np.ndarray:
 
 
 def _pool(graph: _Graph, model: Classifier, states: str, last: str) -> str:
-    """Add pooling over time: states [time, batch, size] to [batch, size]."""
-    pooling = model.config.pooling
+    """Add pooling over time: states [time, directions, batch, hidden] to [batch, size].
+
+    Directions are laid side by side after pooling, when there is little left to move.
+    """
+    pooling, size = model.config.pooling, model.state_size
     if pooling == "last":
-        return last
+        return _joined(graph, last, size)
     if pooling == "max":  # states past a row's end are 0, which would beat negative maxima
         graph.weight("lowest", np.array(LOWEST))
-        masked = graph.add("Where", ["inside", states, "lowest"], "masked_states")
-        return graph.add("ReduceMax", [masked, graph.axis(0)], "pooled", keepdims=0)
+        graph.add("Unsqueeze", ["inside", graph.axis(1)], "inside_directions")
+        masked = graph.add("Where", ["inside_directions", states, "lowest"], "masked_states")
+        return _joined(graph, graph.add("ReduceMax", [masked, graph.axis(0)], "highest", keepdims=0), size)
     if pooling == "mean":
-        total = graph.add("ReduceSum", [states, graph.axis(0)], "summed", keepdims=0)
+        total = _joined(graph, graph.add("ReduceSum", [states, graph.axis(0)], "summed", keepdims=0), size)
         graph.add("Cast", ["lengths"], "lengths_float", to=TensorProto.FLOAT)
         graph.add("Unsqueeze", ["lengths_float", graph.axis(1)], "divisor")
-        return graph.add("Div", [total, "divisor"], "pooled")
+        return graph.add("Div", [total, "divisor"], "mean")
     assert model.attention is not None
+    states = _by_row(graph, "attention", states, size)
     keys = _linear(graph, "attention_key", model.attention.key, states)
     graph.weight("attention_query", model.attention.query.weight.t())
     scores = graph.add("MatMul", [graph.add("Tanh", [keys], "attention_tanh"), "attention_query"], "attention_scores")

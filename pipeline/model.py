@@ -120,6 +120,11 @@ class Classifier(nn.Module):
             vectors = torch.relu(dense(self.head_dropout(vectors)))
         return self.output(self.head_dropout(vectors))
 
+    @property
+    def state_size(self) -> int:
+        """How many numbers the last layer gives for a word, both directions together."""
+        return self.config.hidden_size * (2 if self.config.bidirectional else 1)
+
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
 

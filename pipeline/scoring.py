@@ -35,6 +35,7 @@ from pipeline.labels import (
     read_documents,
     write_part,
 )
+from pipeline.memory import keep_freed_memory
 from pipeline.schemas import LABELS, STATUSES
 from pipeline.stages import StageClock
 from pipeline.tokenizer import TokenStats
@@ -51,6 +52,7 @@ class Scorer:
     """A bundle opened on a device, with the threads that tokenize for it and run it. Close it when done."""
 
     def __init__(self, bundle: Bundle, config: ScoringConfig) -> None:
+        keep_freed_memory()
         self.bundle, self.config = bundle, config
         self.tokenizer = bundle.tokenizer
         device = choose_device(config.device)
@@ -122,6 +124,17 @@ class Scorer:
         """
         return _Labelling(self, texts, clock or StageClock()).result()
 
+    def encode(self, texts: pa.Array) -> list[pa.ListArray]:
+        """Return the token ids of a column in slices, tokenized in this scorer's threads."""
+        return [token_ids for _, token_ids, _ in _Labelling(self, texts, StageClock()).encoded()]
+
+    def batches(self, texts: pa.Array) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the token ids [rows, time] and lengths [rows] of each batch that `label` would run."""
+        work = _Labelling(self, texts, StageClock())
+        for _, tokens in work.windows():
+            for rows in work.plan(tokens):
+                yield tokens.pad(rows)
+
 
 @dataclass(frozen=True)
 class Labelled:
@@ -151,7 +164,7 @@ class _Labelling:
 
     def result(self) -> Labelled:
         try:
-            for start, tokens in self._windows():
+            for start, tokens in self.windows():
                 self._start_batches(start, tokens)
             for future in self.futures:
                 future.result()
@@ -160,17 +173,21 @@ class _Labelling:
                 future.cancel()
         return Labelled(self.probabilities, self.stats, self.slots)
 
-    def _windows(self) -> Iterator[tuple[int, TokenLists]]:
-        """Yield the first row and the tokens of each window, tokenized ahead in the scorer's threads."""
+    def encoded(self) -> Iterator[tuple[int, pa.ListArray, TokenStats]]:
+        """Yield the first row, the token ids and what they leave out of each slice, tokenized ahead in threads."""
         slices = [
             (start, self.scorer._tokenizing.submit(self._tokenize, start, rows))
-            for start, rows in byte_slices(self.texts, SLICE_BYTES)
+            for start, rows in byte_slices(self.texts)
         ]
         self.futures += [future for _, future in slices]
+        for start, future in slices:
+            yield start, *future.result()
+
+    def windows(self) -> Iterator[tuple[int, TokenLists]]:
+        """Yield the first row and the tokens of each window."""
         first, size = 0, 0
         window: list[pa.ListArray] = []
-        for start, future in slices:
-            token_ids, stats = future.result()
+        for start, token_ids, stats in self.encoded():
             self.stats += stats
             first = first if window else start
             window.append(token_ids)
@@ -189,12 +206,15 @@ class _Labelling:
 
     def _start_batches(self, start: int, tokens: TokenLists) -> None:
         with self.clock("batch"):
-            spoken = np.flatnonzero(tokens.lengths > 0)  # a length of 0 gives NaN or ends the process
-            plan = self.engine.plan(tokens.lengths[spoken])
-        for batch in plan:
-            rows = spoken[batch]
+            plan = self.plan(tokens)
+        for rows in plan:
             self.slots += len(rows) * int(tokens.lengths[rows[0]])
             self.futures.append(self.engine.submit(partial(self._run, start, tokens, rows)))
+
+    def plan(self, tokens: TokenLists) -> list[np.ndarray]:
+        """Return the rows of each batch; a length of 0 would give NaN or end the process, so none has it."""
+        spoken = np.flatnonzero(tokens.lengths > 0)
+        return [spoken[rows] for rows in self.engine.plan(tokens.lengths[spoken])]
 
     def _run(self, start: int, tokens: TokenLists, rows: np.ndarray) -> None:
         self.scorer.go_on()
@@ -221,7 +241,7 @@ def _named_rows(start: int, stop: int) -> Iterator[None]:
         raise
 
 
-def byte_slices(texts: pa.Array, size: int) -> list[tuple[int, int]]:
+def byte_slices(texts: pa.Array, size: int = SLICE_BYTES) -> list[tuple[int, int]]:
     """Return (first row, rows) of slices of at most `size` bytes of text each, but at least one row."""
     offsets, _ = text_bytes(texts)
     slices = []
@@ -253,11 +273,7 @@ def score_part(workspace: Workspace, batch: Batch, part: dict[str, Any], scorer:
     (folder / "manifest.json").unlink(missing_ok=True)  # from here on the batch's labels are not whole
     with clock("read"):
         table = read_documents(batch.path / part["file"], part)
-        # Equal texts are run once: most feeds repeat themselves.
-        inverse = table["content_hash"].combine_chunks().dictionary_encode().indices.to_numpy()
-        first = np.flatnonzero(np.diff(np.maximum.accumulate(inverse), prepend=-1))
-        texts = table["text"].combine_chunks()
-        texts = texts if len(first) == len(table) else texts.take(pa.array(first))
+        texts, first, inverse = unique_texts(table)
     labelled = _label_part(scorer, texts, clock, place=f"{batch.id} {part['file']}", numbers=first)
     with clock("write"):
         labels, counts, names = label_rows(table["doc_id"], labelled.probabilities[inverse], scorer)
@@ -275,6 +291,17 @@ def score_part(workspace: Workspace, batch: Batch, part: dict[str, Any], scorer:
         scorer.go_on()
         write_part(folder / part["file"], labels, report)
     return report.timed(time.monotonic() - started, clock.seconds)
+
+
+def unique_texts(table: pa.Table) -> tuple[pa.Array, np.ndarray, np.ndarray]:
+    """Return the different texts of a part, where each is first, and for each row the number of its text.
+
+    Equal texts are run once: most feeds repeat themselves.
+    """
+    inverse = table["content_hash"].combine_chunks().dictionary_encode().indices.to_numpy()
+    first = np.flatnonzero(np.diff(np.maximum.accumulate(inverse), prepend=-1))
+    texts = table["text"].combine_chunks()
+    return texts if len(first) == len(table) else texts.take(pa.array(first)), first, inverse
 
 
 def _label_part(scorer: Scorer, texts: pa.Array, clock: StageClock, *, place: str, numbers: np.ndarray) -> Labelled:

@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.characters import CharacterSplitter
+from pipeline.characters import CharacterSplitter, Words
 from pipeline.config import TokenizerConfig
 from pipeline.errors import TrainingDataError
 from pipeline.files import value_digest
+from pipeline.words import WordTable
 
 PADDING, UNKNOWN = 0, 1
 RESERVED = 2  # ids below this are not words
@@ -89,12 +90,17 @@ class Splitter:
         self.stop_words = sorted(stop_words)
         self._characters = character_splitter(config.split_hangul, config.remove_punctuation)
 
+    def find(self, texts: pa.Array) -> Words:
+        """Return where the words of each text are, stop words included. A null text has none."""
+        return self._characters.find(self._in_case(texts))
+
+    def _in_case(self, texts: pa.Array) -> pa.Array:
+        texts = pc.fill_null(texts, "")
+        return pc.utf8_lower(texts) if self.config.lowercase else texts
+
     def split(self, texts: pa.Array) -> pa.ListArray:
         """Return list<string>, the words of each text. A null text has none."""
-        texts = pc.fill_null(texts, "")
-        if self.config.lowercase:
-            texts = pc.utf8_lower(texts)
-        words = self._characters.split(texts)
+        words = self._characters.split(self._in_case(texts))
         if not self.stop_words:
             return words
         flat = words.flatten()
@@ -180,42 +186,58 @@ class Tokenizer:
 
     def encode(self, texts: pa.Array) -> Encoded:
         """Return the token ids of a column of texts, truncated to `max_tokens`."""
-        words = self.splitter.split(texts)
-        full_lengths = np.diff(words.offsets.to_numpy()).astype(np.int64)
-        words = truncate(words, self.config.max_tokens, self.config.truncation)
-        found = pc.index_in(words.flatten(), value_set=self.vocabulary)
-        ids = pc.add(pc.fill_null(found, UNKNOWN - RESERVED), pa.scalar(RESERVED, pa.int32()))
-        return Encoded(pa.ListArray.from_arrays(words.offsets, ids), full_lengths)
+        words = self.splitter.find(texts)
+        starts, lengths, offsets = words.starts, words.lengths, words.offsets
+        if self.splitter.stop_words:
+            kept = self._stop_words.find(words.data, starts, lengths) < 0
+            starts, lengths, offsets = starts[kept], lengths[kept], kept_offsets(offsets, kept)
+        full_lengths = np.diff(offsets)
+        kept = within_limit(full_lengths, self.config.max_tokens, self.config.truncation)
+        if not kept.all():
+            starts, lengths, offsets = starts[kept], lengths[kept], kept_offsets(offsets, kept)
+        ids = self._words.find(words.data, starts, lengths)
+        ids += RESERVED
+        ids[ids < RESERVED] = UNKNOWN
+        return Encoded(pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ids)), full_lengths)
+
+    @cached_property
+    def _words(self) -> WordTable:
+        return WordTable(self.vocabulary.to_pylist())
+
+    @cached_property
+    def _stop_words(self) -> WordTable:
+        return WordTable(self.splitter.stop_words)
 
 
-def truncate(lists: pa.ListArray, limit: int, keep: str) -> pa.ListArray:
-    """Cut lists to at most `limit` items, keeping the head, the tail, or both ends (head gets the odd one)."""
-    offsets = lists.offsets.to_numpy()
-    lengths = np.diff(offsets)
+def within_limit(lengths: np.ndarray, limit: int, keep: str) -> np.ndarray:
+    """Return bool [items of all lists], false for those that truncation drops.
+
+    Args:
+        lengths: int64 [lists], how many items each has.
+        limit: how many of them may stay.
+        keep: "head", "tail", or "both" ends, of which the head gets the odd one.
+    """
     if lengths.size == 0 or lengths.max() <= limit:
-        return lists
+        return np.ones(lengths.sum(), dtype=bool)
     head = {"head": limit, "tail": 0, "both": (limit + 1) // 2}[keep]
-    from_end = np.repeat(lengths, lengths) - _positions(lengths)  # 1 for the last item of a list
-    long = np.repeat(lengths > limit, lengths)
-    kept = ~long | (_positions(lengths) < head) | (from_end <= limit - head)
-    return _keep_items(lists, lists.flatten(), kept)
+    places = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    all_lengths = np.repeat(lengths, lengths)
+    kept: np.ndarray = (all_lengths <= limit) | (places < head) | (all_lengths - places <= limit - head)
+    return kept
 
 
-def _positions(lengths: np.ndarray) -> np.ndarray:
-    """Return 0, 1, 2, ... within each list, for all lists one after the other."""
-    starts = np.cumsum(lengths) - lengths
-    return np.arange(lengths.sum()) - np.repeat(starts, lengths)
+def kept_offsets(offsets: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Return where each list begins once only the items where `kept` is true are left, int64 [lists + 1]."""
+    before = np.zeros(len(kept) + 1, dtype=np.int64)
+    np.cumsum(kept, out=before[1:])
+    return before[offsets]
 
 
 def _keep_items(lists: pa.ListArray, items: pa.Array, keep: np.ndarray) -> pa.ListArray:
     """Return the lists with only the items where `keep` is true, and offsets that start at 0."""
     offsets = lists.offsets.to_numpy()
-    offsets = offsets - offsets[0]
-    if keep.all():
-        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), items)
-    kept_before = np.concatenate([[0], np.cumsum(keep)])
-    kept_offsets = pa.array(kept_before[offsets], pa.int32())
-    return pa.ListArray.from_arrays(kept_offsets, items.filter(pa.array(keep)))
+    kept = kept_offsets(offsets - offsets[0], keep)
+    return pa.ListArray.from_arrays(pa.array(kept, pa.int32()), items.filter(pa.array(keep)))
 
 
 def _english_stop_words() -> set[str]:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 
 from pipeline.config import TokenizerConfig
 from pipeline.errors import TrainingDataError
-from pipeline.tokenizer import PADDING, UNKNOWN, Splitter, Tokenizer, TokenStats, truncate
+from pipeline.tokenizer import PADDING, UNKNOWN, Splitter, Tokenizer, TokenStats
 
 
 def words(text: str, **config: object) -> list[str]:
@@ -66,8 +66,10 @@ def test_texts_without_any_word_cannot_make_a_vocabulary() -> None:
 
 @pytest.mark.parametrize(("keep", "expected"), [("head", [1, 2, 3]), ("tail", [5, 6, 7]), ("both", [1, 2, 7])])
 def test_truncation_keeps_the_end_it_is_told_to(keep: str, expected: list[int]) -> None:
-    lists = pa.array([[1, 2, 3, 4, 5, 6, 7], [8], []], pa.list_(pa.int32()))
-    assert truncate(lists, 3, keep).to_pylist() == [expected, [8], []]
+    tokenizer = Tokenizer(Splitter(TokenizerConfig(max_tokens=3, truncation=keep)), list("1234567"))  # type: ignore[arg-type]
+    encoded = tokenizer.encode(pa.array(["1 2 3 4 5 6 7", "2", ""]))
+    assert encoded.token_ids.to_pylist() == [[number + 1 for number in expected], [3], []]
+    assert encoded.full_lengths.tolist() == [7, 1, 0]
 
 
 def test_a_sliced_column_gives_the_same_ids_as_a_whole_one() -> None:

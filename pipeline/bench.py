@@ -1,0 +1,343 @@
+"""How fast this machine labels, against its own ceilings, and the settings that suit it.
+
+The ceiling is the model alone: the same batches, tokenized and padded before the clock starts. All
+measurements are taken in rounds, one of each in every round, and the median counts: a machine that is slow for
+a while is then slow for all of them.
+"""
+
+import multiprocessing
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.build import build
+from pipeline.bundle import Bundle
+from pipeline.config import IngestConfig, ScoringConfig, load_recipe
+from pipeline.demo_corpus import write_tickets
+from pipeline.device import choose_device, usable_cores
+from pipeline.errors import BatchError
+from pipeline.files import file_digest, write_table
+from pipeline.ingest import ingest
+from pipeline.labels import BatchReport, read_documents
+from pipeline.registry import Registry
+from pipeline.scoring import Scorer, byte_slices, score_batch, unique_texts
+from pipeline.variants import DEVICES, choose_precision
+from pipeline.workspace import Batch, Workspace
+
+Say = Callable[[str], None]
+
+ROWS = 20_000  # of a batch, unless more are asked for
+ROUNDS = 3
+TUNING_BYTES = 1_000_000  # of text: about a second on two cores
+BATCH_TOKENS = {False: (2048, 4096, 8192, 16_384), True: (65_536, 131_072, 262_144, 524_288)}
+DEMO_ROWS = 20_000
+MEGABYTE = 1e6
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: a batch, and the model that labels it."""
+
+    batch: Batch
+    bundle: Bundle
+    title: str
+
+
+@contextmanager
+def demo_subject(say: Say) -> Iterator[Subject]:
+    """Make the demo's tickets and a model trained on them for two passes, enough to be a real one."""
+    with tempfile.TemporaryDirectory(prefix="nightlabel-bench-") as folder:
+        workspace = Workspace(folder)
+        say("making up tickets and training a model on them (pass --workspace for your own)")
+        files = write_tickets(Path(folder) / "raw", night=DEMO_ROWS)
+        columns = IngestConfig(text=["subject", "body"], id="id")
+        ingest(workspace, [str(files.tickets)], columns.model_copy(update={"label": "queue"}), batch_id="labelled")
+        ingest(workspace, [str(files.night)], columns, batch_id="night")
+        recipe = load_recipe("default", ["training.epochs=2", "training.baseline=false"])
+        bundle = build(workspace, "demo", recipe, batch_ids=["labelled"]).bundle
+        yield Subject(workspace.batch("night"), bundle, "the demo's tickets")
+
+
+def workspace_subject(workspace: Workspace, batch_id: str | None, model: str | None) -> Subject:
+    """Return a batch of a workspace, the largest if none is named, and its model.
+
+    Raises:
+        BatchError: no such batch.
+        ModelError: no such model.
+    """
+    bundle = Registry(workspace).find(model)
+    batches = [workspace.batch(batch_id)] if batch_id else workspace.batches()
+    batch = max(batches, key=lambda candidate: candidate.rows)
+    if batch.rows == 0:
+        raise BatchError(f"batch {batch.id} has no documents; choose another with --batch")
+    return Subject(batch, bundle, f"batch {batch.id}")
+
+
+def bench(
+    subject: Subject, config: ScoringConfig, *, rows: int = ROWS, rounds: int = ROUNDS, say: Say
+) -> dict[str, Any]:
+    """Measure reading, tokenizing, the model alone in each precision, and all of it end to end.
+
+    Args:
+        subject: what to measure.
+        config: device, precision, token budget and threads; what is left open is tuned first.
+        rows: the first rows of the batch to take; 0 for all.
+        rounds: how many times everything is measured; medians count.
+        say: told what is being done.
+
+    Returns:
+        What `nightlabel bench --json` prints.
+    """
+    # "auto" would warn for each setting that is tried.
+    config = config.model_copy(update={"device": "cuda" if choose_device(config.device).is_gpu else "cpu"})
+    with tempfile.TemporaryDirectory(prefix="nightlabel-bench-") as folder, ExitStack() as stack:
+        place = Workspace(folder)
+        batch = take_rows(subject.batch, Path(folder) / "documents", rows)
+        precisions = precisions_here(subject.bundle, config)
+        tried = _tune(subject.bundle, batch, place, config, precisions, say)
+        best = max(tried, key=lambda trial: float(trial["rows_per_s"]))
+        settings = config.model_copy(update={name: best[name] for name in ("precision", "batch_tokens", "threads")})
+        say(f"labelling {batch.rows:,} rows {rounds} times, beside the model alone")
+        scorers = {
+            name: stack.enter_context(Scorer(subject.bundle, settings.model_copy(update={"precision": name})))
+            for name in precisions
+        }
+        found = _measure(place, batch, scorers, str(settings.precision), rounds, say)
+    device = scorers["fp32"].engine.device
+    return {
+        "device": device.name,
+        "provider": device.provider,
+        "driver": device.driver,
+        "subject": subject.title,
+        "model": subject.bundle.title,
+        "rows": batch.rows,
+        "rounds": rounds,
+        **found,
+        "settings_tried": tried,
+        "recommended": recommended(best, config, subject.bundle),
+    }
+
+
+def _measure(
+    place: Workspace, batch: Batch, scorers: dict[str, Scorer], precision: str, rounds: int, say: Say
+) -> dict[str, Any]:
+    """Measure each stage, each precision and the whole, once in every round."""
+    scorer = scorers[precision]
+    _end_to_end(place, batch, scorer)  # what is done once only is not measured
+    texts = _texts(batch)
+    prepared = {name: _Prepared.of(texts, scorer) for name, scorer in scorers.items()}
+    work: dict[str, Callable[[], None]] = {
+        "reading": partial(_read, batch),
+        "tokenizing": partial(_tokenize, scorer, texts),
+        "tokenizing together": partial(_tokenize_together, scorer, texts),
+        **{name: partial(prepared[name].run, scorers[name]) for name in scorers},
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    runs: list[BatchReport] = []
+    for number in range(rounds):
+        say(f"round {number + 1} of {rounds}")
+        for name, step in work.items():
+            seconds[name].append(_seconds(step))
+        runs.append(_end_to_end(place, batch, scorer))
+    middle = sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
+    size = _Size(batch.rows, sum(part.tokens for part in middle.parts), sum(text.nbytes for text in texts) / MEGABYTE)
+    return {
+        "reading": size.rates(seconds["reading"]),
+        "tokenizing": {
+            **size.rates(seconds["tokenizing"]),
+            "mb_per_s_all_threads": size.rates(seconds["tokenizing together"])["mb_per_s"],
+        },
+        "variants": {
+            name: {**size.rates(seconds[name]), "padding_share": prepared[name].padding_share} for name in scorers
+        },
+        "end_to_end": {
+            **size.rates([run.seconds for run in runs]),
+            "precision": precision,
+            "ceiling_share": statistics.median(seconds[precision]) / middle.seconds,
+            "padding_share": middle.padding_share,
+            "peak_memory_mb": peak_memory_mb(place, batch, scorer),
+            "stage_shares": middle.stage_shares,
+            "workers": middle.workers,
+        },
+    }
+
+
+@dataclass(frozen=True)
+class _Size:
+    """How much was labelled; `tokens` without those of repeated texts."""
+
+    rows: int
+    tokens: int
+    megabytes: float
+
+    def rates(self, seconds: Sequence[float]) -> dict[str, Any]:
+        middle = max(statistics.median(seconds), 1e-9)
+        return {
+            "rows_per_s": self.rows / middle,
+            "tokens_per_s": self.tokens / middle,
+            "mb_per_s": self.megabytes / middle,
+            "seconds": [round(value, 4) for value in seconds],
+        }
+
+
+def take_rows(batch: Batch, folder: Path, rows: int) -> Batch:
+    """Return a batch of the first rows of another, in a folder of its own; the whole one for 0."""
+    if rows == 0 or rows >= batch.rows:
+        return batch
+    folder.mkdir(parents=True, exist_ok=True)
+    parts: list[dict[str, Any]] = []
+    left = rows
+    for part in batch.manifest["parts"]:
+        if left <= 0:
+            break
+        table = pq.read_table(batch.path / part["file"], partitioning=None).slice(0, left)
+        write_table(folder / part["file"], table)
+        parts.append({**part, "rows": len(table), "sha256": file_digest(folder / part["file"])})
+        left -= len(table)
+    manifest = {**batch.manifest, "parts": parts, "counts": {**batch.manifest["counts"], "documents": rows - left}}
+    return Batch(batch.id, folder, manifest)
+
+
+def rows_of(batch: Batch, size: int) -> int:
+    """Return how many of the first rows of a batch hold about this many bytes of text, at least one."""
+    table = next(_tables(batch))
+    return max(1, min(len(table), round(len(table) * size / max(table["text"].nbytes, 1))))
+
+
+def precisions_here(bundle: Bundle, config: ScoringConfig) -> list[str]:
+    """Return the precisions that can be measured on the device, fp32 first."""
+    here = "cuda" if choose_device(config.device).is_gpu else "cpu"
+    return ["fp32", *(name for name in bundle.variants if DEVICES[name] == here)]
+
+
+def _tune(
+    bundle: Bundle, batch: Batch, place: Workspace, config: ScoringConfig, precisions: Sequence[str], say: Say
+) -> list[dict[str, Any]]:
+    """Label some rows with each setting that is left open; return each with its median rows/s."""
+    on_gpu = choose_device(config.device).is_gpu
+    allowed = choose_precision(config.precision, bundle.variants, on_gpu=on_gpu, title=bundle.title).precision
+    names = (
+        [config.precision] if config.precision != "auto" else [name for name in precisions if name in ("fp32", allowed)]
+    )
+    budgets = [config.batch_tokens] if config.batch_tokens else BATCH_TOKENS[on_gpu]
+    cores = usable_cores()
+    threads = [config.threads] if config.threads else sorted({max(1, cores // 2), cores})
+    settings = [
+        {"precision": name, "batch_tokens": budget, "threads": count}
+        for name in names
+        for budget in budgets
+        for count in threads
+    ]
+    few = take_rows(batch, place.root / "few", rows_of(batch, TUNING_BYTES))
+    seconds: list[list[float]] = [[] for _ in settings]
+    rounds = ROUNDS if len(settings) > 1 else 1
+    with ExitStack() as stack:
+        scorers = [stack.enter_context(Scorer(bundle, config.model_copy(update=setting))) for setting in settings]
+        for number in range(rounds):
+            say(f"trying {len(settings)} settings on {few.rows:,} rows, round {number + 1} of {rounds}")
+            for spent, scorer in zip(seconds, scorers, strict=True):
+                spent.append(_end_to_end(place, few, scorer).seconds)
+    return [
+        {**setting, "rows_per_s": few.rows / statistics.median(spent)}
+        for setting, spent in zip(settings, seconds, strict=True)
+    ]
+
+
+def recommended(best: dict[str, Any], config: ScoringConfig, bundle: Bundle) -> dict[str, Any]:
+    """Return the fastest settings tried, and the command that uses them."""
+    options = {
+        "device": config.device,
+        "precision": best["precision"],
+        "batch-tokens": best["batch_tokens"],
+        "threads": best["threads"],
+    }
+    words = " ".join(f"--{name} {value}" for name, value in options.items())
+    settings = {name: best[name] for name in ("precision", "batch_tokens", "threads")}
+    return {"device": config.device, **settings, "command": f"nightlabel score --model {bundle.name} {words}"}
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Batches before the clock starts."""
+
+    batches: list[tuple[np.ndarray, np.ndarray]]
+
+    @classmethod
+    def of(cls, columns: Sequence[pa.Array], scorer: Scorer) -> Self:
+        return cls([padded for texts in columns for padded in scorer.batches(texts)])
+
+    @property
+    def padding_share(self) -> float:
+        slots = sum(token_ids.size for token_ids, _ in self.batches)
+        return 1 - sum(int(lengths.sum()) for _, lengths in self.batches) / slots if slots else 0.0
+
+    def run(self, scorer: Scorer) -> None:
+        engine = scorer.engine
+        for future in [engine.submit(partial(engine.run, *padded)) for padded in self.batches]:
+            future.result()
+
+
+def _tables(batch: Batch) -> Iterator[pa.Table]:
+    for part in batch.manifest["parts"]:
+        yield read_documents(batch.path / part["file"], part)
+
+
+def _read(batch: Batch) -> None:
+    for _ in _tables(batch):
+        pass
+
+
+def _texts(batch: Batch) -> list[pa.Array]:
+    return [unique_texts(table)[0] for table in _tables(batch)]
+
+
+def _tokenize(scorer: Scorer, columns: list[pa.Array]) -> None:
+    for texts in columns:
+        for start, rows in byte_slices(texts):
+            scorer.tokenizer.encode(texts.slice(start, rows))
+
+
+def _tokenize_together(scorer: Scorer, columns: list[pa.Array]) -> None:
+    for texts in columns:
+        scorer.encode(texts)
+
+
+def _end_to_end(place: Workspace, batch: Batch, scorer: Scorer) -> BatchReport:
+    shutil.rmtree(place.root / "labels", ignore_errors=True)
+    return score_batch(place, batch, scorer)
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def peak_memory_mb(place: Workspace, batch: Batch, scorer: Scorer) -> float | None:
+    """Return the most memory, in MB, that a process of its own needs to label a batch; None if it is not told."""
+    config = scorer.config.model_copy(update={"device": "cuda" if scorer.engine.device.is_gpu else "cpu"})
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(_own_peak, place.root, batch, scorer.bundle, config).result()
+
+
+def _own_peak(root: Path, batch: Batch, bundle: Bundle, config: ScoringConfig) -> float | None:
+    with Scorer(bundle, config) as scorer:
+        _end_to_end(Workspace(root), batch, scorer)
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        return None  # not Linux
+    kilobytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(kilobytes) * 1024 / MEGABYTE
