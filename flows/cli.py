@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import logging
 import os
 import sys
 from contextlib import nullcontext
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from pipeline.config import IngestConfig, NightConfig, ScoringConfig, load_recipe, override, validated
-from pipeline.errors import ConfigError, NightlabelError
+from pipeline.errors import ConfigError, InputError, NightlabelError
 
 app = typer.Typer(
     name="nightlabel",
@@ -134,6 +135,10 @@ def train(
         list[str] | None, typer.Option("--set", help="section.field=value, for example training.epochs=5. Repeatable.")
     ] = None,
     batch: Annotated[list[str] | None, typer.Option(help="Batches to learn from; all if not given.")] = None,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Word vectors to start from: a word and its numbers on each line."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Promote it even if it is worse than the champion.")] = False,
     workspace: Workspace = "workspace",
 ) -> None:
@@ -148,13 +153,25 @@ def train(
         nightlabel train --model tickets --set training.epochs=6 --set model.pooling=attention
 
         nightlabel train --preset imdb-lstm100
+
+        nightlabel train --embeddings glove.6B.100d.txt.gz --set model.embedding_size=100
     """
     load_recipe(preset, settings)  # a wrong setting is told at once, not after the server has started
+    if embeddings and not embeddings.is_file():
+        raise InputError(f"--embeddings {embeddings}: there is no such file")
     _quiet_prefect()
     from flows import train as train_flow
     from flows.report import model_report
 
-    publication = train_flow.train(model, preset, settings or [], batches=batch or [], force=force, workspace=workspace)
+    publication = train_flow.train(
+        model,
+        preset,
+        settings or [],
+        batches=batch or [],
+        embeddings=str(embeddings) if embeddings else None,
+        force=force,
+        workspace=workspace,
+    )
     show(model_report(publication, pictures=False))
     console.print(f"Bundle: {publication.bundle.path}\nNext: nightlabel score", soft_wrap=True)
 
@@ -317,6 +334,7 @@ def bench(
     def say(line: str) -> None:
         complaints.print(line, style="dim", soft_wrap=True, highlight=False)
 
+    logging.basicConfig(format="%(message)s")  # no flow runs here whose log would show warnings
     place = Place(workspace)
     own = batch or model or (Registry(place).names() and place.batches())
     with nullcontext(workspace_subject(place, batch, model)) if own else demo_subject(say) as subject:

@@ -87,6 +87,8 @@ def model_report(publication: Publication, *, pictures: bool) -> str:
         table(["test split", bundle.title, "linear baseline"], _scores(test, metrics.get("baseline"))),
         _trust(test, metrics.get("baseline")),
         _training_line(bundle),
+        _vectors_line(bundle.metrics.get("word_vectors")),
+        _variants_table(bundle.variants),
     ]
     if pictures:
         parts += [_picture(path) for path in sorted((bundle.path / "figures").glob("*.png"))]
@@ -129,6 +131,36 @@ def _training_line(bundle: Bundle) -> str:
         f"texts are truncated, {percent(tokens['unknown_tokens'])} of the words unknown. The ONNX graph agrees with "
         f"PyTorch to {metrics['parity']['largest_difference']:.1e} on {metrics['parity']['texts']:,} ragged texts."
     )
+
+
+def _vectors_line(vectors: dict[str, Any] | None) -> str:
+    if not vectors:
+        return ""
+    return f"Word vectors of {vectors['file']} were there for {percent(vectors['share'])} of the vocabulary."
+
+
+def _variants_table(variants: dict[str, Any]) -> str:
+    """Return how the variants in fewer bits agree with fp32 on the validation split."""
+    rows = []
+    for precision, facts in variants.items():
+        found = facts["agreement"]
+        if found is None:
+            rows.append((precision, f"not measured: {facts['not_measured']}", None, None, None))
+            continue
+        changed = f"{found['fp32_macro_f1']:.2%} to {found['macro_f1']:.2%}"
+        rows.append(
+            (
+                precision,
+                f"{found['equal_labels']:.2%} of {found['texts']:,}",
+                f"{found['largest_change']:.4f}",
+                changed,
+                f"{found['speed']:.1f}",
+            )
+        )
+    if not rows:
+        return ""
+    headers = ["variant", "labels equal to fp32", "largest change of a probability", "macro-F1", "times as fast"]
+    return table(headers, rows)
 
 
 def _class_table(per_class: list[dict[str, Any]]) -> str:
@@ -239,4 +271,4 @@ def bench_report(found: dict[str, Any]) -> str:
 
 
 def _speed(name: str, rates: dict[str, Any]) -> tuple[object, ...]:
-    return (name, *(f"{rates[key]:,.0f}" for key in ("rows_per_s", "tokens_per_s", "mb_per_s")))
+    return (name, f"{rates['rows_per_s']:,.0f}", f"{rates['tokens_per_s']:,.0f}", f"{rates['mb_per_s']:,.1f}")

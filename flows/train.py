@@ -17,8 +17,8 @@ from pipeline.workspace import Workspace
 
 
 @task(name="tokenize", task_run_name="tokenize", cache_policy=NO_CACHE, **RETRY)
-def _tokenize(workspace: Workspace, recipe: Recipe, batches: list[str]) -> Prepared:
-    return build.prepare(workspace, recipe, batches)
+def _tokenize(workspace: Workspace, recipe: Recipe, batches: list[str], embeddings: str | None) -> Prepared:
+    return build.prepare(workspace, recipe, batches, embeddings)
 
 
 @task(name="fit", task_run_name="fit", cache_policy=NO_CACHE, **RETRY)
@@ -52,6 +52,7 @@ def train(
     preset: Annotated[str, Field(json_schema_extra={"enum": preset_names()})] = "default",
     settings: list[str] = [],  # noqa: B006 - never changed
     batches: list[str] = [],  # noqa: B006
+    embeddings: str | None = None,
     force: bool = False,
     workspace: WorkspacePath = "workspace",
 ) -> Publication:
@@ -62,12 +63,13 @@ def train(
         preset: Settings to start from.
         settings: Changes to the preset, each as section.field=value, for example training.epochs=6.
         batches: Batches to learn from. Empty: all of them.
+        embeddings: File of word vectors to start from, a word and its numbers on each line. Empty: none.
         force: Promote the new version even if it is worse than the champion.
         workspace: Folder in which everything is kept.
     """
     recipe = load_recipe(preset, settings)
     place = Workspace(workspace)
-    prepared = _tokenize(place, recipe, batches)
+    prepared = _tokenize(place, recipe, batches, embeddings)
     trained = _fit(place, prepared, recipe)
     metrics = _evaluate(prepared, trained, recipe)
     publication = _publish(

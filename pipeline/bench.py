@@ -40,9 +40,10 @@ Say = Callable[[str], None]
 
 ROWS = 20_000  # of a batch, unless more are asked for
 ROUNDS = 3
-TUNING_BYTES = 1_000_000  # of text: about a second on two cores
+TUNING_BYTES, TUNING_ROUNDS = 1_000_000, 5  # of text: about a second on two cores
 BATCH_TOKENS = {False: (2048, 4096, 8192, 16_384), True: (65_536, 131_072, 262_144, 524_288)}
 DEMO_ROWS = 20_000
+DEMO_RECIPE = ["training.epochs=2", "training.baseline=false"]
 MEGABYTE = 1e6
 
 
@@ -65,8 +66,7 @@ def demo_subject(say: Say) -> Iterator[Subject]:
         columns = IngestConfig(text=["subject", "body"], id="id")
         ingest(workspace, [str(files.tickets)], columns.model_copy(update={"label": "queue"}), batch_id="labelled")
         ingest(workspace, [str(files.night)], columns, batch_id="night")
-        recipe = load_recipe("default", ["training.epochs=2", "training.baseline=false"])
-        bundle = build(workspace, "demo", recipe, batch_ids=["labelled"]).bundle
+        bundle = build(workspace, "demo", load_recipe("default", DEMO_RECIPE), batch_ids=["labelled"]).bundle
         yield Subject(workspace.batch("night"), bundle, "the demo's tickets")
 
 
@@ -242,7 +242,7 @@ def _tune(
     ]
     few = take_rows(batch, place.root / "few", rows_of(batch, TUNING_BYTES))
     seconds: list[list[float]] = [[] for _ in settings]
-    rounds = ROUNDS if len(settings) > 1 else 1
+    rounds = TUNING_ROUNDS if len(settings) > 1 else 1
     with ExitStack() as stack:
         scorers = [stack.enter_context(Scorer(bundle, config.model_copy(update=setting))) for setting in settings]
         for number in range(rounds):

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,12 @@ from pipeline.engine import opened
 from pipeline.errors import ModelError
 from pipeline.evaluation import evaluate, macro_f1
 from pipeline.files import value_digest, write_json
-from pipeline.model import Classifier
+from pipeline.model import EMBEDDING_SPREAD, Classifier
 from pipeline.registry import Registry
+from pipeline.tokenizer import RESERVED
 from pipeline.tokens import TokenCache, build_tokens
 from pipeline.training import Progress, TrainedModel, choose_device, predict, train
+from pipeline.vectors import WordVectors, read_vectors
 from pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -31,10 +34,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prepared:
-    """The labelled documents, divided and tokenized."""
+    """The labelled documents, divided and tokenized, and the word vectors to start from, if any."""
 
     corpus: Corpus
     cache: TokenCache
+    vectors: WordVectors | None = None
 
 
 @dataclass(frozen=True)
@@ -46,17 +50,21 @@ class Publication:
     reason: str
 
 
-def prepare(workspace: Workspace, recipe: Recipe, batch_ids: Iterable[str] = ()) -> Prepared:
+def prepare(
+    workspace: Workspace, recipe: Recipe, batch_ids: Iterable[str] = (), embeddings: str | None = None
+) -> Prepared:
     """Divide the labelled documents and tokenize them.
 
     Args:
         workspace: where the documents lie.
         recipe: how to divide and tokenize.
         batch_ids: batches to learn from; all if none are named.
+        embeddings: a file of word vectors to start from.
 
     Raises:
         TrainingDataError: the documents cannot train a classifier.
         BatchError: a named batch does not exist.
+        InputError: the word vectors cannot be read, or have another size than the model's.
     """
     batches = [workspace.batch(batch_id) for batch_id in batch_ids] or workspace.batches()
     corpus = select(
@@ -65,7 +73,11 @@ def prepare(workspace: Workspace, recipe: Recipe, batch_ids: Iterable[str] = ())
         validation_share=recipe.training.validation_share,
         test_share=recipe.training.test_share,
     )
-    return Prepared(corpus, build_tokens(workspace, corpus, recipe.tokenizer))
+    cache = build_tokens(workspace, corpus, recipe.tokenizer)
+    if embeddings is None:
+        return Prepared(corpus, cache)
+    words = cache.tokenizer.vocabulary.to_pylist()
+    return Prepared(corpus, cache, read_vectors(Path(embeddings), words, recipe.model.embedding_size))
 
 
 def fit(workspace: Workspace, prepared: Prepared, recipe: Recipe, progress: Progress | None = None) -> TrainedModel:
@@ -77,6 +89,8 @@ def fit(workspace: Workspace, prepared: Prepared, recipe: Recipe, progress: Prog
     device = choose_device(recipe.training.device)
     torch.manual_seed(recipe.training.seed)
     model = Classifier(prepared.cache.tokenizer.size, len(prepared.corpus.labels), recipe.model)
+    if prepared.vectors is not None:
+        model.start_from(prepared.vectors.numbers + RESERVED, prepared.vectors.scaled(EMBEDDING_SPREAD))
     logger.info(
         "training on %s: %s texts, %s classes, %s parameters",
         device.type,
@@ -96,7 +110,10 @@ def fit(workspace: Workspace, prepared: Prepared, recipe: Recipe, progress: Prog
 
 
 def _checkpoint(workspace: Workspace, prepared: Prepared, recipe: Recipe) -> Any:
-    decided = value_digest([prepared.cache.fingerprint, recipe.model_dump(mode="json", exclude={"tokenizer"})])
+    decided = value_digest(
+        [prepared.cache.fingerprint, recipe.model_dump(mode="json", exclude={"tokenizer"})]
+        + ([prepared.vectors.digest] if prepared.vectors else [])
+    )
     return workspace.checkpoint_of(decided[:16])
 
 
@@ -120,6 +137,7 @@ def assess(prepared: Prepared, trained: TrainedModel, recipe: Recipe) -> dict[st
         "training_device": trained.device,
         "counts": prepared.corpus.counts,
         "tokens": prepared.cache.manifest["stats"],
+        "word_vectors": prepared.vectors.facts() if prepared.vectors else None,
     }
 
 
@@ -246,12 +264,13 @@ def build(
     recipe: Recipe,
     *,
     batch_ids: Iterable[str] = (),
+    embeddings: str | None = None,
     preset: str = "default",
     force: bool = False,
     progress: Progress | None = None,
 ) -> Publication:
     """Go through all four steps, without an orchestrator."""
-    prepared = prepare(workspace, recipe, batch_ids)
+    prepared = prepare(workspace, recipe, batch_ids, embeddings)
     trained = fit(workspace, prepared, recipe, progress)
     metrics = assess(prepared, trained, recipe)
     return publish(workspace, name, prepared, trained, recipe, metrics, preset=preset, force=force)

@@ -22,9 +22,14 @@ T = TypeVar("T")
 # Measured: small batches stay in a core's cache; a GPU wants to be filled.
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 4096, 262_144
 CPU_ENOUGH_ROWS, GPU_ENOUGH_ROWS = 16, 512
+# As many batches are sorted by length together: more of them mean less padding, and a later start.
+CPU_WINDOW_BATCHES, GPU_WINDOW_BATCHES = 64, 16
 LEAST_BATCH_TOKENS = 1024
 PADDING_LIMIT = 0.04
-OUT_OF_MEMORY = ("out of memory", "failed to allocate", "bad_alloc", "alloc_failed", "available memory of")
+OUT_OF_MEMORY = (
+    *("out of memory", "failed to allocate", "bad_alloc"),
+    *("alloc_failed", "memoryallocation", "available memory of"),
+)
 
 
 class Runner(Protocol):
@@ -103,6 +108,11 @@ class Engine:
         for runner in runners:
             self._idle.put(runner)
         self._threads = ThreadPoolExecutor(len(runners), thread_name_prefix="model")
+
+    @property
+    def window_tokens(self) -> int:
+        """How many tokens to sort by length together."""
+        return self.batch_tokens * (GPU_WINDOW_BATCHES if self.device.is_gpu else CPU_WINDOW_BATCHES)
 
     def plan(self, lengths: np.ndarray) -> Sequence[np.ndarray]:
         """Return batches of row numbers: within the token budget, and next to no padding."""

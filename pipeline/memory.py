@@ -5,11 +5,11 @@ import sys
 
 # <malloc.h> of glibc
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-KEEP_BYTES, OWN_PAGES_BYTES = 64 << 20, 32 << 20
+KEEP_BYTES, OWN_PAGES_BYTES = 32 << 20, 32 << 20
 
 
 def keep_freed_memory() -> None:
-    """Keep freed memory up to 64 MiB in each arena instead of giving it back to the system at once.
+    """Keep freed memory up to 32 MiB in each arena instead of giving it back to the system at once.
 
     Tokenizing makes arrays of some megabytes over and over. glibc gives each of them back, and the system zeroes
     the pages anew for the next: measured, that took half of the time with one thread and, because threads wait

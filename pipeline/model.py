@@ -5,7 +5,9 @@ row reversed within its own length, so padding never reaches a state and no pack
 sequences give the same numbers at a sixth of the training speed on a CPU.
 """
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.config import ModelConfig
@@ -73,6 +75,11 @@ class Classifier(nn.Module):
             size = dense_size
         self.output = nn.Linear(size, classes)
         self.wide = Wide(vocabulary_size, classes, config) if config.wide_buckets else None
+
+    def start_from(self, token_ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+        """Take word vectors [words, embedding size] for some token ids [words] as the first ones."""
+        with torch.no_grad():
+            self.embedding.weight[torch.from_numpy(token_ids)] = torch.from_numpy(vectors)
 
     def forward(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
         """Return logits [batch, classes].

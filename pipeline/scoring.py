@@ -8,6 +8,7 @@ What waits is bounded by the size of a part, so memory does not grow with the ba
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -45,7 +46,6 @@ from pipeline.workspace import Batch, Workspace
 logger = logging.getLogger(__name__)
 
 SLICE_BYTES = 1 << 20  # tokenized at once: what a step leaves is still in the cache for the next
-WINDOW_BATCHES = 64  # as many batches are sorted by length together
 
 
 class Scorer:
@@ -158,7 +158,8 @@ class _Labelling:
         self.scorer, self.texts, self.clock = scorer, texts, clock
         self.engine = scorer.engine
         self.probabilities = np.full((len(texts), len(scorer.bundle.labels)), np.nan, dtype=np.float32)
-        self.futures: list[Future[Any]] = []
+        self.ahead: deque[Future[tuple[pa.ListArray, TokenStats]]] = deque()  # slices being tokenized
+        self.futures: list[Future[None]] = []  # batches on the model
         self.stats = TokenStats()
         self.slots = 0
 
@@ -169,19 +170,16 @@ class _Labelling:
             for future in self.futures:
                 future.result()
         finally:
-            for future in self.futures:  # of a part that failed, nothing more is run
-                future.cancel()
+            for waiting in (*self.ahead, *self.futures):  # of a part that failed, nothing more is run
+                waiting.cancel()
         return Labelled(self.probabilities, self.stats, self.slots)
 
     def encoded(self) -> Iterator[tuple[int, pa.ListArray, TokenStats]]:
         """Yield the first row, the token ids and what they leave out of each slice, tokenized ahead in threads."""
-        slices = [
-            (start, self.scorer._tokenizing.submit(self._tokenize, start, rows))
-            for start, rows in byte_slices(self.texts)
-        ]
-        self.futures += [future for _, future in slices]
-        for start, future in slices:
-            yield start, *future.result()
+        slices = byte_slices(self.texts)
+        self.ahead.extend(self.scorer._tokenizing.submit(self._tokenize, start, rows) for start, rows in slices)
+        for start, _ in slices:
+            yield start, *self.ahead.popleft().result()
 
     def windows(self) -> Iterator[tuple[int, TokenLists]]:
         """Yield the first row and the tokens of each window."""
@@ -192,7 +190,7 @@ class _Labelling:
             first = first if window else start
             window.append(token_ids)
             size += stats.kept_tokens
-            if size >= WINDOW_BATCHES * self.engine.batch_tokens:
+            if size >= self.engine.window_tokens:
                 yield first, TokenLists.of(pa.concat_arrays(window))
                 window, size = [], 0
         if window:

@@ -47,9 +47,10 @@ from pipeline.engine import open_engine
 from pipeline.errors import NightlabelError
 from pipeline.export import build_graph
 from pipeline.ingest import ingest
+from pipeline.memory import keep_freed_memory
 from pipeline.model import Classifier
 from pipeline.registry import Registry
-from pipeline.scoring import Scorer, score_batch
+from pipeline.scoring import Scorer, byte_slices, score_batch
 from pipeline.tokenizer import RESERVED, UNKNOWN, UNSEPARATED_SCRIPTS, Tokenizer
 from pipeline.workspace import Batch, Workspace
 
@@ -549,9 +550,10 @@ def markdown(records: Sequence[dict[str, Any]], trial: Trial) -> str:
 def compare_tokenizers(rows: Rows) -> str:
     """Tokenize with one thread each; the texts are ready as each wants them, in Arrow or as Python strings."""
     column, tokenizer = rows.read()["text"].combine_chunks(), rows.bundle.tokenizer
+    keep_freed_memory()  # as the product does before it scores
     texts, other, words = column.to_pylist(), word_level(tokenizer), Words(tokenizer)
     ways: dict[str, Callable[[], list[Any]]] = {
-        "nightlabel": lambda: [tokenizer.encode(column.slice(n, SLICE_ROWS)).token_ids for n in starts(column)],
+        "nightlabel": lambda: [tokenizer.encode(column.slice(*place)).token_ids for place in byte_slices(column)],
         "Hugging Face tokenizers, word level": lambda: [encoded.ids for encoded in other.encode_batch_fast(texts)],
         "Python's re and a dict": lambda: [words.encode(text) for text in texts],
     }

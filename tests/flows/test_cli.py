@@ -99,9 +99,12 @@ def test_models_are_listed_shown_promoted_and_rolled_back(
         (["train"], "no documents yet"),
         (["train", "--preset", "nope"], "no preset 'nope'"),
         (["train", "--set", "training.epochs=x"], "setting training.epochs = 'x'"),
+        (["train", "--embeddings", "glove.txt"], "--embeddings glove.txt: there is no such file"),
         (["score"], "no model in workspace yet: train one with nightlabel train"),
         (["nightly"], "no model in workspace yet"),
         (["models", "list"], "no model in workspace yet"),
+        (["bench", "--model", "tickets"], "no model in workspace yet"),
+        (["bench", "--plot", "nowhere/time.png"], "--plot nowhere/time.png: there is no folder nowhere"),
     ],
 )
 def test_what_a_user_can_mend_is_one_line_and_status_2(
@@ -134,6 +137,40 @@ def test_an_unknown_batch_is_refused(weather: Path, capsys: pytest.CaptureFixtur
     assert "no model default@4 (there: default@1)" in capsys.readouterr().err
 
 
+def test_a_precision_can_be_chosen_and_the_report_says_which_and_why(
+    weather: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("ingest", str(weather), "--batch", "one")
+    run("train", "--model", "weather", *TINY)
+    capsys.readouterr()
+    assert run("score", "--device", "cpu", "--precision", "int8") == 0
+    assert "Precision int8: as asked for." in capsys.readouterr().out
+    manifest = read_json(home / "workspace/labels/weather/batch=one/manifest.json")
+    assert manifest["precision"] == "int8"
+    assert run("score", "--batch", "one", "--device", "cpu", "--precision", "fp16") == 2
+    assert "fp16 runs on cuda only, and this is cpu; use --precision auto" in capsys.readouterr().err
+    assert run("score", "--batch", "one", "--device", "cpu") == 0
+    assert "Precision " in capsys.readouterr().out
+
+
+def test_bench_prints_one_object_for_scripts_or_a_table_and_draws_a_picture(
+    weather: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("ingest", str(weather), "--batch", "one")
+    run("train", "--model", "weather", *TINY)
+    capsys.readouterr()
+    given = ["--device", "cpu", "--rounds", "1", "--batch-tokens", "2048", "--threads", "1", "--precision", "fp32"]
+    assert run("bench", *given, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"device", "reading", "tokenizing", "variants", "end_to_end", "recommended"} <= found.keys()
+    assert run("bench", *given, "--plot", "time.png") == 0
+    out = capsys.readouterr().out
+    assert "| the model alone, int8 |" in out
+    assert "of the model's own speed is reached end to end" in out
+    assert "Recommended here: `nightlabel score --model weather" in out
+    assert (home / "time.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_what_is_our_fault_is_status_1(
     weather: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,7 +182,7 @@ def test_what_is_our_fault_is_status_1(
     assert "RuntimeError: a defect" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["ingest", "train", "score", "nightly"])
+@pytest.mark.parametrize("verb", ["ingest", "train", "score", "nightly", "bench"])
 def test_help_shows_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(verb, "--help") == 0
     assert f"nightlabel {verb}" in capsys.readouterr().out

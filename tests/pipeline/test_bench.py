@@ -1,0 +1,117 @@
+"""The benchmark measures what it says, recommends what was fastest, and leaves the workspace alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import weather_rows
+
+from pipeline.bench import bench, demo_subject, rows_of, take_rows, workspace_subject
+from pipeline.build import Publication
+from pipeline.config import ScoringConfig
+from pipeline.device import usable_cores
+from pipeline.errors import BatchError, ModelError
+from pipeline.figures import time_spent
+from pipeline.labels import read_documents
+from pipeline.workspace import Batch, Workspace
+
+AddBatch = Callable[..., Batch]
+
+
+def test_every_stage_is_measured_beside_the_whole_and_the_fastest_settings_are_recommended(
+    workspace: Workspace, trained: Publication, add_batch: AddBatch
+) -> None:
+    assert trained.promoted
+    add_batch(weather_rows(400), "night")
+    files = sorted(path for path in workspace.root.rglob("*"))
+    lines: list[str] = []
+    found = bench(
+        workspace_subject(workspace, "night", None),
+        ScoringConfig(device="cpu", threads=2),
+        rows=300,
+        rounds=2,
+        say=lines.append,
+    )
+    assert sorted(path for path in workspace.root.rglob("*")) == files
+    assert (found["rows"], found["model"], found["provider"]) == (300, "weather@1", "CPUExecutionProvider")
+    assert found["variants"].keys() == {"fp32", "int8"}
+    for rates in (found["reading"], found["tokenizing"], *found["variants"].values(), found["end_to_end"]):
+        assert rates["rows_per_s"] > 0
+        assert rates["tokens_per_s"] > rates["rows_per_s"]
+        assert rates["mb_per_s"] > 0
+        assert len(rates["seconds"]) == 2
+    whole = found["end_to_end"]
+    assert whole["ceiling_share"] == pytest.approx(
+        whole["rows_per_s"] / found["variants"][whole["precision"]]["rows_per_s"], rel=0.3
+    )
+    assert 0 <= whole["padding_share"] < 0.5
+    assert whole["peak_memory_mb"] > 50
+    best, tried = found["recommended"], found["settings_tried"]
+    assert len(tried) >= 4
+    fastest = max(tried, key=lambda trial: trial["rows_per_s"])
+    assert {name: best[name] for name in ("precision", "batch_tokens", "threads")} == {
+        name: fastest[name] for name in ("precision", "batch_tokens", "threads")
+    }
+    assert best["command"].startswith("nightlabel score --model weather --device cpu --precision")
+    assert any("round 2 of 2" in line for line in lines)
+
+
+def test_settings_that_are_given_are_not_tuned(workspace: Workspace, trained: Publication) -> None:
+    assert trained.promoted
+    config = ScoringConfig(device="cpu", precision="fp32", batch_tokens=512, threads=1)
+    found = bench(workspace_subject(workspace, None, None), config, rounds=1, say=lambda _: None)
+    (only,) = found["settings_tried"]
+    assert (only["precision"], only["batch_tokens"], only["threads"]) == ("fp32", 512, 1)
+    assert found["end_to_end"]["workers"] == 1
+
+
+def test_both_core_counts_are_tried(workspace: Workspace, trained: Publication) -> None:
+    assert trained.promoted
+    config = ScoringConfig(device="cpu", precision="fp32", batch_tokens=512)
+    found = bench(workspace_subject(workspace, None, None), config, rounds=1, say=lambda _: None)
+    assert {trial["threads"] for trial in found["settings_tried"]} == {max(1, usable_cores() // 2), usable_cores()}
+
+
+def test_the_first_rows_of_a_batch_are_a_batch_too(
+    tmp_path: Path, add_batch: AddBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.ingest.parts.PART_ROWS", 40)
+    monkeypatch.setattr("pipeline.ingest.jsonlines.CHUNK_ROWS", 40)
+    batch = add_batch(weather_rows(100), "night")
+    some = take_rows(batch, tmp_path / "some", 50)
+    assert (some.rows, [part["rows"] for part in some.manifest["parts"]]) == (50, [40, 10])
+    ids = [row for part in some.manifest["parts"] for row in read_documents(some.path / part["file"], part)["doc_id"]]
+    assert [row.as_py() for row in ids] == [f"w{number}" for number in range(50)]
+    assert take_rows(batch, tmp_path / "all", 0) is batch
+    assert 1 <= rows_of(batch, 1) <= rows_of(batch, 500) <= rows_of(batch, 10**9) == 40
+
+
+def test_what_is_not_there_is_refused(workspace: Workspace, trained: Publication) -> None:
+    assert trained.promoted
+    with pytest.raises(BatchError, match="no batch 'nope'"):
+        workspace_subject(workspace, "nope", None)
+    with pytest.raises(ModelError, match="no model 'nope'"):
+        workspace_subject(workspace, None, "nope")
+
+
+def test_without_a_workspace_the_demo_s_tickets_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.bench.DEMO_ROWS", 300)
+    monkeypatch.setattr(
+        "pipeline.bench.DEMO_RECIPE", ["training.epochs=1", "model.hidden_size=8", "training.baseline=false"]
+    )
+    with demo_subject(lambda _: None) as subject:
+        config = ScoringConfig(device="cpu", precision="int8", batch_tokens=2048, threads=1)
+        found = bench(subject, config, rounds=1, say=lambda _: None)
+        folder = subject.batch.path
+        assert pq.read_metadata(subject.batch.parts[0]).num_rows == subject.batch.rows
+    assert found["subject"] == "the demo's tickets"
+    assert found["end_to_end"]["precision"] == "int8"
+    assert not folder.exists()
+
+
+def test_the_picture_of_where_the_time_goes_is_a_small_png() -> None:
+    shares = {"read": 0.01, "tokenize": 0.04, "batch": 0.02, "model": 0.96, "write": 0.02}
+    png = time_spent(shares, 2, {"fp32": 9000.0, "int8": 15_000.0}, 8800.0, precision="fp32")
+    assert png.startswith(b"\x89PNG")
+    assert len(png) < 60_000
