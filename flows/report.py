@@ -141,7 +141,7 @@ def _vectors_line(vectors: dict[str, Any] | None) -> str:
 
 def _variants_table(variants: dict[str, Any]) -> str:
     """Return how the variants in fewer bits agree with fp32 on the validation split."""
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for precision, facts in variants.items():
         found = facts["agreement"]
         if found is None:

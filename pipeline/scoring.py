@@ -170,8 +170,10 @@ class _Labelling:
             for future in self.futures:
                 future.result()
         finally:
-            for waiting in (*self.ahead, *self.futures):  # of a part that failed, nothing more is run
-                waiting.cancel()
+            for tokenizing in self.ahead:  # of a part that failed, nothing more is done
+                tokenizing.cancel()
+            for running in self.futures:
+                running.cancel()
         return Labelled(self.probabilities, self.stats, self.slots)
 
     def encoded(self) -> Iterator[tuple[int, pa.ListArray, TokenStats]]:

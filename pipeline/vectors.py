@@ -67,17 +67,17 @@ def read_vectors(path: Path, vocabulary: Sequence[str], size: int) -> WordVector
     in_other_case: dict[int, np.ndarray] = {}
     for line, word, numbers in _lines(path):
         place = places.get(word)
-        found = exact
+        kind = exact
         if place is None:
-            place, found = places.get(word.lower()), in_other_case
-        if place is not None and place not in found:
-            found[place] = _vector(path, line, numbers, size)
+            place, kind = places.get(word.lower()), in_other_case
+        if place is not None and place not in kind:
+            kind[place] = _vector(path, line, numbers, size)
     vectors = {**in_other_case, **exact}
     if not vectors:
         raise InputError(f"{path}: not one of its words is in the vocabulary; is it for another language?")
-    numbers = np.array(sorted(vectors), dtype=np.int64)
-    values = np.stack([vectors[number] for number in numbers.tolist()])
-    return WordVectors(numbers, values, len(vocabulary), path.name, file_digest(path))
+    found = sorted(vectors)
+    values = np.stack([vectors[place] for place in found])
+    return WordVectors(np.array(found, dtype=np.int64), values, len(vocabulary), path.name, file_digest(path))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str, str]]:
