@@ -19,7 +19,8 @@ from flows.report import labels_report
 from pipeline.config import ScoringConfig
 from pipeline.labels import BatchReport, PartReport, unlabelled
 from pipeline.registry import Registry
-from pipeline.scoring import Scorer, finish_batch, score_part
+from pipeline.scorer import Scorer
+from pipeline.scoring import finish_batch, score_part
 from pipeline.workspace import Batch, Workspace
 
 

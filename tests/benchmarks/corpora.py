@@ -18,7 +18,8 @@ from typing import Any
 from pipeline.build import build
 from pipeline.config import IngestConfig, ScoringConfig, load_recipe
 from pipeline.ingest import ingest
-from pipeline.scoring import Scorer, score_batch
+from pipeline.scorer import Scorer
+from pipeline.scoring import score_batch
 from pipeline.workspace import Workspace
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

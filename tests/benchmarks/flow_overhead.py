@@ -19,7 +19,8 @@ from pathlib import Path
 from flows.score import score
 from pipeline.config import ScoringConfig
 from pipeline.registry import Registry
-from pipeline.scoring import Scorer, score_batch
+from pipeline.scorer import Scorer
+from pipeline.scoring import score_batch
 from pipeline.workspace import Workspace
 
 

@@ -50,7 +50,8 @@ from pipeline.ingest import ingest
 from pipeline.memory import keep_freed_memory
 from pipeline.model import Classifier
 from pipeline.registry import Registry
-from pipeline.scoring import Scorer, byte_slices, score_batch
+from pipeline.scorer import Scorer, byte_slices
+from pipeline.scoring import score_batch
 from pipeline.tokenizer import RESERVED, UNKNOWN, UNSEPARATED_SCRIPTS, Tokenizer
 from pipeline.workspace import Batch, Workspace
 

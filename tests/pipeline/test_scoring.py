@@ -21,7 +21,8 @@ from pipeline.errors import AccountingError, BatchError, DeviceError, ModelError
 from pipeline.files import file_digest, read_json
 from pipeline.labels import is_labelled
 from pipeline.schemas import LABELS
-from pipeline.scoring import Scorer, score_batch, score_part
+from pipeline.scorer import Scorer
+from pipeline.scoring import score_batch, score_part
 from pipeline.workspace import Batch, Workspace
 
 AddBatch = Callable[..., Batch]
@@ -278,9 +279,9 @@ def test_any_stage_that_fails_fails_the_batch_and_running_again_finishes_it(
     failing_stage: str,
 ) -> None:
     batch = parted(100)
-    name = {"read": "read_documents", "tokenize": "TokenStats.of", "write": "write_part"}[failing_stage]
+    name = {"read": "scoring.read_documents", "tokenize": "scorer.TokenStats.of", "write": "scoring.write_part"}
     with monkeypatch.context() as patch:
-        patch.setattr(f"pipeline.scoring.{name}", broken)
+        patch.setattr(f"pipeline.{name[failing_stage]}", broken)
         with pytest.raises((OSError, ScoringError), match="no space left"):
             score_batch(workspace, batch, scorer_of(trained))
     assert not list(workspace.labels_of("weather", "night").glob("*.parquet"))

@@ -1,0 +1,236 @@
+"""A bundle opened for scoring: texts in, probabilities out, tokenizing and the model side by side."""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.batching import TokenLists
+from pipeline.bundle import Bundle
+from pipeline.characters import text_bytes
+from pipeline.config import ScoringConfig
+from pipeline.device import Device, choose_device, usable_cores
+from pipeline.engine import Engine, open_engine
+from pipeline.errors import DeviceError, ModelError, StoppedError
+from pipeline.memory import keep_freed_memory
+from pipeline.stages import StageClock
+from pipeline.tokenizer import TokenStats
+from pipeline.variants import Choice, choose_precision
+
+logger = logging.getLogger(__name__)
+
+SLICE_BYTES = 1 << 20  # tokenized at once, so that the work is shared out evenly and what it leaves stays small
+
+
+class Scorer:
+    """A bundle opened on a device, with the threads that tokenize for it and run it. Close it when done."""
+
+    def __init__(self, bundle: Bundle, config: ScoringConfig) -> None:
+        keep_freed_memory()
+        self.bundle, self.config = bundle, config
+        self.tokenizer = bundle.tokenizer
+        device = choose_device(config.device)
+        try:
+            self.choice, self.engine = self._open(device)
+        except DeviceError as error:
+            if not (config.device == "auto" and device.is_gpu):
+                raise
+            logger.warning("SCORING ON THE CPU, not on a GPU: %s", error)
+            self.choice, self.engine = self._open(choose_device("cpu"))
+        self._tokenizing = ThreadPoolExecutor(config.threads or usable_cores(), thread_name_prefix="tokenize")
+        self._stopped = threading.Event()
+
+    def _open(self, device: Device) -> tuple[Choice, Engine]:
+        bundle, config = self.bundle, self.config
+        choice = choose_precision(config.precision, bundle.variants, on_gpu=device.is_gpu, title=bundle.title)
+        engine = open_engine(
+            bundle.model_path(choice.precision),
+            device,
+            threads=config.threads,
+            batch_tokens=config.batch_tokens,
+            max_tokens=self.tokenizer.config.max_tokens,
+        )
+        return choice, engine
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up what is under way and let the threads go."""
+        self.stop()
+        self._tokenizing.shutdown(wait=True, cancel_futures=True)
+        self.engine.close()
+
+    def stop(self) -> None:
+        """Make everything that is under way end as soon as it can."""
+        self._stopped.set()
+
+    def go_on(self) -> None:
+        """Return if work may go on.
+
+        Raises:
+            StoppedError: other work failed, or the scorer was closed.
+        """
+        if self._stopped.is_set():
+            raise StoppedError("given up, because other parts failed or the run was stopped")
+
+    @property
+    def precision(self) -> str:
+        return self.choice.precision
+
+    @property
+    def parts_at_once(self) -> int:
+        """How many parts to have under way: one on each device, and one being read or written for each."""
+        return 2 * max(1, len(self.engine.device.numbers))
+
+    def label(self, texts: pa.Array, clock: StageClock | None = None) -> "Labelled":
+        """Return the probabilities of a column of texts.
+
+        Raises:
+            ModelError: the model gives no number for a text that has tokens.
+            DeviceMemoryError: a batch does not fit into the device's memory.
+            ScoringError: anything else that went wrong, with the rows it happened in.
+        """
+        return _Labelling(self, texts, clock or StageClock()).result()
+
+    def encode(self, texts: pa.Array) -> list[pa.ListArray]:
+        """Return the token ids of a column in slices, tokenized in this scorer's threads."""
+        return [token_ids for _, token_ids, _ in _Labelling(self, texts, StageClock()).encoded()]
+
+    def batches(self, texts: pa.Array) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the token ids [rows, time] and lengths [rows] of each batch that `label` would run."""
+        work = _Labelling(self, texts, StageClock())
+        for _, tokens in work.windows():
+            for rows in work.plan(tokens):
+                yield tokens.pad(rows)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What the model makes of a column of texts.
+
+    Attributes:
+        probabilities: float32 [texts, classes], NaN for texts without tokens.
+        stats: how much of the texts the model saw.
+        slots: token slots in all batches, padding included.
+    """
+
+    probabilities: np.ndarray
+    stats: TokenStats
+    slots: int
+
+
+class _Labelling:
+    """One column of texts on its way: slices are tokenized, windows of them sorted and run, the order restored."""
+
+    def __init__(self, scorer: Scorer, texts: pa.Array, clock: StageClock) -> None:
+        self.scorer, self.texts, self.clock = scorer, texts, clock
+        self.engine = scorer.engine
+        self.probabilities = np.full((len(texts), len(scorer.bundle.labels)), np.nan, dtype=np.float32)
+        self.ahead: deque[Future[tuple[pa.ListArray, TokenStats]]] = deque()  # slices being tokenized
+        self.futures: list[Future[None]] = []  # batches on the model
+        self.stats = TokenStats()
+        self.slots = 0
+
+    def result(self) -> Labelled:
+        try:
+            for start, tokens in self.windows():
+                self._start_batches(start, tokens)
+            for future in self.futures:
+                future.result()
+        finally:
+            for tokenizing in self.ahead:  # of a part that failed, nothing more is done
+                tokenizing.cancel()
+            for running in self.futures:
+                running.cancel()
+        return Labelled(self.probabilities, self.stats, self.slots)
+
+    def encoded(self) -> Iterator[tuple[int, pa.ListArray, TokenStats]]:
+        """Yield the first row, the token ids and what they leave out of each slice, tokenized ahead in threads."""
+        slices = byte_slices(self.texts)
+        self.ahead.extend(self.scorer._tokenizing.submit(self._tokenize, start, rows) for start, rows in slices)
+        for start, _ in slices:
+            yield start, *self.ahead.popleft().result()
+
+    def windows(self) -> Iterator[tuple[int, TokenLists]]:
+        """Yield the first row and the tokens of each window."""
+        first, size = 0, 0
+        window: list[pa.ListArray] = []
+        for start, token_ids, stats in self.encoded():
+            self.stats += stats
+            first = first if window else start
+            window.append(token_ids)
+            size += stats.kept_tokens
+            if size >= self.engine.window_tokens:
+                yield first, TokenLists.of(pa.concat_arrays(window))
+                window, size = [], 0
+        if window:
+            yield first, TokenLists.of(pa.concat_arrays(window))
+
+    def _tokenize(self, start: int, rows: int) -> tuple[pa.ListArray, TokenStats]:
+        self.scorer.go_on()
+        with _named_rows(start, start + rows), self.clock("tokenize"):
+            encoded = self.scorer.tokenizer.encode(self.texts.slice(start, rows))
+            return encoded.token_ids, TokenStats.of(encoded)
+
+    def _start_batches(self, start: int, tokens: TokenLists) -> None:
+        with self.clock("batch"):
+            plan = self.plan(tokens)
+        for rows in plan:
+            self.slots += len(rows) * int(tokens.lengths[rows[0]])
+            self.futures.append(self.engine.submit(partial(self._run, start, tokens, rows)))
+
+    def plan(self, tokens: TokenLists) -> list[np.ndarray]:
+        """Return the rows of each batch; a length of 0 would give NaN or end the process, so none has it."""
+        spoken = np.flatnonzero(tokens.lengths > 0)
+        return [spoken[rows] for rows in self.engine.plan(tokens.lengths[spoken])]
+
+    def _run(self, start: int, tokens: TokenLists, rows: np.ndarray) -> None:
+        self.scorer.go_on()
+        with _named_rows(start, start + len(tokens)):
+            with self.clock("batch"):
+                token_ids, lengths = tokens.pad(rows)
+            with self.clock("model"):
+                values = self.engine.run(token_ids, lengths)
+            if np.isnan(values).any():  # must not be taken for empty texts
+                title = self.scorer.bundle.title
+                raise ModelError(f"{title} gives no probabilities (NaN); roll back or train again")
+            self.probabilities[start + rows] = values
+
+
+@contextmanager
+def _named_rows(start: int, stop: int) -> Iterator[None]:
+    """Note on an error in which rows of the column it happened."""
+    try:
+        yield
+    except StoppedError:
+        raise
+    except Exception as error:
+        error.rows = (start, stop)  # type: ignore[attr-defined]
+        raise
+
+
+def byte_slices(texts: pa.Array, size: int = SLICE_BYTES) -> list[tuple[int, int]]:
+    """Return (first row, rows) of slices of at most `size` bytes of text each, but at least one row."""
+    offsets, _ = text_bytes(texts)
+    slices = []
+    start = 0
+    while start < len(texts):
+        stop = max(start + 1, int(np.searchsorted(offsets, offsets[start] + size, side="right")) - 1)
+        slices.append((start, stop - start))
+        start = stop
+    return slices
