@@ -207,10 +207,15 @@ def score(
             "threads": threads,
         },
     )
+    from pipeline.device import cuda_obstacle
     from pipeline.registry import Registry
+    from pipeline.variants import choose_precision
     from pipeline.workspace import Workspace as Place
 
-    Registry(Place(workspace)).find(model)  # an unknown model is told at once
+    # An unknown model, or one without the variant, is told at once.
+    bundle = Registry(Place(workspace)).find(model)
+    on_gpu = device == "cuda" or (device == "auto" and cuda_obstacle() is None)
+    choose_precision(precision, bundle.variants, on_gpu=on_gpu, title=bundle.title)
     _quiet_prefect()
     from flows import score as score_flow
     from flows.report import labels_report
