@@ -2,10 +2,8 @@
 
 import datetime
 import json
-import logging
 import os
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +12,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from pipeline.config import IngestConfig, NightConfig, ScoringConfig, load_recipe, override, validated
-from pipeline.errors import ConfigError, InputError, NightlabelError
+from pipeline.errors import InputError, NightlabelError
 
 app = typer.Typer(
     name="nightlabel",
@@ -329,32 +327,12 @@ def bench(
     config = validated(
         ScoringConfig, {"device": device, "precision": precision, "batch_tokens": batch_tokens, "threads": threads}
     )
-    if plot and not plot.parent.is_dir():
-        raise ConfigError(f"--plot {plot}: there is no folder {plot.parent}")
-    from pipeline.bench import bench as measure
-    from pipeline.bench import demo_subject, workspace_subject
-    from pipeline.registry import Registry
-    from pipeline.workspace import Workspace as Place
+    from flows.bench import run_bench
 
     def say(line: str) -> None:
         complaints.print(line, style="dim", soft_wrap=True, highlight=False)
 
-    logging.basicConfig(format="%(message)s")  # no flow runs here whose log would show warnings
-    place = Place(workspace)
-    own = batch or model or (Registry(place).names() and place.batches())
-    with nullcontext(workspace_subject(place, batch, model)) if own else demo_subject(say) as subject:
-        found = measure(subject, config, rows=rows, rounds=rounds, say=say)
-    if plot:
-        from pipeline.figures import time_spent
-
-        whole = found["end_to_end"]
-        ceilings = {name: rates["rows_per_s"] for name, rates in found["variants"].items()}
-        plot.write_bytes(
-            time_spent(
-                whole["stage_shares"], whole["workers"], ceilings, whole["rows_per_s"], precision=whole["precision"]
-            )
-        )
-        say(f"picture: {plot}")
+    found = run_bench(workspace, config, batch=batch, model=model, rows=rows, rounds=rounds, plot=plot, say=say)
     if as_json:
         console.file.write(json.dumps(found, indent=2) + "\n")
         return

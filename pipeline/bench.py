@@ -10,6 +10,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -314,8 +315,7 @@ def _tables(batch: Batch) -> Iterator[pa.Table]:
 
 
 def _read(batch: Batch) -> None:
-    for _ in _tables(batch):
-        pass
+    deque(_tables(batch), maxlen=0)  # one part at a time, and none is kept
 
 
 def _texts(batch: Batch) -> list[pa.Array]:

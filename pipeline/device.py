@@ -123,15 +123,10 @@ def visible_gpus(listing: str, visible: str | None) -> list[Gpu]:
 @lru_cache
 def processor_name() -> str:
     """Return the processor's name as the system tells it, and its cores."""
-    name = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass  # not Linux
-    return f"{name}, {usable_cores()} cores"
+    linux = Path("/proc/cpuinfo")
+    lines = linux.read_text(encoding="utf-8").splitlines() if linux.is_file() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{next(named, platform.processor() or platform.machine())}, {usable_cores()} cores"
 
 
 def usable_cores() -> int:
