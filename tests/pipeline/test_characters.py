@@ -22,7 +22,7 @@ def same(texts: list[str], split_hangul: bool, drop: bool) -> None:
 
 
 @pytest.mark.parametrize(("split_hangul", "drop"), WAYS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(TEXT, max_size=8))
 def test_any_text_is_split_as_the_definition_says(split_hangul: bool, drop: bool, texts: list[str]) -> None:
     same(texts, split_hangul, drop)
