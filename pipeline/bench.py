@@ -76,11 +76,13 @@ def workspace_subject(workspace: Workspace, batch_id: str | None, model: str | N
     """Return a batch of a workspace, the largest if none is named, and its model.
 
     Raises:
-        BatchError: no such batch.
+        BatchError: no such batch, or none at all.
         ModelError: no such model.
     """
     bundle = Registry(workspace).find(model)
     batches = [workspace.batch(batch_id)] if batch_id else workspace.batches()
+    if not batches:
+        raise BatchError(f"no documents in {workspace.root} yet: start with nightlabel ingest FILE")
     batch = max(batches, key=lambda candidate: candidate.rows)
     if batch.rows == 0:
         raise BatchError(f"batch {batch.id} has no documents; choose another with --batch")

@@ -1,5 +1,6 @@
 """The benchmark measures what it says, recommends what was fastest, and leaves the workspace alone."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,6 +97,10 @@ def test_what_is_not_there_is_refused(workspace: Workspace, trained: Publication
         workspace_subject(workspace, "nope", None)
     with pytest.raises(ModelError, match="no model 'nope'"):
         workspace_subject(workspace, None, "nope")
+    for batch in workspace.batches():
+        shutil.rmtree(batch.path)
+    with pytest.raises(BatchError, match="no documents in"):
+        workspace_subject(workspace, None, "weather")
 
 
 def test_without_a_workspace_the_demo_s_tickets_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
