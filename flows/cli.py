@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.markdown import Markdown
 
-from pipeline.config import IngestConfig, NightConfig, ScoringConfig, load_recipe, override, validated
-from pipeline.errors import InputError, NightlabelError
+from pipeline.config import IngestConfig, NightConfig, Recipe, ScoringConfig, load_recipe, override, validated
+from pipeline.errors import ConfigError, InputError, NightlabelError
 
 app = typer.Typer(
     name="nightlabel",
@@ -39,6 +39,28 @@ Device = Annotated[Literal["auto", "cuda", "cpu"], typer.Option(help="Where the 
 Precision = Annotated[
     Literal["auto", "fp32", "int8", "fp16"],
     typer.Option(help="Numbers the model computes with; auto takes the fastest whose labels agree with fp32."),
+]
+
+PresetName = Annotated[
+    str, typer.Option("--preset", "-p", help="Settings to start from: a name, or the path of a .toml file.")
+]
+LearnFrom = Annotated[list[str] | None, typer.Option("--batch", help="Batches to learn from; all if not given.")]
+WordVectors = Annotated[
+    Path | None,
+    typer.Option(
+        "--embeddings", metavar="FILE", help="Word vectors to start from: a word and its numbers on each line."
+    ),
+]
+
+EncoderName = Annotated[
+    str | None,
+    typer.Option("--encoder", metavar="NAME", help="Start from this encoder, made by nightlabel pretrain."),
+]
+TeacherFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--teacher", metavar="FILE", help="Class probabilities from another model: doc_id and a column a class."
+    ),
 ]
 
 # For a command that runs outside the project's folder, where no [tool.prefect] is found.
@@ -71,6 +93,7 @@ def ingest(
         list[str], typer.Option("--text", "-t", help=field_help(IngestConfig, "text") + " Repeat it to join several.")
     ] = INGEST.text,
     label: Annotated[str | None, typer.Option("--label", "-l", help=field_help(IngestConfig, "label"))] = None,
+    label_separator: Annotated[str | None, typer.Option(help=field_help(IngestConfig, "label_separator"))] = None,
     id_column: Annotated[str | None, typer.Option("--id", help=field_help(IngestConfig, "id"))] = None,
     split: Annotated[str | None, typer.Option(help=field_help(IngestConfig, "split"))] = None,
     batch: Annotated[str | None, typer.Option(help="Name of the batch; the date if empty.")] = None,
@@ -95,6 +118,8 @@ def ingest(
 
         nightlabel ingest news.csv --no-header --text 2 --text 3 --label 1 --split train
 
+        nightlabel ingest stories.csv --text title --label topics --label-separator '|'
+
         nightlabel ingest 'feed/*.jsonl.gz' --batch 2026-11-20
     """
     config = validated(
@@ -102,6 +127,7 @@ def ingest(
         {
             "text": text,
             "label": label,
+            "label_separator": label_separator,
             "id": id_column,
             "split": split,
             "format": file_format,
@@ -128,15 +154,17 @@ def ingest(
 @app.command()
 def train(
     model: Annotated[str, typer.Option("--model", "-m", help="Name of the model.")] = "default",
-    preset: Annotated[str, typer.Option("--preset", "-p", help="Settings to start from.")] = "default",
+    preset: PresetName = "default",
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="section.field=value, for example training.epochs=5. Repeatable.")
     ] = None,
-    batch: Annotated[list[str] | None, typer.Option(help="Batches to learn from; all if not given.")] = None,
-    embeddings: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Word vectors to start from: a word and its numbers on each line."),
-    ] = None,
+    batch: LearnFrom = None,
+    embeddings: WordVectors = None,
+    pretrain: Annotated[
+        bool, typer.Option("--pretrain", help="Start from what all text here teaches, labelled or not.")
+    ] = False,
+    encoder: EncoderName = None,
+    teacher: TeacherFile = None,
     force: Annotated[bool, typer.Option("--force", help="Promote it even if it is worse than the champion.")] = False,
     workspace: Workspace = "workspace",
 ) -> None:
@@ -152,11 +180,20 @@ def train(
 
         nightlabel train --preset imdb-lstm100
 
+        nightlabel train --preset workspace/presets/tuned.toml
+
+        nightlabel train --pretrain
+
         nightlabel train --embeddings glove.6B.100d.txt.gz --set model.embedding_size=100
+
+        nightlabel train --teacher opinions.parquet --set training.teacher_weight=0.7
     """
-    load_recipe(preset, settings)  # a wrong setting is told at once, not after the server has started
-    if embeddings and not embeddings.is_file():
-        raise InputError(f"--embeddings {embeddings}: there is no such file")
+    recipe = load_recipe(preset, settings)  # a wrong setting is told at once, not after the server has started
+    _check_file("--embeddings", embeddings)
+    _check_file("--teacher", teacher)
+    if embeddings and (pretrain or encoder):
+        raise ConfigError("--embeddings and a pretrained encoder are two beginnings: choose one")
+    _check_encoder(workspace, encoder, recipe)
     _quiet_prefect()
     from flows import train as train_flow
     from flows.report import model_report
@@ -167,11 +204,115 @@ def train(
         settings or [],
         batches=batch or [],
         embeddings=str(embeddings) if embeddings else None,
+        pretrain=pretrain,
+        encoder=encoder,
+        teacher=str(teacher) if teacher else None,
         force=force,
         workspace=workspace,
     )
     show(model_report(publication, pictures=False))
     console.print(f"Bundle: {publication.bundle.path}\nNext: nightlabel score", soft_wrap=True)
+
+
+@app.command()
+def tune(
+    name: Annotated[str, typer.Option(help="Name of the search, and of the preset that it writes.")] = "tuned",
+    preset: PresetName = "default",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="section.field=value: a setting that is fixed, not searched. Repeatable."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="FIELD", help="section.field: search only this one. Repeatable.")
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Most trainings, those of earlier runs of this search included.")] = 20,
+    minutes: Annotated[
+        float | None, typer.Option(help="Minutes spent in trainings after which no other begins; no limit if empty.")
+    ] = None,
+    batch: LearnFrom = None,
+    embeddings: WordVectors = None,
+    encoder: EncoderName = None,
+    teacher: TeacherFile = None,
+    workspace: Workspace = "workspace",
+) -> None:
+    """Search for settings that suit the labelled documents, and write the best as a preset.
+
+    Each trial is a training, measured on the validation split; those that fall behind are stopped early. The first
+    has the starting preset, so that the report can say what was gained. A search that was killed goes on when the
+    same command is given again; a larger budget continues it.
+
+    Examples:
+
+        nightlabel tune
+
+        nightlabel tune --trials 40 --minutes 120
+
+        nightlabel tune --name rates --only training.learning_rate --only training.wide_learning_rate
+
+        nightlabel tune --name small --set model.hidden_size=64 --set training.epochs=4
+    """
+    from pipeline.search_space import make_plan
+
+    inputs: dict[str, Any] = {
+        "batches": batch or [],
+        "embeddings": str(embeddings) if embeddings else None,
+        "encoder": encoder,
+        "teacher": str(teacher) if teacher else None,
+    }
+    # A wrong setting is told at once, not after the server has started.
+    plan = make_plan(name, preset, settings or [], only or [], trials=trials, minutes=minutes, **inputs)
+    _check_file("--embeddings", embeddings)
+    _check_file("--teacher", teacher)
+    _check_encoder(workspace, encoder, plan.start)
+    _quiet_prefect()
+    from flows import tune as tune_flow
+    from flows.tuning_report import tuning_report
+
+    tuning = tune_flow.tune(
+        name,
+        preset,
+        settings or [],
+        only or [],
+        trials=trials,
+        minutes=minutes,
+        **inputs,
+        workspace=workspace,
+    )
+    show(tuning_report(tuning, pictures=False))
+    console.print(f"Preset: {tuning.preset or 'none'}\nPicture: {tuning.picture}", soft_wrap=True)
+
+
+@app.command()
+def pretrain(
+    preset: PresetName = "default",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="section.field=value, for example pretraining.epochs=6. Repeatable."),
+    ] = None,
+    batch: LearnFrom = None,
+    workspace: Workspace = "workspace",
+) -> None:
+    """Learn from every text there is, labelled or not, for later trainings to start from.
+
+    A pretraining that was killed goes on from its last checkpoint when the same command is given again. The texts of
+    the test split are left out, so that the test stays one; labels are never used.
+
+    Examples:
+
+        nightlabel pretrain
+
+        nightlabel pretrain --set pretraining.epochs=8
+
+        nightlabel pretrain --set pretraining.leave_out_test=false --batch 2026-11-20
+    """
+    load_recipe(preset, settings)
+    _quiet_prefect()
+    from flows import pretrain as pretrain_flow
+    from flows.report import encoder_report
+
+    encoder = pretrain_flow.pretrain(preset, settings or [], batches=batch or [], workspace=workspace)
+    show(encoder_report(encoder, pictures=False))
+    console.print(f"Encoder: {encoder.path}\nNext: nightlabel train --pretrain", soft_wrap=True)
 
 
 @app.command()
@@ -351,6 +492,19 @@ def doctor(workspace: Workspace = "workspace") -> None:
         console.print(f"{'[green]ok  [/]' if finding.ok else '[red]MEND[/]'}  {finding.line}", soft_wrap=True)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
+
+
+def _check_encoder(workspace: str, name: str | None, recipe: Recipe) -> None:
+    if name:
+        from pipeline.encoder import named_encoder
+        from pipeline.workspace import Workspace as Place
+
+        named_encoder(Place(workspace), name, recipe)
+
+
+def _check_file(option: str, path: Path | None) -> None:
+    if path and not path.is_file():
+        raise InputError(f"{option} {path}: there is no such file")
 
 
 def show(markdown: str) -> None:

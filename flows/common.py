@@ -17,9 +17,12 @@ from prefect.runtime import flow_run
 from prefect.tasks import Task
 from pydantic import Field
 
+from pipeline.config import preset_names
 from pipeline.errors import NightlabelError
 
 WorkspacePath = Annotated[str, Field(min_length=1)]
+# The pattern is for the form in the UI; `load_recipe` says more of what is wrong.
+Preset = Annotated[str, Field(json_schema_extra={"pattern": rf"^({'|'.join(preset_names())}|.*\.toml)$"})]
 
 UI_SECONDS = 5.0  # progress in the UI is a call to the API each time
 

@@ -14,6 +14,7 @@ from pipeline.workspace import Workspace
 if TYPE_CHECKING:  # these bring PyTorch along, which an ingest does not need
     from pipeline.build import Publication
     from pipeline.bundle import Bundle
+    from pipeline.encoder import Encoder
     from pipeline.ingest import IngestReport
     from pipeline.labels import BatchReport
 
@@ -61,13 +62,24 @@ def ingest_report(report: IngestReport) -> str:
         ("**rows read**", report.rows_read),
     ]
     parts = [title, table(["rows", "count"], rows)]
-    parts.append(
-        f"Of the documents {report.labelled:,} have a label, {report.unlabelled:,} have none, "
-        f"{report.empty:,} are empty."
-    )
+    parts.append(_labelled_line(report))
     if report.reject_reasons:
         parts.append(table(["refused because", "rows"], report.reject_reasons.items()))
     return "\n\n".join(parts)
+
+
+def _labelled_line(report: IngestReport) -> str:
+    if not report.multi_label:
+        return (
+            f"Of the documents {report.labelled:,} have a label, {report.unlabelled:,} have none, "
+            f"{report.empty:,} are empty."
+        )
+    one = report.labelled - report.several_labels - report.no_class
+    return (
+        f"Of the documents {report.labelled:,} are labelled: {one:,} with one of {len(report.labels):,} classes, "
+        f"{report.several_labels:,} with several, {report.no_class:,} with none of them. "
+        f"{report.unlabelled:,} are not labelled, {report.empty:,} are empty."
+    )
 
 
 def model_report(publication: Publication, *, pictures: bool) -> str:
@@ -87,11 +99,12 @@ def model_report(publication: Publication, *, pictures: bool) -> str:
         table(["test split", bundle.title, "linear baseline"], _scores(test, metrics.get("baseline"))),
         _trust(test, metrics.get("baseline")),
         _training_line(bundle),
-        _vectors_line(bundle.metrics.get("word_vectors")),
+        _start_lines(metrics),
+        _candidates_table(metrics.get("candidates") or []),
         _variants_table(bundle.variants),
     ]
     if pictures:
-        parts += [_picture(path) for path in sorted((bundle.path / "figures").glob("*.png"))]
+        parts += [picture(path) for path in sorted((bundle.path / "figures").glob("*.png"))]
     parts += ["### Classes, worst first", _class_table(test["per_class"])]
     return "\n\n".join(part for part in parts if part)
 
@@ -133,10 +146,55 @@ def _training_line(bundle: Bundle) -> str:
     )
 
 
-def _vectors_line(vectors: dict[str, Any] | None) -> str:
-    if not vectors:
-        return ""
-    return f"Word vectors of {vectors['file']} were there for {percent(vectors['share'])} of the vocabulary."
+def _start_lines(metrics: dict[str, Any]) -> str:
+    """Return what the training began with, beside the labelled documents."""
+    lines = []
+    if vectors := metrics.get("word_vectors"):
+        lines.append(f"Word vectors of {vectors['file']} were there for {percent(vectors['share'])} of the vocabulary.")
+    if encoder := metrics.get("encoder"):
+        lines.append(
+            f"Pretrained encoder {encoder['encoder']} of {encoder['created'][:10]}: {encoder['texts']:,} texts, "
+            f"perplexity {encoder['perplexity']:,.1f} on held-out text. New text since then: `nightlabel pretrain`."
+        )
+    if teacher := metrics.get("teacher"):
+        lines.append(
+            f"A teacher's probabilities for {teacher['texts']:,} texts from {teacher['file']}; "
+            f"{metrics['counts'].get('taught', 0):,} of them have no label of their own."
+        )
+    return "\n".join(lines)
+
+
+def _candidates_table(candidates: list[dict[str, Any]]) -> str:
+    """Return the trainings among which the validation split chose."""
+    rows = [
+        (one["name"], percent(one["best_macro_f1"]), f"{one['seconds']:,.0f} s", "kept" if one["chosen"] else "")
+        for one in candidates
+    ]
+    return table(["trained", "validation macro-F1", "time", ""], rows) if rows else ""
+
+
+def encoder_report(encoder: Encoder, *, pictures: bool) -> str:
+    """Return what an encoder was made from, and how well it predicts words.
+
+    Args:
+        encoder: a committed one.
+        pictures: embed the curve of its perplexity.
+    """
+    facts = encoder.settings
+    rows = [
+        ("texts read", facts["texts"]),
+        ("words", facts["tokens"]),
+        ("test texts left out", facts["left_out_for_test"]),
+        ("vocabulary", facts["vocabulary_size"]),
+        ("perplexity on held-out text", f"{facts['perplexity']:,.1f}"),
+        ("time", f"{facts['seconds']:,.0f} s on {facts['device']}"),
+        ("words a second", facts["tokens_per_second"]),
+    ]
+    curve = [(entry["epoch"], f"{entry['perplexity']:,.1f}") for entry in facts["history"]]
+    parts = [f"## Encoder {encoder.name}", table(["", "value"], rows)]
+    if pictures:
+        parts.append(picture(encoder.path / "figures" / "perplexity.png"))
+    return "\n\n".join([*parts, table(["epoch", "perplexity"], curve)])
 
 
 def _variants_table(variants: dict[str, Any]) -> str:
@@ -173,7 +231,8 @@ def _class_table(per_class: list[dict[str, Any]]) -> str:
     return text + (f"\n\n{left} better ones are in the bundle's `metrics.json`." if left else "")
 
 
-def _picture(path: Path) -> str:
+def picture(path: Path) -> str:
+    """Return a PNG as a Markdown image that holds the picture itself."""
     data = base64.b64encode(path.read_bytes()).decode()
     return f"![{path.stem.replace('_', ' ')}](data:image/png;base64,{data})"
 

@@ -7,18 +7,20 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from flows.common import RETRY, RunProgress, WorkspacePath, show_report
+from flows.common import RETRY, Preset, RunProgress, WorkspacePath, show_report
+from flows.pretrain import pretrain_task
 from flows.report import model_report
 from pipeline import build
-from pipeline.build import Prepared, Publication
-from pipeline.config import Recipe, load_recipe, preset_names
+from pipeline.build import Prepared, Publication, Start
+from pipeline.config import Recipe, load_recipe
+from pipeline.encoder import Encoder, matching_encoder, named_encoder
 from pipeline.training import TrainedModel
 from pipeline.workspace import Workspace
 
 
 @task(name="tokenize", task_run_name="tokenize", cache_policy=NO_CACHE, **RETRY)
-def _tokenize(workspace: Workspace, recipe: Recipe, batches: list[str], embeddings: str | None) -> Prepared:
-    return build.prepare(workspace, recipe, batches, embeddings)
+def _tokenize(workspace: Workspace, recipe: Recipe, batches: list[str], start: Start) -> Prepared:
+    return build.prepare(workspace, recipe, batches, start)
 
 
 @task(name="fit", task_run_name="fit", cache_policy=NO_CACHE, **RETRY)
@@ -49,10 +51,13 @@ def _publish(
 @flow(name="train", flow_run_name="train {model} from preset {preset}", validate_parameters=True)
 def train(
     model: Annotated[str, Field(min_length=1)] = "default",
-    preset: Annotated[str, Field(json_schema_extra={"enum": preset_names()})] = "default",
+    preset: Preset = "default",
     settings: list[str] = [],  # noqa: B006 - never changed
     batches: list[str] = [],  # noqa: B006
     embeddings: str | None = None,
+    pretrain: bool = False,
+    encoder: str | None = None,
+    teacher: str | None = None,
     force: bool = False,
     workspace: WorkspacePath = "workspace",
 ) -> Publication:
@@ -60,16 +65,20 @@ def train(
 
     Args:
         model: Name of the model; a new version is added to it.
-        preset: Settings to start from.
+        preset: Start from default, imdb-lstm100, keras-lstm64, stacked-lstm128, or the path of a .toml file.
         settings: Changes to the preset, each as section.field=value, for example training.epochs=6.
         batches: Batches to learn from. Empty: all of them.
         embeddings: File of word vectors to start from, a word and its numbers on each line. Empty: none.
+        pretrain: Start from an encoder that was pretrained on all text there is; without one that suits, make one.
+        encoder: Name of the encoder to start from. Empty: with pretrain the newest that suits, else none.
+        teacher: File with a doc_id and a column of probabilities for each class, from another model. Empty: none.
         force: Promote the new version even if it is worse than the champion.
         workspace: Folder in which everything is kept.
     """
     recipe = load_recipe(preset, settings)
     place = Workspace(workspace)
-    prepared = _tokenize(place, recipe, batches, embeddings)
+    start = Start(embeddings, _encoder(place, recipe, encoder, pretrain), teacher)
+    prepared = _tokenize(place, recipe, batches, start)
     trained = _fit(place, prepared, recipe)
     metrics = _evaluate(prepared, trained, recipe)
     publication = _publish(
@@ -78,6 +87,14 @@ def train(
     report = model_report(publication, pictures=True)
     show_report("model", report, f"{publication.bundle.title}: how good it is, and whether it is used")
     return publication
+
+
+def _encoder(workspace: Workspace, recipe: Recipe, name: str | None, pretrain: bool) -> Encoder | None:
+    if name:
+        return named_encoder(workspace, name, recipe)
+    if pretrain:
+        return matching_encoder(workspace, recipe) or pretrain_task(workspace, recipe, [])
+    return None
 
 
 if __name__ == "__main__":

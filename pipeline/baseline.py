@@ -15,50 +15,61 @@ NAME = "TF-IDF + LinearSVC"
 
 def linear_baseline(
     train_texts: Sequence[str],
-    train_label_ids: Sequence[int] | NDArray[np.integer],
+    train_targets: NDArray[np.bool_],
     test_texts: Sequence[str],
-    test_label_ids: Sequence[int] | NDArray[np.integer],
-    labels: Sequence[str],
+    test_targets: NDArray[np.bool_],
+    *,
+    multi_label: bool = False,
 ) -> dict[str, Any]:
     """Train a linear SVM on word unigrams and bigrams, and score it on the test texts.
 
     Args:
         train_texts: tokens separated by spaces, as the tokenizer makes them, so every script works.
-        train_label_ids: the class of each training text.
+        train_targets: `[texts, classes]`, the classes of each training text.
         test_texts: as `train_texts`.
-        test_label_ids: the class of each test text.
-        labels: the name of each class.
+        test_targets: as `train_targets`.
+        multi_label: a text can have several classes, or none: one SVM for each class against the rest.
 
     Returns:
         `name`, `accuracy`, `macro_f1` (None without test texts), `seconds` (training and predicting) and
         `features` (size of the vocabulary; 0 where nothing can be learnt and the commonest class is guessed).
     """
     started = time.perf_counter()
-    predicted_ids, features = _predict(train_texts, np.asarray(train_label_ids, np.int64), test_texts)
+    predicted, features = _predict(train_texts, train_targets, test_texts, multi_label)
     seconds = time.perf_counter() - started
-    truth = np.asarray(test_label_ids, np.int64)
+    there = len(test_targets) > 0
     return {
         "name": NAME,
-        "accuracy": float(np.mean(predicted_ids == truth)) if len(truth) else None,
-        "macro_f1": macro_f1(predicted_ids, truth, len(labels)) if len(truth) else None,
+        "accuracy": float((predicted == test_targets).all(axis=1).mean()) if there else None,
+        "macro_f1": macro_f1(predicted, test_targets) if there else None,
         "seconds": round(seconds, 3),
         "features": features,
     }
 
 
 def _predict(
-    train_texts: Sequence[str], train_label_ids: NDArray[np.int64], test_texts: Sequence[str]
-) -> tuple[NDArray[np.int64], int]:
-    commonest = int(np.bincount(train_label_ids).argmax()) if len(train_label_ids) else 0
-    guess = np.full(len(test_texts), commonest, np.int64)
-    if len(np.unique(train_label_ids)) < 2 or not test_texts:
+    train_texts: Sequence[str], train_targets: NDArray[np.bool_], test_texts: Sequence[str], multi_label: bool
+) -> tuple[NDArray[np.bool_], int]:
+    classes = train_targets.shape[1]
+    counts = train_targets.sum(axis=0)
+    guess = np.zeros((len(test_texts), classes), dtype=bool)
+    guess[:, counts.argmax()] = True
+    if np.count_nonzero(counts) < 2 or not test_texts:
         return guess, 0
     vectorizer, train_features = _vectorize(train_texts)
     if train_features is None:
         return guess, 0
-    classifier = _fit(train_features, train_label_ids)
-    predicted: NDArray[np.int64] = classifier.predict(vectorizer.transform(test_texts))
-    return predicted, train_features.shape[1]
+    test_features = vectorizer.transform(test_texts)
+    if multi_label:
+        columns = [
+            _fit(train_features, own).predict(test_features)
+            if own.any() and not own.all()
+            else np.full(len(guess), own[0])
+            for own in train_targets.T
+        ]
+        return np.stack(columns, axis=1), train_features.shape[1]
+    predicted = _fit(train_features, train_targets.argmax(axis=1)).predict(test_features)
+    return np.eye(classes, dtype=bool)[predicted], train_features.shape[1]
 
 
 def _vectorize(texts: Sequence[str]) -> tuple[Any, Any]:
@@ -81,7 +92,7 @@ def _vectorize(texts: Sequence[str]) -> tuple[Any, Any]:
     return None, None
 
 
-def _fit(features: Any, label_ids: NDArray[np.int64]) -> Any:
+def _fit(features: Any, truth: NDArray[Any]) -> Any:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.svm import LinearSVC
 
@@ -89,4 +100,4 @@ def _fit(features: Any, label_ids: NDArray[np.int64]) -> Any:
     with warnings.catch_warnings():
         # Stopped early, a yardstick measures as well; the user could not act on the warning.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return classifier.fit(features, label_ids)
+        return classifier.fit(features, truth)

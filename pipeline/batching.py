@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+POOL_BATCHES = 50  # rows are sorted by length inside random pools of about this many batches
+
 
 @dataclass(frozen=True)
 class TokenLists:
@@ -82,6 +84,23 @@ def plan_batches(
         batches.append(order[start : start + size])
         start += size
     return batches
+
+
+def shuffled_batches(
+    lengths: np.ndarray, random: np.random.Generator, *, batch_tokens: int, batch_size: int
+) -> list[np.ndarray]:
+    """Return batches in random order, each of rows of about equal length: what an epoch of training reads.
+
+    Rows are shuffled, sorted by length inside pools, cut by the token budget, and the batches shuffled.
+    """
+    order = random.permutation(len(lengths))
+    pool_size = POOL_BATCHES * batch_size
+    batches = [
+        pool[rows]
+        for pool in (order[start : start + pool_size] for start in range(0, len(order), pool_size))
+        for rows in plan_batches(lengths[pool], batch_tokens=batch_tokens, batch_size=batch_size)
+    ]
+    return [batches[number] for number in random.permutation(len(batches))]
 
 
 def padding_share(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:

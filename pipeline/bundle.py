@@ -2,13 +2,14 @@
 
 import datetime
 import importlib.metadata
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from safetensors.torch import save
 
 from pipeline.config import Recipe
@@ -89,6 +90,12 @@ class Bundle:
     def labels(self) -> list[str]:
         return list(self.settings["labels"])
 
+    @property
+    def thresholds(self) -> NDArray[np.float32] | None:
+        """Of a multi-label model: float32 [classes], the probabilities from which classes are given."""
+        thresholds = self.settings.get("thresholds")
+        return None if thresholds is None else np.array(thresholds, dtype=np.float32)
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         return Tokenizer.from_spec(self.settings["tokenizer"], read_vocabulary(self.path / "vocabulary.txt"))
@@ -103,6 +110,7 @@ def write_model(
     recipe: Recipe,
     proof: TokenSet,
     validation: TokenSet,
+    thresholds: NDArray[np.float32] | None = None,
 ) -> Parity:
     """Write everything scoring needs into a folder, and prove that the exported graph is the trained model.
 
@@ -114,6 +122,7 @@ def write_model(
         recipe: the settings it was trained with.
         proof: texts for the parity proof.
         validation: texts on which int8 and fp16 are compared with fp32.
+        thresholds: float32 [classes], of a multi-label model.
 
     Raises:
         ParityError: the exported graph disagrees with the trained weights.
@@ -121,7 +130,7 @@ def write_model(
     metadata = {"labels": "\n".join(labels), "tokenizer_digest": tokenizer.digest}
     onnx.save(build_graph(model, metadata=metadata), folder / "model.onnx")
     parity = prove_parity(model, folder / "model.onnx", proof)
-    write_variants(folder, model, validation, metadata)
+    write_variants(folder, model, validation, metadata, thresholds)
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     (folder / "weights.safetensors").write_bytes(save(weights))
     write_vocabulary(folder / "vocabulary.txt", tokenizer)
@@ -129,6 +138,8 @@ def write_model(
         folder / "model.json",
         {
             "labels": labels,
+            "multi_label": model.multi_label,
+            "thresholds": None if thresholds is None else [round(float(value), 6) for value in thresholds],
             "tokenizer": tokenizer.spec(),
             "tokenizer_digest": tokenizer.digest,
             "vocabulary_size": tokenizer.size,
@@ -140,14 +151,12 @@ def write_model(
     return parity
 
 
-def seal(folder: Path, *, name: str, version: int, facts: Mapping[str, Any]) -> None:
+def seal(folder: Path, **facts: Any) -> None:
     """Write the manifest: digests of all files, the libraries, and what else is worth knowing."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
     write_json(
         folder / "manifest.json",
         {
-            "name": name,
-            "version": version,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             **facts,
             "libraries": _library_versions(),

@@ -7,6 +7,7 @@ They stop at the door: library functions take the values they need.
 import tomllib
 from collections.abc import Iterable
 from importlib import resources
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -33,6 +34,11 @@ class IngestConfig(Settings):
     label: str | None = Field(
         default=None,
         description="Column with the label; empty values are unlabelled rows. Not given: the column 'label', if any.",
+    )
+    label_separator: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="What joins several labels of a document in the label column, for example '|'. "
+        "Not given: each document has one label, unless the column holds lists.",
     )
     id: str | None = Field(
         default=None,
@@ -126,8 +132,26 @@ class TrainingConfig(Settings):
     gradient_norm: Annotated[float, Field(gt=0.0)] = Field(
         default=1.0, description="Gradients are clipped to this norm."
     )
-    class_weights: Literal["none", "balanced"] = Field(
-        default="none", description="Whether rare classes count for more in the loss."
+    class_balance: Literal["none", "weights", "sampling", "try"] = Field(
+        default="none",
+        description="Whether rare classes count for more in the loss, or are read more often; "
+        "try trains with each and keeps what the validation split prefers.",
+    )
+    teacher_weight: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        default=0.5, description="Weight of a teacher's probabilities where a text has a label too."
+    )
+    teacher_temperature: Annotated[float, Field(gt=0.0)] = Field(
+        default=1.0, description="Above 1, a teacher's second choices count for more."
+    )
+    compare_scratch: bool = Field(
+        default=True,
+        description="After pretraining: train from scratch too, draw both curves, keep the better on validation.",
+    )
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        default=1.0, description="After pretraining: learning rate of each layer as a share of the one above it."
+    )
+    frozen_share: Share = Field(
+        default=0.0, description="After pretraining: share of the training in which layers thaw one by one, top first."
     )
     patience: Annotated[int, Field(ge=1)] = Field(
         default=3, description="Stop after this many epochs without a better validation macro-F1, in the second half."
@@ -149,11 +173,35 @@ class TrainingConfig(Settings):
     )
 
 
+class PretrainingConfig(Settings):
+    """How the encoder learns from text without labels."""
+
+    epochs: Annotated[int, Field(ge=1)] = Field(default=4, description="Passes over all texts.")
+    learning_rate: Annotated[float, Field(gt=0.0)] = Field(default=4e-3, description="Highest learning rate.")
+    batch_tokens: Annotated[int, Field(ge=1)] = Field(
+        default=8_192, description="Most token slots in a batch, padding included."
+    )
+    sampled_words: Annotated[int, Field(ge=1)] = Field(
+        default=512, description="Words drawn for each batch, among which the true one is to be told."
+    )
+    gradient_norm: Annotated[float, Field(gt=0.0)] = Field(
+        default=1.0, description="Gradients are clipped to this norm."
+    )
+    held_out_share: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(
+        default=0.01, description="Share of the texts on which perplexity is measured."
+    )
+    leave_out_test: bool = Field(
+        default=True, description="Do not read the texts of the test split; off, all text there is."
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(default=1, description="Same seed, same data, same CPU: same weights.")
+
+
 class Recipe(Settings):
     """Everything that decides what a training run produces, beside its data."""
 
     tokenizer: TokenizerConfig = TokenizerConfig()
     model: ModelConfig = ModelConfig()
+    pretraining: PretrainingConfig = PretrainingConfig()
     training: TrainingConfig = TrainingConfig()
 
 
@@ -192,13 +240,36 @@ def preset_names() -> list[str]:
 def load_recipe(preset: str = "default", overrides: list[str] | None = None) -> Recipe:
     """Return a preset with `section.field=value` overrides applied.
 
+    Args:
+        preset: one of `preset_names`, or the path of a file that ends in .toml.
+        overrides: each as `section.field=value`.
+
     Raises:
-        ConfigError: an unknown preset or field, or a value out of its limits.
+        ConfigError: an unknown preset or field, a file that is not one, or a value out of its limits.
     """
+    return override(_read_preset(preset), overrides or [])
+
+
+def _read_preset(preset: str) -> Recipe:
+    if preset.endswith(".toml"):
+        return _read_preset_file(Path(preset))
     if preset not in preset_names():
-        raise ConfigError(f"no preset {preset!r}; there are: {', '.join(preset_names())}")
+        raise ConfigError(f"no preset {preset!r}; there are: {', '.join(preset_names())}, and paths of .toml files")
     text = (resources.files("pipeline") / "presets" / f"{preset}.toml").read_text(encoding="utf-8")
-    return override(validated(Recipe, tomllib.loads(text)), overrides or [])
+    return validated(Recipe, tomllib.loads(text))
+
+
+def _read_preset_file(path: Path) -> Recipe:
+    try:
+        return validated(Recipe, tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise ConfigError(f"preset {path}: there is no such file") from error
+    except OSError as error:
+        raise ConfigError(f"preset {path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"preset {path}: not TOML: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"preset {path}: {error}") from error
 
 
 def override(settings: S, overrides: Iterable[str]) -> S:

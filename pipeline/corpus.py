@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import TrainingDataError
-from pipeline.schemas import SPLITS
+from pipeline.schemas import SPLITS, split_labels
 from pipeline.workspace import Batch
 
 TRAIN, VALIDATION, TEST = range(3)
 LEFT_OUT = -1
-COLUMNS = ["label", "split", "content_hash"]
+COLUMNS = ["doc_id", "label", "split", "content_hash"]
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,17 @@ class Corpus:
     Attributes:
         batches: where the documents lie.
         labels: class names, in the order of their ids.
+        multi_label: whether a document can have several classes, or none of them.
+        sets: bool [label sets, classes]; where each document has one label, a set is a class.
         splits: int8 [rows], TRAIN, VALIDATION, TEST or LEFT_OUT for each row of all batches in order.
-        label_ids: int32 [rows], the class of each row that is not left out.
+        label_ids: int32 [rows], the label set of each row that is not left out; -1 where only a teacher knows.
         counts: rows of each kind, for the report.
     """
 
     batches: Sequence[Batch]
     labels: list[str]
+    multi_label: bool
+    sets: np.ndarray
     splits: np.ndarray
     label_ids: np.ndarray
     counts: dict[str, int]
@@ -52,12 +56,24 @@ class Corpus:
                         chosen = batch.filter(pa.array(wanted))
                         yield chosen["doc_id"], chosen["text"], self.label_ids[rows][wanted]
 
+    def all_ids(self) -> Iterator[pa.Array]:
+        """Yield the doc_ids of every document, labelled or not."""
+        for path in _parts(self.batches):
+            yield pq.read_table(path, columns=["doc_id"], partitioning=None)["doc_id"].combine_chunks()
+
     def texts(self, split: int) -> Iterator[pa.Array]:
         for _, texts, _ in self.read(split):
             yield texts
 
 
-def select(batches: Sequence[Batch], *, method: str, validation_share: float, test_share: float) -> Corpus:
+def select(
+    batches: Sequence[Batch],
+    *,
+    method: str,
+    validation_share: float,
+    test_share: float,
+    taught: pa.Array | None = None,
+) -> Corpus:
     """Decide what each labelled document is used for.
 
     Args:
@@ -65,20 +81,32 @@ def select(batches: Sequence[Batch], *, method: str, validation_share: float, te
         method: "hash" (by text alone) or "stratified" (equal shares in each class).
         validation_share: share of the texts for validation, unless a validation split is given.
         test_share: share of the texts for testing, unless a test split is given.
+        taught: doc_ids of which a teacher knows the classes; those without a label are trained on too.
 
     Raises:
         TrainingDataError: no labelled rows, one class only, or a class with a single text.
     """
     table = _read_columns(batches)
-    rows = _Rows.of(table)
+    rows = _Rows.of(table, multi_label=any(batch.multi_label for batch in batches))
     pool, counts = _distinct_pool(rows)
     fixed = rows.labelled & (rows.given != TRAIN)  # rows without a given split are LEFT_OUT so far
     splits = np.where(fixed, rows.given, LEFT_OUT).astype(np.int8)
     splits[pool] = _divide(rows, pool, method, validation_share, test_share)
     _check_classes(rows, splits)
+    if taught is not None:
+        new = _taught_rows(rows, splits, pc.is_in(table["doc_id"], value_set=taught).to_numpy())
+        splits[new], counts["taught"] = TRAIN, len(new)
     for number, name in enumerate(SPLITS):
         counts[name] = int(np.count_nonzero(splits == number))
-    return Corpus(batches, rows.labels, splits, rows.label_ids, counts)
+    return Corpus(batches, rows.labels, rows.multi_label, rows.sets, splits, rows.label_ids, counts)
+
+
+def _taught_rows(rows: "_Rows", splits: np.ndarray, taught: np.ndarray) -> np.ndarray:
+    """Return the rows without a label that a teacher knows, each text once, and none that stands in another split."""
+    candidates = np.flatnonzero(taught & ~rows.labelled & (rows.given != TEST) & (rows.given != VALIDATION))
+    candidates = candidates[~np.isin(rows.text_ids[candidates], rows.text_ids[splits != LEFT_OUT])]
+    _, first = np.unique(rows.text_ids[candidates], return_index=True)
+    return candidates[np.sort(first)]
 
 
 @dataclass
@@ -86,33 +114,59 @@ class _Rows:
     """The labelled documents as numbers; `given` is LEFT_OUT where no split is given."""
 
     labels: list[str]
+    multi_label: bool
+    sets: np.ndarray  # bool [label sets, classes]
     label_ids: np.ndarray  # int32 [rows], -1 = unlabelled
     given: np.ndarray  # int8 [rows]
     text_ids: np.ndarray  # int64 [rows], equal for equal texts
     position: np.ndarray  # float64 [rows], the text's place in [0, 1), from its hash
 
     @classmethod
-    def of(cls, table: pa.Table) -> "_Rows":
-        labels = sorted(pc.unique(table["label"]).drop_null().to_pylist())
-        if not labels:
+    def of(cls, table: pa.Table, *, multi_label: bool) -> "_Rows":
+        names = sorted(pc.unique(table["label"]).drop_null().to_pylist())
+        if not names:
             raise TrainingDataError(
                 "no labelled rows: ingest documents with a label column (nightlabel ingest FILE --label COLUMN)"
             )
-        if len(labels) == 1:
-            raise TrainingDataError(f"one class only ({labels[0]!r}): a classifier needs at least two")
+        labels, sets = _label_sets(names) if multi_label else (names, np.eye(len(names), dtype=bool))
+        if len(names) == 1:
+            raise TrainingDataError(f"one class only ({names[0]!r}): a classifier needs at least two")
         hashes = pa.concat_arrays(table["content_hash"].chunks)
-        heads = np.frombuffer(b"".join(hashes.to_pylist()), dtype=">u8")[::2]
         return cls(
             labels=labels,
-            label_ids=_codes(table["label"], labels),
+            multi_label=multi_label,
+            sets=sets,
+            label_ids=_codes(table["label"], names),
             given=_codes(table["split"], SPLITS).astype(np.int8),
             text_ids=hashes.dictionary_encode().indices.to_numpy().astype(np.int64),
-            position=heads / 2.0**64,
+            position=text_position(hashes),
         )
+
+    @property
+    def strata(self) -> np.ndarray:
+        """int32 [rows], what a stratified split divides equally: of several classes the rarest."""
+        sizes = np.bincount(self.label_ids[self.labelled], minlength=len(self.sets)) @ self.sets
+        rarest = np.where(self.sets, sizes, len(self.label_ids) + 1).argmin(axis=1)
+        rarest[~self.sets.any(axis=1)] = len(self.labels)  # those of no class
+        strata: np.ndarray = rarest.astype(np.int32)[self.label_ids]
+        return strata
 
     @property
     def labelled(self) -> np.ndarray:
         return self.label_ids >= 0
+
+
+def _label_sets(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Return the classes that label sets are made of, and bool [sets, classes]."""
+    members = [split_labels(name) for name in names]
+    labels = sorted({label for one in members for label in one})
+    return labels, np.array([[label in one for label in labels] for one in members], dtype=bool)
+
+
+def text_position(hashes: pa.FixedSizeBinaryArray) -> np.ndarray:
+    """Return each text's place in [0, 1), float64 [rows], from its content hash."""
+    heads = np.frombuffer(b"".join(hashes.to_pylist()), dtype=">u8")[::2]
+    return heads / 2.0**64
 
 
 def _codes(column: pa.ChunkedArray, values: Sequence[str]) -> np.ndarray:
@@ -162,13 +216,13 @@ def _divide(rows: _Rows, pool: np.ndarray, method: str, validation_share: float,
         validation_share = 0.0
     place = rows.position[pool]
     if method == "stratified":
-        place = _rank_in_class(place, rows.label_ids[pool])
+        place = _rank_in_class(place, rows.strata[pool])
     splits = np.full(len(pool), TRAIN, dtype=np.int8)
     splits[place < test_share + validation_share] = VALIDATION
     splits[place < test_share] = TEST
     if not given_train.all():  # rows given for training are tested on only where there is nothing else
         splits[given_train & (splits == TEST)] = TRAIN
-    _fill_gaps(splits, rows.label_ids[pool], place, validation_share, test_share)
+    _fill_gaps(splits, rows.strata[pool], place, validation_share, test_share)
     return splits
 
 
@@ -198,12 +252,13 @@ def _fill_gaps(
 
 
 def _check_classes(rows: _Rows, splits: np.ndarray) -> None:
-    texts = np.zeros(len(rows.labels), dtype=int)
-    used = splits != LEFT_OUT
-    for label_id in range(len(rows.labels)):
-        texts[label_id] = len(np.unique(rows.text_ids[used & (rows.label_ids == label_id)]))
-    trained = np.bincount(rows.label_ids[splits == TRAIN], minlength=len(rows.labels))
-    for name, count, train_count in zip(rows.labels, texts, trained, strict=True):
+    used, trained = np.flatnonzero(splits != LEFT_OUT), np.flatnonzero(splits == TRAIN)
+    texts = [
+        len(np.unique(rows.text_ids[used[rows.sets[rows.label_ids[used], number]]]))
+        for number in range(len(rows.labels))
+    ]
+    train_counts = rows.sets[rows.label_ids[trained]].sum(axis=0)
+    for name, count, train_count in zip(rows.labels, texts, train_counts, strict=True):
         if count == 1:
             raise TrainingDataError(
                 f"class {name!r} has a single example: give it more, or remove it (it needs one to learn from "
@@ -215,5 +270,5 @@ def _check_classes(rows: _Rows, splits: np.ndarray) -> None:
             )
     if not (splits == VALIDATION).any():
         raise TrainingDataError(
-            f"{int(trained.sum())} training texts are too few to set any aside for validation; label more"
+            f"{len(trained)} training texts are too few to set any aside for validation; label more"
         )

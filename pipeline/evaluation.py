@@ -1,6 +1,6 @@
 """How good predictions are, as plain values that go into a bundle's `metrics.json` unchanged."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,63 +11,134 @@ SMALLEST_PROBABILITY = 1e-12  # a certain mistake costs 27.6 nats, not infinity
 
 
 def evaluate(
-    probabilities: NDArray[np.floating], label_ids: NDArray[np.integer], labels: Sequence[str]
+    probabilities: NDArray[np.floating],
+    targets: NDArray[np.bool_],
+    labels: Sequence[str],
+    thresholds: NDArray[np.floating] | None = None,
 ) -> dict[str, Any]:
     """Return every score of a set of predictions, ready for JSON.
 
     A class without documents counts in the macro averages with 0, as in scikit-learn with `zero_division=0`.
 
     Args:
-        probabilities: `[n, classes]`, each row adding up to 1.
-        label_ids: `[n]`, the true classes.
+        probabilities: `[n, classes]`; each row adds up to 1, unless there are thresholds.
+        targets: `[n, classes]`, the true classes: one for each document, unless there are thresholds.
         labels: the name of each class, in the order of the columns.
+        thresholds: `[classes]`, where a document can have several classes: the probabilities they are given from.
 
     Returns:
-        `n`, `accuracy`, `macro_` and `weighted_` `precision`, `recall` and `f1`, `log_loss` (nats),
-        `calibration_error` (0 to 1), `per_class`, `confusion` (rows are the truth) and `reliability`
-        (see `reliability_bins`). Without documents the scores are None and the lists keep their lengths.
+        `n`, `accuracy` (with several classes: of documents whose classes are exactly right), `macro_` and
+        `weighted_` `precision`, `recall` and `f1`, `log_loss` (nats), `calibration_error` (0 to 1), `per_class`,
+        `confusion` (rows are the truth; None with several classes) and `reliability` (see `reliability_bins`).
+        With several classes also `micro_` and `example_` `precision`, `recall` and `f1`; of the latter the mean
+        over documents. Without documents the scores are None and the lists keep their lengths.
     """
-    predicted_ids = probabilities.argmax(axis=1)
-    bins = reliability_bins(probabilities, label_ids)
+    predicted = decide(probabilities, thresholds)
+    several = thresholds is not None
+    bins = reliability_bins(*_claims(probabilities, targets, several))
     return {
-        "n": len(label_ids),
-        "accuracy": float(np.mean(predicted_ids == label_ids)) if len(label_ids) else None,
-        **_averages(predicted_ids, label_ids, len(labels)),
-        "log_loss": _log_loss(probabilities, label_ids),
+        "n": len(targets),
+        "accuracy": float((predicted == targets).all(axis=1).mean()) if len(targets) else None,
+        **_averages(predicted, targets, {"micro": "micro", "example": "samples"} if several else {}),
+        "log_loss": log_loss(probabilities, targets.astype(np.float32), multi_label=several),
         "calibration_error": calibration_error(bins),
-        "per_class": _per_class(predicted_ids, label_ids, labels),
-        "confusion": _confusion(predicted_ids, label_ids, len(labels)),
+        "per_class": _per_class(predicted, targets, labels),
+        "confusion": None if several else _confusion(predicted.argmax(axis=1), targets.argmax(axis=1), len(labels)),
         "reliability": bins,
     }
 
 
-def macro_f1(predicted_ids: NDArray[np.integer], label_ids: NDArray[np.integer], classes: int) -> float:
+def decide(probabilities: NDArray[np.floating], thresholds: NDArray[np.floating] | None = None) -> NDArray[np.bool_]:
+    """Return which classes each document is given, bool `[n, classes]`: the likeliest, or all from a threshold on.
+
+    Args:
+        probabilities: `[n, classes]`.
+        thresholds: `[classes]`, where a document can have several classes.
+    """
+    if thresholds is not None:
+        return probabilities >= thresholds
+    chosen = np.zeros(probabilities.shape, dtype=bool)
+    chosen[np.arange(len(chosen)), probabilities.argmax(axis=1)] = True
+    return chosen
+
+
+def macro_f1(predicted: NDArray[np.bool_], targets: NDArray[np.bool_]) -> float:
     """Return the mean F1 over all classes, 0 where a class is neither predicted nor present.
 
     Same value as `evaluate(...)["macro_f1"]`, without scikit-learn: cheap enough for every epoch.
 
     Args:
-        predicted_ids: `[n]`, the predicted classes.
-        label_ids: `[n]`, the true classes.
-        classes: how many classes there are.
+        predicted: `[n, classes]`, the classes that were given.
+        targets: `[n, classes]`, the true classes.
     """
-    predicted = np.bincount(predicted_ids, minlength=classes)
-    actual = np.bincount(label_ids, minlength=classes)
-    correct = np.bincount(label_ids[predicted_ids == label_ids], minlength=classes)
+    correct = (predicted & targets).sum(axis=0)
     # F1 = 2 TP / (2 TP + FP + FN), and its denominator is predicted + actual.
-    return float(np.mean(2 * correct / np.maximum(predicted + actual, 1)))
+    return float(np.mean(2 * correct / np.maximum(predicted.sum(axis=0) + targets.sum(axis=0), 1)))
+
+
+def best_thresholds(probabilities: NDArray[np.floating], targets: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return the probability from which each class is given, float32 `[classes]`, so that its F1 is highest.
+
+    A threshold lies half-way between two neighbouring probabilities. A class that occurs nowhere keeps 0.5.
+
+    Args:
+        probabilities: `[n, classes]`, each by itself.
+        targets: `[n, classes]`.
+    """
+    thresholds = np.full(probabilities.shape[1], 0.5, dtype=np.float32)
+    for number in np.flatnonzero(targets.any(axis=0)):
+        order = np.argsort(-probabilities[:, number], kind="stable")
+        ranked, hits = probabilities[order, number], np.cumsum(targets[order, number])
+        below = np.append(ranked[1:], 0.0)
+        f1 = 2 * hits / (np.arange(1, len(hits) + 1) + hits[-1])
+        f1[ranked == below] = -1.0  # no threshold lies between equal probabilities
+        best = int(f1.argmax())
+        thresholds[number] = (ranked[best] + below[best]) / 2
+    return thresholds
+
+
+def log_loss(
+    probabilities: NDArray[np.floating], targets: NDArray[np.floating], *, multi_label: bool = False
+) -> float | None:
+    """Return the mean loss of a document in nats; None without documents.
+
+    Args:
+        probabilities: `[n, classes]`.
+        targets: `[n, classes]`, 1 for each class that a document has.
+        multi_label: classes are independent, and those a document lacks count too.
+    """
+    if not len(probabilities):
+        return None
+    # Not scikit-learn's: it warns when float32 rows add up to 1 only nearly.
+    certain = np.clip(probabilities.astype(np.float64), SMALLEST_PROBABILITY, 1.0)
+    losses = -(targets * np.log(certain)).sum(axis=1)
+    if multi_label:
+        lacking = np.clip(1.0 - probabilities.astype(np.float64), SMALLEST_PROBABILITY, 1.0)
+        losses -= ((1 - targets) * np.log(lacking)).sum(axis=1)
+    return float(losses.mean())
+
+
+def _claims(
+    probabilities: NDArray[np.floating], targets: NDArray[np.bool_], several: bool
+) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+    """Return the confidence of each claim and whether it came true: one for each document, or for each class of it."""
+    if several:
+        return np.maximum(probabilities, 1 - probabilities).ravel(), ((probabilities >= 0.5) == targets).ravel()
+    return probabilities.max(axis=1), targets[np.arange(len(targets)), probabilities.argmax(axis=1)]
 
 
 def reliability_bins(
-    probabilities: NDArray[np.floating], label_ids: NDArray[np.integer]
+    confidences: NDArray[np.floating], correct: NDArray[np.bool_]
 ) -> list[dict[str, float | int | None]]:
     """Return what the model claimed and what came true, by equal-width bins of its confidence.
 
     Each bin has `low`, `high` (confidence in `(low, high]`), `confidence` (mean), `accuracy` and `count`;
     the means of an empty bin are None. See Guo et al., "On Calibration of Modern Neural Networks" (2017).
+
+    Args:
+        confidences: `[claims]`, 0 to 1.
+        correct: `[claims]`.
     """
-    confidences = probabilities.max(axis=1) if len(label_ids) else np.zeros(0)
-    correct = probabilities.argmax(axis=1) == label_ids if len(label_ids) else np.zeros(0, bool)
     edges = np.linspace(0.0, 1.0, CALIBRATION_BINS + 1)
     # Rounding can lift a softmax a hair above 1: such a row belongs to the last bin.
     positions = np.clip(np.searchsorted(edges, confidences, side="left") - 1, 0, CALIBRATION_BINS - 1)
@@ -101,33 +172,28 @@ def calibration_error(bins: Sequence[dict[str, float | int | None]]) -> float | 
 
 
 def _averages(
-    predicted_ids: NDArray[np.integer], label_ids: NDArray[np.integer], classes: int
+    predicted: NDArray[np.bool_], targets: NDArray[np.bool_], further: Mapping[str, str]
 ) -> dict[str, float | None]:
+    """Return precision, recall and F1 by each way to average; `further` has scikit-learn's names for more ways."""
     from sklearn.metrics import precision_recall_fscore_support
 
     averages: dict[str, float | None] = {}
-    for average in ("macro", "weighted"):
+    for name, average in ({"macro": "macro", "weighted": "weighted"} | dict(further)).items():
         scores: tuple[float | None, ...] = (None, None, None)
-        if len(label_ids):
-            scores = precision_recall_fscore_support(
-                label_ids, predicted_ids, labels=range(classes), average=average, zero_division=0
-            )[:3]
-        for name, score in zip(("precision", "recall", "f1"), scores, strict=True):
-            averages[f"{average}_{name}"] = None if score is None else float(score)
+        if len(targets):
+            scores = precision_recall_fscore_support(targets, predicted, average=average, zero_division=0)[:3]
+        for kind, score in zip(("precision", "recall", "f1"), scores, strict=True):
+            averages[f"{name}_{kind}"] = None if score is None else float(score)
     return averages
 
 
-def _per_class(
-    predicted_ids: NDArray[np.integer], label_ids: NDArray[np.integer], labels: Sequence[str]
-) -> list[dict[str, Any]]:
-    if not len(label_ids):
+def _per_class(predicted: NDArray[np.bool_], targets: NDArray[np.bool_], labels: Sequence[str]) -> list[dict[str, Any]]:
+    if not len(targets):
         empty = {"precision": None, "recall": None, "f1": None, "support": 0}
         return [{"label": label, **empty} for label in labels]
     from sklearn.metrics import precision_recall_fscore_support
 
-    columns = precision_recall_fscore_support(
-        label_ids, predicted_ids, labels=range(len(labels)), average=None, zero_division=0
-    )
+    columns = precision_recall_fscore_support(targets, predicted, average=None, zero_division=0)
     return [
         {
             "label": label,
@@ -146,11 +212,3 @@ def _confusion(predicted_ids: NDArray[np.integer], label_ids: NDArray[np.integer
     counts = np.bincount(pairs, minlength=classes * classes)
     matrix: list[list[int]] = counts.reshape(classes, classes).tolist()
     return matrix
-
-
-def _log_loss(probabilities: NDArray[np.floating], label_ids: NDArray[np.integer]) -> float | None:
-    if not len(label_ids):
-        return None
-    # Not scikit-learn's: it warns when float32 rows add up to 1 only nearly.
-    chosen = probabilities[np.arange(len(label_ids)), label_ids].astype(np.float64)
-    return float(-np.log(np.clip(chosen, SMALLEST_PROBABILITY, 1.0)).mean())

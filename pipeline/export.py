@@ -55,7 +55,7 @@ def build_graph(model: Classifier, *, metadata: dict[str, str] | None = None, ha
     """Write a trained classifier as a checked ONNX model.
 
     Inputs: `token_ids` int32 [batch, time] (0 past each length) and `lengths` int32 [batch], each from
-    1 to time. Output: `probabilities` float32 [batch, classes].
+    1 to time. Output: `probabilities` float32 [batch, classes], of each class by itself in a multi-label model.
 
     Args:
         model: in evaluation mode, on any device.
@@ -76,7 +76,10 @@ def build_graph(model: Classifier, *, metadata: dict[str, str] | None = None, ha
     logits = _head(graph, model, _pool(graph, model, graph.in_single(states), graph.in_single(last)))
     if model.wide is not None:
         logits = graph.add("Add", [logits, _wide(graph, model.wide, transposed)], "logits")
-    graph.add("Softmax", [logits], "probabilities", axis=-1)
+    if model.multi_label:
+        graph.add("Sigmoid", [logits], "probabilities")
+    else:
+        graph.add("Softmax", [logits], "probabilities", axis=-1)
     return _checked(graph, model.output.out_features, metadata or {})
 
 

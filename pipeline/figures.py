@@ -1,9 +1,10 @@
-"""The pictures of a training run, as PNG bytes: small enough to embed, readable 700 pixels wide."""
+"""The pictures of trainings and measurements, as PNG bytes: small enough to embed, readable 700 pixels wide."""
 
 import io
+import itertools
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,37 +18,73 @@ if TYPE_CHECKING:
 WIDTH, DPI = 7.0, 100  # inches, dots per inch: 700 pixels
 INK, MUTED, FAINT = "#1f2933", "#6b7785", "#d9dee4"
 BLUE, ORANGE = "#2563eb", "#ea580c"
+SERIES = (BLUE, "#64748b", "#0d9488", "#9333ea", "#b45309", "#be185d")
 NUMBERED_CELLS = 15  # above this many classes a cell is too small for its number
 NAMED_CLASSES = 30  # above this many, a row is too low for its name
 LISTED_CONFUSIONS = 8
+LISTED_SETTINGS = 8
 
 
-def learning_curve(history: Sequence[dict[str, Any]]) -> bytes:
-    """Draw the losses and the validation macro-F1 of each epoch.
+def learning_curve(histories: Mapping[str, Sequence[dict[str, Any]]]) -> bytes:
+    """Draw the losses and the validation macro-F1 of each epoch, for one training or several beside each other.
 
     Args:
-        history: one entry an epoch, with `epoch`, `train_loss`, `validation_loss` and `validation_macro_f1`;
-            a value may be None.
+        histories: for each training, by name, one entry an epoch, with `epoch`, `train_loss`, `validation_loss` and
+            `validation_macro_f1`; a value may be None.
     """
-    figure = _figure(height=3.6)
+    figure = _figure(height=3.6 if len(histories) < 2 else 3.9)
     losses, scores = figure.subplots(1, 2)
-    epochs = [entry["epoch"] for entry in history]
-    curves = {
-        name: np.array([_number(entry.get(name)) for entry in history])
-        for name in ("train_loss", "validation_loss", "validation_macro_f1")
-    }
-    _line(losses, epochs, curves["train_loss"], MUTED, "train")
-    _line(losses, epochs, curves["validation_loss"], BLUE, "validation")
-    _line(scores, epochs, curves["validation_macro_f1"], BLUE, "")
-    _mark_best(scores, epochs, curves["validation_macro_f1"])
-    for axes, name in ((losses, "Loss"), (scores, "Validation macro-F1")):
+    every: list[tuple[str, list[int], NDArray[np.float64]]] = []
+    for (name, history), color in zip(histories.items(), itertools.cycle(SERIES)):
+        epochs = [entry["epoch"] for entry in history]
+        train, validation, f1 = (
+            np.array([_number(entry.get(key)) for entry in history])
+            for key in ("train_loss", "validation_loss", "validation_macro_f1")
+        )
+        if len(histories) < 2:
+            _line(losses, epochs, train, MUTED, "train")
+        _line(losses, epochs, validation, color, name or "validation")
+        _line(scores, epochs, f1, color, "")
+        _mark_best(scores, epochs, f1, color if len(histories) > 1 else ORANGE)
+        every.append((name, epochs, f1))
+    longest = max((epochs for _, epochs, _ in every), key=len, default=[])
+    titles = ("Loss", "Validation macro-F1") if len(histories) < 2 else ("Validation loss", "Validation macro-F1")
+    for axes, title in zip((losses, scores), titles, strict=True):
         _plain(axes)
-        axes.set_title(name, loc="left", color=INK, fontsize=10)
+        axes.set_title(title, loc="left", color=INK, fontsize=10)
         axes.set_xlabel("epoch", color=MUTED, fontsize=9)
-        _whole_epochs(axes, epochs)
-    if history:
+        _whole_epochs(axes, longest)
+    if longest:
         losses.legend(frameon=False, fontsize=9, labelcolor=INK)
-    _title(figure, _learning_title(epochs, curves["validation_macro_f1"]))
+    _title(figure, _learning_title(every))
+    return _png(figure)
+
+
+def perplexity_curve(history: Sequence[dict[str, Any]]) -> bytes:
+    """Draw the perplexity on held-out text after each epoch of a pretraining.
+
+    Args:
+        history: one entry an epoch, with `epoch` and `perplexity`.
+    """
+    figure = _figure(height=3.2)
+    axes = figure.subplots()
+    epochs = [entry["epoch"] for entry in history]
+    _line(axes, epochs, np.array([entry["perplexity"] for entry in history]), BLUE, "")
+    for entry in history:
+        axes.annotate(
+            f"{entry['perplexity']:,.1f}",
+            (entry["epoch"], entry["perplexity"]),
+            xytext=(0, 8),
+            textcoords="offset points",
+            ha="center",
+            color=INK,
+            fontsize=9,
+        )
+    axes.margins(y=0.25)
+    _plain(axes)
+    axes.set_xlabel("epoch", color=MUTED, fontsize=9)
+    _whole_epochs(axes, epochs)
+    _title(figure, f"Perplexity on held-out text: {history[-1]['perplexity']:,.1f}")
     return _png(figure)
 
 
@@ -149,6 +186,37 @@ def time_spent(
     return _png(figure)
 
 
+def tuning_trials(
+    scores: Sequence[float | None],
+    pruned: Sequence[bool],
+    *,
+    importance: dict[str, float],
+    learning_rates: Sequence[float],
+) -> bytes:
+    """Draw the trials of a search in order, and beside them which settings mattered, or the learning rates.
+
+    Args:
+        scores: best validation macro-F1 of each trial; None where there is none.
+        pruned: whether each was stopped early.
+        importance: share of each setting in the differences between scores; empty if that is not known.
+        learning_rates: of each trial, drawn where there is no importance and they differ.
+    """
+    values, stopped = np.array([_number(score) for score in scores]), np.array(pruned, dtype=bool)
+    figure = _figure(height=3.6)
+    rates = len(set(learning_rates)) > 1
+    if importance or rates:
+        left, right = figure.subplots(1, 2, width_ratios=[1.25, 1.0])
+        if importance:
+            _draw_importance(right, importance)
+        else:
+            _draw_rates(right, learning_rates, values, stopped)
+    else:
+        left = figure.subplots()
+    _draw_trials(left, values, stopped)
+    _title(figure, _tuning_title(values, stopped))
+    return _png(figure)
+
+
 def _figure(height: float) -> "Figure":
     # The object interface keeps no global state, so it works in threads and never opens a window.
     from matplotlib.figure import Figure
@@ -211,19 +279,21 @@ def _whole_epochs(axes: "Axes", epochs: Sequence[int]) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _mark_best(axes: "Axes", epochs: Sequence[int], scores: NDArray[np.float64]) -> None:
+def _mark_best(axes: "Axes", epochs: Sequence[int], scores: NDArray[np.float64], colour: str) -> None:
     if np.isnan(scores).all():
         return
     best = int(np.nanargmax(scores))
-    axes.plot(epochs[best], scores[best], marker="o", markersize=9, color=ORANGE, zorder=4)
+    axes.plot(epochs[best], scores[best], marker="o", markersize=9, color=colour, zorder=4)
     axes.margins(y=0.2)
 
 
-def _learning_title(epochs: Sequence[int], scores: NDArray[np.float64]) -> str:
-    if np.isnan(scores).all():
+def _learning_title(every: Sequence[tuple[str, list[int], NDArray[np.float64]]]) -> str:
+    measured = [(name, epochs, scores) for name, epochs, scores in every if not np.isnan(scores).all()]
+    if not measured:
         return "No validation score was measured"
+    name, epochs, scores = max(measured, key=lambda one: float(np.nanmax(one[2])))
     best = int(np.nanargmax(scores))
-    return f"Validation macro-F1 is best in epoch {epochs[best]}: {scores[best]:.3f}"
+    return f"Validation macro-F1 is best{' ' + name if name else ''} in epoch {epochs[best]}: {scores[best]:.3f}"
 
 
 def _matrix_height(classes: int) -> float:
@@ -315,3 +385,90 @@ def _reliability_title(bins: Sequence[dict[str, Any]], error: float | None) -> s
         return f"Confidence can be taken at its word: off by {100 * error:.1f} points on average"
     manner = "too sure" if lean > 0 else "too cautious"
     return f"The model is {manner}: confidence is off by {100 * error:.1f} points on average"
+
+
+def _draw_trials(axes: "Axes", scores: NDArray[np.float64], pruned: NDArray[np.bool_]) -> None:
+    numbers = np.arange(1, len(scores) + 1)
+    _dots(axes, numbers, scores, pruned)
+    complete = np.where(pruned | np.isnan(scores), -np.inf, scores)
+    best = np.maximum.accumulate(complete)
+    known = np.isfinite(best)
+    axes.plot(numbers[known], best[known], color=ORANGE, linewidth=2, drawstyle="steps-post", label="best so far")
+    _plain(axes)
+    axes.set_title("Validation macro-F1 of each trial", loc="left", color=INK, fontsize=10)
+    axes.set_xlabel("trial", color=MUTED, fontsize=9)
+    axes.set_xlim(0.3, len(scores) + 0.7)
+    axes.margins(y=0.1)
+    _whole_epochs(axes, numbers.tolist())
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False, fontsize=9, labelcolor=INK
+    )
+
+
+def _dots(
+    axes: "Axes",
+    places: NDArray[np.int64] | NDArray[np.float64],
+    scores: NDArray[np.float64],
+    pruned: NDArray[np.bool_],
+) -> None:
+    """Draw complete trials as dots and pruned ones as crosses; those far below lie on the lower edge as triangles."""
+    floor = _score_floor(scores[~pruned])
+    shown, low = scores >= floor, scores < floor  # neither where there is no score
+    for chosen, marker, colour, name in (
+        (~pruned & shown, "o", BLUE, "complete"),
+        (pruned & shown, "x", MUTED, "pruned"),
+        (pruned & low, "v", MUTED, "pruned, too low to draw"),
+        (~pruned & low, "v", BLUE, "complete, too low to draw"),
+    ):
+        if chosen.any():
+            heights = np.maximum(scores[chosen], floor)
+            axes.scatter(places[chosen], heights, s=26, marker=marker, color=colour, label=name, zorder=3)
+
+
+def _score_floor(complete: NDArray[np.float64]) -> float:
+    """Return the score below which a trial is so far off that drawing it in place would flatten the others."""
+    known = complete[~np.isnan(complete)]
+    if not known.size:
+        return -math.inf
+    best, middle = float(known.max()), float(np.median(known))
+    return middle - max(2 * (best - middle), 0.01)
+
+
+def _draw_importance(axes: "Axes", importance: dict[str, float]) -> None:
+    names = list(importance)[:LISTED_SETTINGS]
+    shares = [100 * importance[name] for name in names]
+    axes.barh(names, shares, color=BLUE)
+    for place, share in enumerate(shares):
+        axes.text(share + max(shares) * 0.03, place, f"{share:.0f} %", va="center", color=INK, fontsize=9)
+    axes.set_xlim(0, max(shares) * 1.25)
+    axes.invert_yaxis()
+    _plain(axes)
+    axes.grid(visible=False)
+    axes.set_xticks([])
+    axes.set_title("Share in the differences", loc="left", color=INK, fontsize=10)
+
+
+def _draw_rates(
+    axes: "Axes", learning_rates: Sequence[float], scores: NDArray[np.float64], pruned: NDArray[np.bool_]
+) -> None:
+    from matplotlib.ticker import LogLocator
+
+    _dots(axes, np.array(learning_rates), scores, pruned)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    _plain(axes)
+    axes.margins(y=0.1)
+    axes.set_title("By learning rate", loc="left", color=INK, fontsize=10)
+    axes.set_xlabel("learning rate", color=MUTED, fontsize=9)
+
+
+def _tuning_title(scores: NDArray[np.float64], pruned: NDArray[np.bool_]) -> str:
+    complete = np.where(pruned, math.nan, scores)
+    if np.isnan(complete).all():
+        return "No trial is complete"
+    best = int(np.nanargmax(complete))
+    return f"Validation macro-F1 is best in trial {best + 1}: {complete[best]:.3f}"

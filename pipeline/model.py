@@ -44,31 +44,51 @@ class LstmLayer(nn.Module):
         return torch.cat([outputs, _take(reversed_outputs, mirror)], dim=-1)
 
 
+def mirrored_places(lengths: Tensor, time: int) -> Tensor:
+    """Return int64 [time x batch]: for each place the one it changes with when its row is reversed."""
+    places = torch.arange(time, device=lengths.device)[:, None]
+    columns = torch.arange(len(lengths), device=lengths.device)
+    return (torch.where(places < lengths, lengths - 1 - places, places) * len(lengths) + columns).flatten()
+
+
 def _take(states: Tensor, places: Tensor) -> Tensor:
     """Return [time, batch, features] states in another order of their [time x batch] places."""
     return states.flatten(0, 1).index_select(0, places).view_as(states)
 
 
-class Classifier(nn.Module):
-    """Embedding, LSTM layers, pooling over time, optional dense layers, one logit for each class."""
+def dropped(values: Tensor, share: float, random: torch.Generator | None) -> Tensor:
+    """Return values with a share of them 0 and the others scaled up; as they are without a generator."""
+    if random is None or not share:
+        return values
+    kept = torch.empty(values.shape, device=values.device).bernoulli_(1 - share, generator=random)
+    return values * kept.div_(1 - share)
 
-    def __init__(self, vocabulary_size: int, classes: int, config: ModelConfig) -> None:
+
+class Classifier(nn.Module):
+    """Embedding, LSTM layers, pooling over time, optional dense layers, one logit for each class.
+
+    Args:
+        vocabulary_size: ids there are.
+        classes: how many.
+        config: sizes and dropouts.
+        multi_label: whether a document can have several classes, or none: probabilities are then independent.
+    """
+
+    def __init__(self, vocabulary_size: int, classes: int, config: ModelConfig, *, multi_label: bool = False) -> None:
         super().__init__()
         self.config = config
+        self.multi_label = multi_label
         self.embedding = nn.Embedding(vocabulary_size, config.embedding_size, padding_idx=PADDING)
         with torch.no_grad():  # PyTorch's own spread of 1 drowns what rare words have to say
             self.embedding.weight.normal_(0.0, EMBEDDING_SPREAD)[PADDING] = 0.0
-        self.embedding_dropout = nn.Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList()
         size = config.embedding_size
         for _ in range(config.layers):
             layer = LstmLayer(size, config.hidden_size, config.bidirectional)
             self.layers.append(layer)
             size = layer.output_size
-        self.layer_dropout = nn.Dropout(config.layer_dropout)
         self.attention = Attention(size) if config.pooling == "attention" else None
         self.norm = nn.BatchNorm1d(size) if config.batch_norm else None
-        self.head_dropout = nn.Dropout(config.head_dropout)
         self.dense = nn.ModuleList()
         for dense_size in config.dense_sizes:
             self.dense.append(nn.Linear(size, dense_size))
@@ -81,26 +101,31 @@ class Classifier(nn.Module):
         with torch.no_grad():
             self.embedding.weight[torch.from_numpy(token_ids)] = torch.from_numpy(vectors)
 
-    def forward(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, token_ids: Tensor, lengths: Tensor, random: torch.Generator | None = None) -> Tensor:
         """Return logits [batch, classes].
 
         Args:
             token_ids: int64 [batch, time], 0 past each row's length.
             lengths: int64 [batch], each from 1 to time.
+            random: where dropout comes from; without it nothing is dropped.
         """
-        places = torch.arange(token_ids.shape[1], device=token_ids.device)[:, None]  # [time, 1]
-        columns = torch.arange(len(lengths), device=token_ids.device)
-        mirror = (torch.where(places < lengths, lengths - 1 - places, places) * len(lengths) + columns).flatten()
-        states = self.embedding_dropout(self.embedding(token_ids.t()))
+        mirror = mirrored_places(lengths, token_ids.shape[1])
+        states = dropped(self.embedding(token_ids.t()), self.config.embedding_dropout, random)
         for number, layer in enumerate(self.layers):
-            states = layer(self.layer_dropout(states) if number else states, mirror)
-        return self.logits(states, token_ids, lengths)
+            states = layer(dropped(states, self.config.layer_dropout, random) if number else states, mirror)
+        return self.logits(states, token_ids, lengths, random)
 
-    def logits(self, states: Tensor, token_ids: Tensor, lengths: Tensor) -> Tensor:
+    def logits(
+        self, states: Tensor, token_ids: Tensor, lengths: Tensor, random: torch.Generator | None = None
+    ) -> Tensor:
         """Return logits [batch, classes] from the last layer's states [time, batch, size]."""
         inside = torch.arange(len(states), device=states.device)[:, None] < lengths
-        deep = self.head(self.pool(states, inside, lengths))
-        return deep if self.wide is None else deep + self.wide(token_ids.t(), inside, lengths)
+        deep = self.head(self.pool(states, inside, lengths), random)
+        return deep if self.wide is None else deep + self.wide(token_ids.t(), inside, lengths, random)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return probabilities [batch, classes]: of each class by itself where a document can have several."""
+        return logits.sigmoid() if self.multi_label else logits.softmax(dim=-1)
 
     def pool(self, states: Tensor, inside: Tensor, lengths: Tensor) -> Tensor:
         """Make one vector of each row: [time, batch, size] -> [batch, size]."""
@@ -120,12 +145,12 @@ class Classifier(nn.Module):
         hidden = self.config.hidden_size
         return torch.cat([ends[:, :hidden], states[0, :, hidden:]], dim=-1)
 
-    def head(self, pooled: Tensor) -> Tensor:
+    def head(self, pooled: Tensor, random: torch.Generator | None = None) -> Tensor:
         """Return logits [batch, classes] from pooled vectors [batch, size]."""
         vectors = pooled if self.norm is None else _normalise(self.norm, pooled)
         for dense in self.dense:
-            vectors = torch.relu(dense(self.head_dropout(vectors)))
-        return self.output(self.head_dropout(vectors))
+            vectors = torch.relu(dense(dropped(vectors, self.config.head_dropout, random)))
+        return self.output(dropped(vectors, self.config.head_dropout, random))
 
     @property
     def state_size(self) -> int:
@@ -158,17 +183,19 @@ class Wide(nn.Module):
         self.table = nn.Embedding(vocabulary_size + self.buckets, classes, sparse=True)
         nn.init.zeros_(self.table.weight)
 
-    def forward(self, token_ids: Tensor, inside: Tensor, lengths: Tensor) -> Tensor:
+    def forward(
+        self, token_ids: Tensor, inside: Tensor, lengths: Tensor, random: torch.Generator | None = None
+    ) -> Tensor:
         """Return logits [batch, classes] of token_ids [time, batch]; `inside` is bool [time, batch]."""
         words = token_ids.long()
         before = torch.cat([torch.zeros_like(words[:1]), words[:-1]])  # the first word has padding before it
         pairs = (before * PAIR_FACTOR + words) % self.buckets + self.vocabulary_size
         weights = inside.to(self.table.weight.dtype)
-        total = self._sum(words, weights) + self._sum(pairs, weights)
+        total = self._sum(words, weights, random) + self._sum(pairs, weights, random)
         return total / (2 * lengths[:, None]).sqrt()
 
-    def _sum(self, features: Tensor, weights: Tensor) -> Tensor:
-        kept = nn.functional.dropout(weights, self.dropout, self.training)
+    def _sum(self, features: Tensor, weights: Tensor, random: torch.Generator | None) -> Tensor:
+        kept = dropped(weights, self.dropout, random)
         return (self.table(features) * kept[..., None]).sum(dim=0)
 
 

@@ -87,9 +87,9 @@ def _packed_probabilities(model: Classifier, batches: list[tuple[np.ndarray, np.
     """Return probabilities [texts, classes] in the model's own precision."""
     return np.concatenate(
         [
-            packed_logits(model, torch.from_numpy(ids), torch.from_numpy(lengths.astype(np.int64)))
-            .softmax(dim=-1)
-            .numpy()
+            model.probabilities(
+                packed_logits(model, torch.from_numpy(ids), torch.from_numpy(lengths.astype(np.int64)))
+            ).numpy()
             for ids, lengths in batches
         ]
     )

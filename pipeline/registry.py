@@ -70,7 +70,7 @@ class Registry:
         home = self.workspace.model_versions(name)
         home.mkdir(parents=True, exist_ok=True)
         version = max([0, *(int(path.name) for path in home.iterdir() if path.name.isdecimal())]) + 1
-        seal(staged, name=name, version=version, facts=facts)
+        seal(staged, name=name, version=version, **facts)
         staged.rename(home / str(version))
         sync_directory(home)
         return self.load(name, version)

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import DeviceError, DeviceMemoryError, NightlabelError, ScoringError, StoppedError
+from pipeline.evaluation import decide
 from pipeline.labels import (
     BatchReport,
     PartReport,
@@ -106,16 +107,24 @@ def label_rows(
 ) -> tuple[pa.Table, dict[str, int], dict[str, int]]:
     """Turn probabilities [rows, classes] into labels rows and counts by status and label; NaN rows become "empty"."""
     empty = np.isnan(probabilities[:, 0])
+    classes, thresholds = scorer.bundle.labels, scorer.bundle.thresholds
+    given = decide(np.nan_to_num(probabilities, nan=-1.0), thresholds) & ~empty[:, None]
     confidence = probabilities.max(axis=1)
+    best = np.nan_to_num(probabilities).argmax(axis=1).astype(np.int32)
+    nameless = empty
+    labels = pa.nulls(len(empty), LABELS.field("labels").type)
+    if thresholds is not None:
+        nameless = ~given.any(axis=1)  # that none of the classes holds is then an answer, and can be doubtful too
+        confidence = np.where(nameless, 1 - confidence, confidence)
+        labels = _label_lists(given, empty, classes)
     status = np.where(empty, 2, np.where(confidence < scorer.config.review_below, 1, 0))
-    best = np.where(empty, 0, np.nan_to_num(probabilities).argmax(axis=1)).astype(np.int32)
     offsets = np.arange(len(empty) + 1, dtype=np.int32) * probabilities.shape[1]
     scores = pa.ListArray.from_arrays(pa.array(offsets), pa.array(probabilities.ravel()), mask=pa.array(empty))
-    classes = scorer.bundle.labels
     table = pa.table(
         [
             doc_ids,
-            pa.array(classes, pa.string()).take(pa.array(best, mask=empty)),
+            pa.array(classes, pa.string()).take(pa.array(best, mask=nameless)),
+            labels,
             pa.array(confidence, mask=empty),
             scores,
             pa.array(STATUSES).take(pa.array(status)),
@@ -124,9 +133,16 @@ def label_rows(
         schema=LABELS,
     )
     sizes = np.bincount(status, minlength=len(STATUSES)).tolist()
-    mix = np.bincount(best[~empty], minlength=len(classes)).tolist()
-    names = {label: count for label, count in sorted(zip(classes, mix, strict=True)) if count}
+    names = {label: count for label, count in sorted(zip(classes, given.sum(axis=0).tolist(), strict=True)) if count}
     return table, dict(zip(STATUSES, sizes, strict=True)), names
+
+
+def _label_lists(given: np.ndarray, empty: np.ndarray, classes: Sequence[str]) -> pa.ListArray:
+    """Return the names of the classes that each row is given, list<string>; null for empty texts."""
+    _, numbers = np.nonzero(given)
+    ends = np.concatenate([[0], np.cumsum(given.sum(axis=1))]).astype(np.int32)
+    names = pa.array(classes, pa.string()).take(pa.array(numbers))
+    return pa.ListArray.from_arrays(pa.array(ends), names, mask=pa.array(empty))
 
 
 def finish_batch(

@@ -21,14 +21,35 @@ from pipeline.workspace import Workspace
 
 @dataclass(frozen=True)
 class TokenSet:
-    """One split, ready for training or evaluation."""
+    """One split, ready for training or evaluation.
+
+    Attributes:
+        doc_ids: strings [texts].
+        label_ids: int32 [texts], the label set of each text; -1 where only a teacher knows.
+        tokens: the texts' token ids.
+        sets: bool [label sets, classes]; with one label for each text, a set is a class.
+        teacher: float32 [texts, classes], a teacher's probabilities, NaN where it has none; None without a teacher.
+    """
 
     doc_ids: pa.Array
-    label_ids: np.ndarray  # int32 [texts]
+    label_ids: np.ndarray
     tokens: TokenLists
+    sets: np.ndarray
+    teacher: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.label_ids)
+
+    @property
+    def classes(self) -> int:
+        return int(self.sets.shape[1])
+
+    def targets(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Return float32 [rows, classes]: 1 for each class that a text has, and 0 for all where it has no label."""
+        label_ids = self.label_ids[rows]
+        targets = self.sets[label_ids].astype(np.float32)
+        targets[label_ids < 0] = 0.0
+        return targets
 
 
 class TokenCache:
@@ -49,20 +70,37 @@ class TokenCache:
     def read(self, split: int) -> TokenSet:
         table = pq.read_table(self.path / f"{SPLITS[split]}.parquet", schema=TOKENS)
         lists = pa.concat_arrays(table["token_ids"].chunks) if len(table) else pa.array([], TOKENS.field(2).type)
-        return TokenSet(table["doc_id"], table["label_id"].to_numpy(), TokenLists.of(lists))
+        return TokenSet(table["doc_id"], table["label_id"].to_numpy(), TokenLists.of(lists), self.sets)
+
+    @cached_property
+    def sets(self) -> np.ndarray:
+        """bool [label sets, classes]."""
+        classes = len(self.manifest["labels"])
+        sets = np.zeros((len(self.manifest["sets"]), classes), dtype=bool)
+        for number, members in enumerate(self.manifest["sets"]):
+            sets[number, members] = True
+        return sets
 
 
-def build_tokens(workspace: Workspace, corpus: Corpus, config: TokenizerConfig) -> TokenCache:
+def build_tokens(
+    workspace: Workspace, corpus: Corpus, config: TokenizerConfig, tokenizer: Tokenizer | None = None
+) -> TokenCache:
     """Tokenize a corpus into the workspace's cache, unless it is there already.
+
+    Args:
+        workspace: where the cache is.
+        corpus: the documents, divided.
+        config: how to make a tokenizer from the training texts...
+        tokenizer: ...unless one is given.
 
     Raises:
         TrainingDataError: the training texts have no words.
     """
-    path = workspace.tokens_of(_fingerprint(corpus, config))
+    path = workspace.tokens_of(_fingerprint(corpus, config, tokenizer))
     if not (path / "manifest.json").exists():
         workspace.prepare()
         path.mkdir(parents=True, exist_ok=True)
-        tokenizer = Tokenizer.fit(corpus.texts(TRAIN), config)
+        tokenizer = tokenizer or Tokenizer.fit(corpus.texts(TRAIN), config)
         write_vocabulary(path / "vocabulary.txt", tokenizer)
         stats = {
             name: _write_split(path / f"{name}.parquet", corpus, split, tokenizer) for split, name in enumerate(SPLITS)
@@ -72,6 +110,7 @@ def build_tokens(workspace: Workspace, corpus: Corpus, config: TokenizerConfig) 
             {
                 "batches": [batch.id for batch in corpus.batches],
                 "labels": corpus.labels,
+                "sets": [np.flatnonzero(members).tolist() for members in corpus.sets],
                 "counts": corpus.counts,
                 "tokenizer": tokenizer.spec(),
                 "stats": {name: {**asdict(value), **value.shares()} for name, value in stats.items()},
@@ -80,13 +119,14 @@ def build_tokens(workspace: Workspace, corpus: Corpus, config: TokenizerConfig) 
     return TokenCache(path)
 
 
-def _fingerprint(corpus: Corpus, config: TokenizerConfig) -> str:
+def _fingerprint(corpus: Corpus, config: TokenizerConfig, tokenizer: Tokenizer | None) -> str:
     decided = value_digest(
         {
             "batches": [[batch.id, batch.manifest["fingerprint"]] for batch in corpus.batches],
             "labels": corpus.labels,
+            "sets": corpus.sets.tolist() if corpus.multi_label else None,
             "rows": hashlib.sha256(corpus.splits.tobytes() + corpus.label_ids.tobytes()).hexdigest(),
-            "tokenizer": config.model_dump(),
+            "tokenizer": tokenizer.digest if tokenizer else config.model_dump(),
         }
     )
     return decided[:16]

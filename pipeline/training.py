@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.batching import plan_batches
+from pipeline.batching import plan_batches, shuffled_batches
 from pipeline.config import TrainingConfig
+from pipeline.cores import Cores, generator
 from pipeline.errors import DeviceError
-from pipeline.evaluation import macro_f1
+from pipeline.evaluation import best_thresholds, decide, log_loss, macro_f1
 from pipeline.files import atomic_path
 from pipeline.model import Classifier
-from pipeline.tokenizer import UNKNOWN
+from pipeline.objective import Objective
+from pipeline.tokenizer import PADDING, UNKNOWN
 from pipeline.tokens import TokenSet
 
 # Called with the share of the work done, in [0, 1], and a line that says where things stand.
 Progress = Callable[[float, str], None]
+OnEpoch = Callable[[dict[str, float]], None]
 
-POOL_BATCHES = 50  # texts are sorted by length inside random pools of about this many batches
 CHECKPOINT_SECONDS = 60.0
 PROGRESS_SECONDS = 5.0
 
@@ -44,6 +46,17 @@ class TrainingState:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """One of several trainings of which the validation split chose."""
+
+    name: str
+    history: list[dict[str, float]]
+    best_macro_f1: float
+    seconds: float
+    chosen: bool
+
+
+@dataclass(frozen=True)
 class TrainedModel:
     """The best weights of a training run, on the CPU, and how they came about."""
 
@@ -53,6 +66,8 @@ class TrainedModel:
     seconds: float
     tokens_per_second: float
     device: str
+    best_macro_f1: float
+    candidates: Sequence[Candidate] = ()
 
 
 def train(
@@ -64,6 +79,7 @@ def train(
     device: torch.device,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> TrainedModel:
     """Train until the epochs are over or validation macro-F1 stops rising; return the best weights.
 
@@ -75,19 +91,22 @@ def train(
         device: where to train.
         checkpoint: file to go on from and to save to, if any.
         progress: called every few seconds.
+        on_epoch: called with each epoch's entry of the history; an error it raises ends the training.
     """
-    torch.manual_seed(config.seed)
     model.to(device)
     config = config.model_copy(update={"epochs": config.epochs or enough_epochs(len(train_set), config.batch_size)})
-    trainer = _Trainer(model, train_set, config, device)
-    state = trainer.load(checkpoint) if checkpoint and checkpoint.exists() else TrainingState()
-    while state.epoch < config.epochs and not _stalled(state, config):
-        trainer.run_epoch(state, checkpoint, progress)
-        _close_epoch(model, validation_set, state, state.loss_sum / len(train_set), device)
-        if checkpoint:
-            trainer.save(checkpoint, state)
-        if progress:
-            progress(state.epoch / config.epochs, _epoch_line(state, config))
+    with Cores(device) as cores:
+        trainer = Trainer(model, train_set, config, cores)
+        state = trainer.load(checkpoint) if checkpoint and checkpoint.exists() else TrainingState()
+        while state.epoch < config.epochs and not _stalled(state, config):
+            trainer.run_epoch(state, checkpoint, progress)
+            _close_epoch(model, validation_set, state, state.loss_sum / len(train_set), cores)
+            if checkpoint:
+                trainer.save(checkpoint, state)
+            if progress:
+                progress(state.epoch / config.epochs, _epoch_line(state, config))
+            if on_epoch:
+                on_epoch(state.history[-1])
     assert state.best_weights is not None
     model.load_state_dict(state.best_weights)
     return TrainedModel(
@@ -97,6 +116,7 @@ def train(
         seconds=state.seconds,
         tokens_per_second=state.tokens / max(state.seconds, 1e-9),
         device=device.type,
+        best_macro_f1=state.best_macro_f1,
     )
 
 
@@ -105,34 +125,36 @@ def _stalled(state: TrainingState, config: TrainingConfig) -> bool:
     return state.epoch > config.epochs / 2 and state.epoch - state.best_epoch >= config.patience
 
 
-class _Trainer:
-    """The optimizer and what one step needs; the model's randomness comes from PyTorch's seed."""
+class Trainer:
+    """The optimizers and what one step needs. A batch is shared out over the cores, a part of its rows to each."""
 
-    def __init__(self, model: Classifier, train_set: TokenSet, config: TrainingConfig, device: torch.device) -> None:
-        self.model, self.train_set, self.config, self.device = model, train_set, config, device
+    def __init__(self, model: Classifier, train_set: TokenSet, config: TrainingConfig, cores: Cores) -> None:
+        self.model, self.train_set, self.config, self.cores = model, train_set, config, cores
         wide = list(model.wide.parameters()) if model.wide is not None else []
         self.dense = [one for one in model.parameters() if not any(one is other for other in wide)]
-        self.optimizers: list[tuple[torch.optim.Optimizer, float]] = [
-            (torch.optim.AdamW(self.dense, weight_decay=config.weight_decay, fused=True), config.learning_rate)
+        self.parameters = [*self.dense, *wide]
+        groups = [
+            {"params": parameters, "rate": config.learning_rate * config.layer_decay**depth, "thaws": thaw}
+            for depth, thaw, parameters in by_depth(model, self.dense, config.frozen_share)
+        ]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
         ]
         if wide:
-            self.optimizers.append((torch.optim.SparseAdam(wide), config.wide_learning_rate))
-        classes = model.output.out_features
-        weights = class_weights(train_set.label_ids, classes) if config.class_weights == "balanced" else None
-        self.loss = nn.CrossEntropyLoss(weight=weights, label_smoothing=config.label_smoothing).to(device)
-        # bfloat16 needs no loss scaling, and every GPU since 2020 has it.
-        self.mixed = device.type == "cuda" and torch.cuda.is_bf16_supported()
+            group = {"params": wide, "rate": config.wide_learning_rate, "thaws": 0.0}
+            self.optimizers.append(torch.optim.SparseAdam([group]))
+        self.objective = Objective(train_set, model.multi_label, config, cores.device)
 
     def run_epoch(self, state: TrainingState, checkpoint: Path | None, progress: Progress | None) -> None:
         """Go through the rest of the state's epoch, saving and reporting now and then."""
-        batches = epoch_batches(self.train_set.tokens.lengths, self.config, state.epoch)
+        batches = epoch_batches(self.train_set, self.config, state.epoch)
         started = told = saved = time.monotonic()
         before = state.seconds
         self.model.train()
         while state.batch < len(batches):
             rows = batches[state.batch]
             done = (state.epoch + state.batch / len(batches)) / self.config.epochs
-            state.loss_sum += self.step(rows, done) * len(rows)
+            state.loss_sum += self.step(rows, done, [state.epoch, state.batch]) * len(rows)
             state.batch += 1
             state.tokens += int(self.train_set.tokens.lengths[rows].sum())
             now = time.monotonic()
@@ -144,37 +166,48 @@ class _Trainer:
                 saved = now
                 self.save(checkpoint, state)
 
-    def step(self, rows: np.ndarray, done: float) -> float:
-        """Learn from one batch; return its mean loss. `done` is the share of the whole training behind it."""
-        token_ids, lengths, label_ids = self._tensors(rows)
-        if self.config.word_dropout:
-            dropped = torch.rand(token_ids.shape, device=self.device) < self.config.word_dropout
-            token_ids = torch.where(dropped & (token_ids != 0), UNKNOWN, token_ids)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.mixed):
-            loss: Tensor = self.loss(self.model(token_ids, lengths), label_ids)
-        self.model.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.dense, self.config.gradient_norm)
-        for optimizer, learning_rate in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * schedule(self.config.schedule, done)
-            optimizer.step()
-        return float(loss.detach())
+    def step(self, rows: np.ndarray, done: float, number: Sequence[int]) -> float:
+        """Learn from one batch; return its mean loss.
 
-    def _tensors(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        Args:
+            rows: texts of the batch.
+            done: share of the whole training that lies behind it.
+            number: what makes this step's dropout its own.
+        """
+        whole = self.model.norm is not None  # a batch's own mean and spread need all of its rows
+        parts = [
+            (part, generator([self.config.seed, *number, place], self.cores.device))
+            for place, part in enumerate([rows] if whole else self.cores.share_out(rows))
+        ]
+        results = self.cores.map(lambda part: self._gradients(*part, len(rows)), parts)
+        for parameter, *gradients in zip(self.parameters, *(gradients for _, gradients in results), strict=True):
+            parameter.grad = sum(gradients[1:], start=gradients[0])
+        nn.utils.clip_grad_norm_(self.dense, self.config.gradient_norm)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                awake = done >= group["thaws"]
+                group["lr"] = group["rate"] * schedule(self.config.schedule, done) if awake else 0.0
+            optimizer.step()
+        return sum(loss for loss, _ in results)
+
+    def _gradients(self, rows: np.ndarray, random: torch.Generator, of: int) -> tuple[float, Sequence[Tensor]]:
+        """Return the loss of some rows and its gradients, as their share of a batch of `of` rows."""
+        device = self.cores.device
         token_ids, lengths = self.train_set.tokens.pad(rows)
-        label_ids = self.train_set.label_ids[rows].astype(np.int64)
-        arrays = (token_ids, lengths.astype(np.int64), label_ids)
-        first, second, third = (torch.from_numpy(array).to(self.device) for array in arrays)
-        return first, second, third
+        ids = torch.from_numpy(token_ids).to(device)
+        if self.config.word_dropout:
+            chances = torch.rand(ids.shape, device=device, generator=random)
+            ids = torch.where((chances < self.config.word_dropout) & (ids != PADDING), UNKNOWN, ids)
+        with self.cores.mixed():
+            logits = self.model(ids, torch.from_numpy(lengths.astype(np.int64)).to(device), random)
+        loss = self.objective(logits.float(), rows).sum() / of
+        return float(loss.detach()), torch.autograd.grad(loss, self.parameters)
 
     def save(self, path: Path, state: TrainingState) -> None:
         value = {
             "state": vars(state),
             "model": self.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer, _ in self.optimizers],
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
         with atomic_path(path) as temporary:
             torch.save(value, temporary)
@@ -182,12 +215,29 @@ class _Trainer:
     def load(self, path: Path) -> TrainingState:
         value: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         self.model.load_state_dict(value["model"])
-        for (optimizer, _), state in zip(self.optimizers, value["optimizers"], strict=True):
+        for optimizer, state in zip(self.optimizers, value["optimizers"], strict=True):
             optimizer.load_state_dict(state)
-        torch.set_rng_state(value["random"])
-        if value["random_cuda"]:
-            torch.cuda.set_rng_state_all(value["random_cuda"])
         return TrainingState(**value["state"])
+
+
+def by_depth(
+    model: Classifier, parameters: Sequence[nn.Parameter], frozen_share: float
+) -> list[tuple[int, float, list[nn.Parameter]]]:
+    """Return parameters by layer, from the head (depth 0) down to the embedding, with the time at which each thaws.
+
+    Slower rates for lower layers and gradual unfreezing are from Howard and Ruder (2018).
+
+    Args:
+        model: whose parameters they are.
+        parameters: those to sort.
+        frozen_share: share of the training in which layers below the head thaw one by one.
+    """
+    layers: list[nn.Module] = [model.embedding, *model.layers]
+    depth_of = {id(one): len(layers) - number for number, layer in enumerate(layers) for one in layer.parameters()}
+    return [
+        (depth, frozen_share * depth / len(layers), [one for one in parameters if depth_of.get(id(one), 0) == depth])
+        for depth in range(len(layers) + 1)
+    ]
 
 
 def _close_epoch(
@@ -195,19 +245,20 @@ def _close_epoch(
     validation_set: TokenSet,
     state: TrainingState,
     train_loss: float,
-    device: torch.device,
+    cores: Cores,
 ) -> None:
     """Measure the epoch on validation, and keep its weights if it is the best so far."""
-    probabilities = predict(model, validation_set, device=device)
-    truth = validation_set.label_ids
-    score = macro_f1(probabilities.argmax(axis=1), truth, probabilities.shape[1])
-    chosen = np.clip(probabilities[np.arange(len(truth)), truth], 1e-12, None)
+    probabilities = predict(model, validation_set, cores=cores)
+    targets = validation_set.targets()
+    thresholds = best_thresholds(probabilities, targets > 0) if model.multi_label else None
+    score = macro_f1(decide(probabilities, thresholds), targets > 0)
+    loss = log_loss(probabilities, targets, multi_label=model.multi_label)
     state.epoch += 1
     state.history.append(
         {
             "epoch": state.epoch,
             "train_loss": train_loss,
-            "validation_loss": float(-np.log(chosen).mean()),
+            "validation_loss": math.nan if loss is None else loss,
             "validation_macro_f1": score,
         }
     )
@@ -217,32 +268,44 @@ def _close_epoch(
         state.best_weights = {name: value.cpu().clone() for name, value in model.state_dict().items()}
 
 
-@torch.no_grad()
-def predict(model: Classifier, texts: TokenSet, *, device: torch.device, batch_tokens: int = 32_768) -> np.ndarray:
-    """Return class probabilities, float32 [texts, classes]."""
+def predict(model: Classifier, texts: TokenSet, *, cores: Cores, batch_tokens: int = 16_384) -> np.ndarray:
+    """Return class probabilities, float32 [texts, classes], from a model on the device of `cores`."""
     model.eval()
     result = np.zeros((len(texts), model.output.out_features), dtype=np.float32)
-    for rows in plan_batches(texts.tokens.lengths, batch_tokens=batch_tokens):
+
+    @torch.inference_mode()
+    def run(rows: np.ndarray) -> None:
         token_ids, lengths = texts.tokens.pad(rows)
-        logits = model(torch.from_numpy(token_ids).to(device), torch.from_numpy(lengths.astype(np.int64)).to(device))
-        result[rows] = logits.float().softmax(dim=-1).cpu().numpy()
+        ids, sizes = (torch.from_numpy(array).to(cores.device) for array in (token_ids, lengths.astype(np.int64)))
+        result[rows] = model.probabilities(model(ids, sizes).float()).cpu().numpy()
+
+    cores.map(run, plan_batches(texts.tokens.lengths, batch_tokens=batch_tokens))
     return result
 
 
-def epoch_batches(lengths: np.ndarray, config: TrainingConfig, epoch: int) -> list[np.ndarray]:
+def epoch_batches(texts: TokenSet, config: TrainingConfig, epoch: int) -> list[np.ndarray]:
     """Return the batches of one epoch: a function of the seed and the epoch alone.
 
-    Texts are shuffled, sorted by length inside pools, cut by the token budget, and the batches shuffled.
+    Every text is in it once; with balanced sampling as many are drawn, from each class equally often.
     """
     random = np.random.default_rng([config.seed, epoch])
-    order = random.permutation(len(lengths))
-    pool_size = POOL_BATCHES * config.batch_size
-    batches = [
-        pool[rows]
-        for pool in (order[start : start + pool_size] for start in range(0, len(order), pool_size))
-        for rows in plan_batches(lengths[pool], batch_tokens=config.batch_tokens, batch_size=config.batch_size)
-    ]
-    return [batches[number] for number in random.permutation(len(batches))]
+    lengths = texts.tokens.lengths
+    if config.class_balance != "sampling":
+        return shuffled_batches(lengths, random, batch_tokens=config.batch_tokens, batch_size=config.batch_size)
+    drawn = random.choice(len(lengths), len(lengths), p=sampling_shares(texts))
+    batches = shuffled_batches(lengths[drawn], random, batch_tokens=config.batch_tokens, batch_size=config.batch_size)
+    return [drawn[rows] for rows in batches]
+
+
+def sampling_shares(texts: TokenSet) -> np.ndarray:
+    """Return how often each text is drawn, float64 [texts] adding up to 1: as often as its rarest class asks for."""
+    labelled = texts.label_ids >= 0
+    counts = np.maximum(texts.targets(labelled).sum(axis=0), 1)
+    wanted = np.where(texts.sets, 1 / counts, 0.0).max(axis=1)[texts.label_ids]
+    wanted[wanted == 0] = 1 / len(texts)
+    wanted[~labelled] = 1 / len(texts)  # only a teacher knows
+    shares: np.ndarray = wanted / wanted.sum()
+    return shares
 
 
 def enough_epochs(texts: int, batch_size: int) -> int:
@@ -264,12 +327,6 @@ def schedule(name: str, done: float) -> float:
     return (1 + math.cos(math.pi * (done - rise) / (1 - rise))) / 2
 
 
-def class_weights(label_ids: np.ndarray, classes: int) -> Tensor:
-    """Return float32 [classes], inversely proportional to each class's frequency; their mean over texts is 1."""
-    counts = np.bincount(label_ids, minlength=classes)
-    return torch.tensor(len(label_ids) / (classes * np.maximum(counts, 1)), dtype=torch.float32)
-
-
 def choose_device(wanted: str) -> torch.device:
     """Return the device to train on.
 
@@ -288,7 +345,7 @@ def _progress_line(state: TrainingState, done: float, config: TrainingConfig) ->
     left = state.seconds * (1 - done) / max(done, 1e-9)
     return (
         f"epoch {state.epoch + 1} of {config.epochs}, {within:.0%}: "
-        f"{state.tokens / max(state.seconds, 1e-9):,.0f} tokens/s, {_clock(left)} left at most"
+        f"{state.tokens / max(state.seconds, 1e-9):,.0f} tokens/s, {clock(left)} left at most"
     )
 
 
@@ -301,5 +358,5 @@ def _epoch_line(state: TrainingState, config: TrainingConfig) -> str:
     )
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d} min"

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from pipeline.batching import TokenLists
 from pipeline.device import cuda_obstacle
 from pipeline.engine import Engine, opened
 from pipeline.errors import DeviceError, ModelError
-from pipeline.evaluation import macro_f1
+from pipeline.evaluation import decide, macro_f1
 from pipeline.export import build_graph
 from pipeline.files import write_json
 from pipeline.model import Classifier
@@ -37,9 +38,9 @@ class Agreement:
 
     Attributes:
         texts: how many were run.
-        equal_labels: share with the same label.
+        equal_labels: share with the same label, or labels.
         clear_texts: how many of them fp32 decides by more than the tie margin.
-        equal_clear_labels: share of those with the same label.
+        equal_clear_labels: share of those with the same label, or labels.
         largest_change: of any probability.
         macro_f1: of the variant.
         fp32_macro_f1: of fp32.
@@ -62,7 +63,13 @@ class Agreement:
     device: str
 
 
-def write_variants(folder: Path, model: Classifier, validation: TokenSet, metadata: dict[str, str]) -> None:
+def write_variants(
+    folder: Path,
+    model: Classifier,
+    validation: TokenSet,
+    metadata: dict[str, str],
+    thresholds: NDArray[np.float32] | None = None,
+) -> None:
     """Write the variants of a bundle's fp32 file beside it, and how they agree with it.
 
     Args:
@@ -70,13 +77,15 @@ def write_variants(folder: Path, model: Classifier, validation: TokenSet, metada
         model: the trained model, on the CPU.
         validation: the texts to measure on, none without tokens.
         metadata: strings to store in the files.
+        thresholds: float32 [classes], of a multi-label model.
     """
     _quantize(folder / FILES["fp32"], folder / FILES["int8"])
     onnx.save(build_graph(model, metadata=metadata, half=True), folder / FILES["fp16"])
     report: dict[str, Any] = {}
     for precision, device in DEVICES.items():
         try:
-            agreement = asdict(measure(folder, precision, device, validation)) if len(validation) else None
+            found = measure(folder, precision, device, validation, thresholds) if len(validation) else None
+            agreement = asdict(found) if found else None
             report[precision] = {"agreement": agreement, "not_measured": None if agreement else "no validation texts"}
         except DeviceError as error:
             report[precision] = {"agreement": None, "not_measured": str(error)}
@@ -91,7 +100,9 @@ def _quantize(source: Path, target: Path) -> None:
     quantize_dynamic(proto, target, op_types_to_quantize=["LSTM"], per_channel=True, weight_type=QuantType.QInt8)
 
 
-def measure(folder: Path, precision: str, device: str, texts: TokenSet) -> Agreement:
+def measure(
+    folder: Path, precision: str, device: str, texts: TokenSet, thresholds: NDArray[np.float32] | None = None
+) -> Agreement:
     """Run a variant and fp32 over the same texts, on the same device.
 
     Raises:
@@ -109,7 +120,9 @@ def measure(folder: Path, precision: str, device: str, texts: TokenSet) -> Agree
         seconds = {name: min(_seconds(engines[name], sample) for _ in range(TIMED_ROUNDS)) for name in names}
         measured_on = engines["fp32"].device.name
     speed = seconds["fp32"] / seconds[precision]
-    return compare(results["fp32"], results[precision], texts.label_ids, speed=speed, device=measured_on)
+    return compare(
+        results["fp32"], results[precision], texts.targets() > 0, thresholds, speed=speed, device=measured_on
+    )
 
 
 def _seconds(engine: Engine, tokens: TokenLists) -> float:
@@ -118,24 +131,35 @@ def _seconds(engine: Engine, tokens: TokenLists) -> float:
     return time.perf_counter() - started
 
 
-def compare(fp32: np.ndarray, variant: np.ndarray, label_ids: np.ndarray, *, speed: float, device: str) -> Agreement:
+def compare(
+    fp32: NDArray[np.float32],
+    variant: NDArray[np.float32],
+    targets: NDArray[np.bool_],
+    thresholds: NDArray[np.float32] | None = None,
+    *,
+    speed: float,
+    device: str,
+) -> Agreement:
     """Compare probabilities [texts, classes] of a variant with those of fp32."""
     if np.isnan(variant).any():
         raise ModelError("the variant gives no probabilities (NaN)")
-    classes = fp32.shape[1]
-    before, after = fp32.argmax(axis=1), variant.argmax(axis=1)
-    best = np.sort(fp32, axis=1)
-    clear = best[:, -1] - best[:, -2] > TIE_MARGIN
+    before, after = decide(fp32, thresholds), decide(variant, thresholds)
+    equal = (before == after).all(axis=1)
+    if thresholds is None:
+        best = np.sort(fp32, axis=1)
+        clear = best[:, -1] - best[:, -2] > TIE_MARGIN
+    else:
+        clear = (2 * np.abs(fp32 - thresholds) > TIE_MARGIN).all(axis=1)
     return Agreement(
         texts=len(fp32),
-        equal_labels=float(np.mean(before == after)),
+        equal_labels=float(np.mean(equal)),
         clear_texts=int(clear.sum()),
-        equal_clear_labels=float(np.mean(before[clear] == after[clear])) if clear.any() else 1.0,
+        equal_clear_labels=float(np.mean(equal[clear])) if clear.any() else 1.0,
         largest_change=float(np.abs(fp32 - variant).max()),
-        macro_f1=macro_f1(after, label_ids, classes),
-        fp32_macro_f1=macro_f1(before, label_ids, classes),
-        clear_macro_f1=macro_f1(after[clear], label_ids[clear], classes),
-        fp32_clear_macro_f1=macro_f1(before[clear], label_ids[clear], classes),
+        macro_f1=macro_f1(after, targets),
+        fp32_macro_f1=macro_f1(before, targets),
+        clear_macro_f1=macro_f1(after[clear], targets[clear]),
+        fp32_clear_macro_f1=macro_f1(before[clear], targets[clear]),
         speed=speed,
         device=device,
     )

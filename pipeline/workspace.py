@@ -53,6 +53,11 @@ class Batch:
     def rows(self) -> int:
         return int(self.manifest["counts"]["documents"])
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether its documents can have several labels."""
+        return bool(self.manifest.get("multi_label"))
+
 
 class Workspace:
     """A folder with documents, rejects, tokens, models and labels."""
@@ -87,6 +92,18 @@ class Workspace:
 
     def checkpoint_of(self, fingerprint: str) -> Path:
         return self.root / "checkpoints" / f"{fingerprint}.pt"
+
+    def encoder_of(self, fingerprint: str) -> Path:
+        return self.root / "encoders" / check_name("encoder", fingerprint)
+
+    def tuning_of(self, name: str) -> Path:
+        return self.root / "tuning" / check_name("search", name)
+
+    def preset_of(self, name: str) -> Path:
+        return self.root / "presets" / f"{check_name('preset', name)}.toml"
+
+    def encoder_manifests(self) -> list[Path]:
+        return sorted((self.root / "encoders").glob("*/manifest.json"))
 
     def model_versions(self, model: str) -> Path:
         return self.root / "models" / check_name("model", model)

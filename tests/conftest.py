@@ -1,12 +1,14 @@
 """Tiny corpora, made the way a user makes them: a file, ingested."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from pipeline.build import Publication, build
 from pipeline.config import IngestConfig, Recipe
@@ -49,6 +51,12 @@ def add_batch(workspace: Workspace, tmp_path: Path) -> Callable[..., Batch]:
         return workspace.batch(batch_id)
 
     return add
+
+
+def one_hot(label_ids: Sequence[int] | NDArray[np.integer], classes: int) -> NDArray[np.bool_]:
+    """Return bool [texts, classes], the class of each text."""
+    rows: NDArray[np.bool_] = np.eye(classes, dtype=bool)[np.asarray(label_ids, dtype=int)]
+    return rows
 
 
 def weather_rows(count: int = 120, **extra: Any) -> list[dict[str, Any]]:

@@ -13,7 +13,8 @@ from pipeline.files import unwritable, value_digest, write_json
 from pipeline.ingest.columns import Columns
 from pipeline.ingest.documents import to_documents
 from pipeline.ingest.identity import IdSpill
-from pipeline.ingest.manifest import count_parts, manifest_of
+from pipeline.ingest.labelling import Labelling
+from pipeline.ingest.manifest import count_parts, manifest_of, settings_of
 from pipeline.ingest.parts import PartWriter, RejectWriter, drop_rows
 from pipeline.ingest.report import IngestReport, kinds_of_refusal, refusal
 from pipeline.ingest.rows import RawRows
@@ -54,7 +55,7 @@ def ingest(
     """
     started = time.monotonic()
     found = [(source, source.digests()) for source in find_sources(sources, config)]
-    fingerprint = value_digest([[digests for _, digests in found], config.model_dump(mode="json")])
+    fingerprint = value_digest([[digests for _, digests in found], settings_of(config)])
     target = choose_target(workspace, fingerprint, batch_id, replace=replace, date=date)
     if isinstance(target, Batch):
         return IngestReport.of(target, already_there=True, seconds=time.monotonic() - started)
@@ -76,7 +77,10 @@ def _write(
     progress: Callable[[str], None] | None,
 ) -> Batch:
     with workspace.staging() as folder:
-        staged = _Staged(folder)
+        # Known before the first row is read: a plain label of a batch with several is a set of one.
+        lists = any(source.has_label_lists(config, folder) for source, _ in found)
+        several = lists or config.label_separator is not None
+        staged = _Staged(folder, Labelling(config.label_separator, several=several))
         for source, _ in found:
             staged.read(source, config, progress)
         staged.deduplicate()
@@ -91,8 +95,9 @@ def _write(
 class _Staged:
     """A batch under construction in a staging folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, labelling: Labelling) -> None:
         self.folder = folder
+        self.labelling = labelling
         self.documents = PartWriter(folder / "documents")
         self.rejects = RejectWriter(folder / "rejects")
         self.ids = IdSpill(folder / "ids")
@@ -123,7 +128,7 @@ class _Staged:
         if not len(raw):
             self.rejects.add(raw.rejects)
             return
-        table, rejects = to_documents(source, raw, columns, config)
+        table, rejects = to_documents(source, raw, columns, config, self.labelling)
         self.rejects.add(rejects)
         if len(table):
             self.documents.add(table)
@@ -144,8 +149,9 @@ class _Staged:
 
         Raises:
             RejectRateError: there were.
-            InputError: no row is left.
+            InputError: no row is left, or the labels are joined by something else than the settings say.
         """
+        self.labelling.check()
         if self.rejects.count > config.max_reject_rate * self.rows_read:
             raise RejectRateError(refusal(self.rejects, self.rows_read, config.max_reject_rate))
         if self.rejects.count == self.rows_read:
@@ -160,7 +166,7 @@ class _Staged:
             InputError: every text is empty.
             AccountingError: rows read are not documents + duplicates + rejects.
         """
-        counted = count_parts(self.documents.paths)
+        counted = count_parts(self.documents.paths, several=self.labelling.several)
         counts = {
             "rows_read": self.rows_read,
             "documents": counted["counts"]["documents"],

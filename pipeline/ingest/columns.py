@@ -38,6 +38,12 @@ def named_columns(config: IngestConfig) -> list[tuple[str, str]]:
     return [("--text", name) for name in config.text] + [(option, name) for option, name in others.items() if name]
 
 
+def label_column(config: IngestConfig) -> str | None:
+    """Return the column with the label, which by default may be absent; nothing if its name is used otherwise."""
+    others = {*config.text, config.id, None if fixed_split(config) else config.split}
+    return config.label or (None if "label" in others else "label")
+
+
 def find_columns(source: str, names: Iterable[str], config: IngestConfig, *, sparse: bool = False) -> Columns:
     """Return what the settings mean for a source with these columns.
 
@@ -56,11 +62,11 @@ def find_columns(source: str, names: Iterable[str], config: IngestConfig, *, spa
             shown = " ".join(", ".join(there[:30]).split()) or "none"  # a header can hold line ends
             raise InputError(f"{source}: no column {name!r} (there are: {shown}); choose one with {option}")
     split = None if fixed_split(config) else config.split
-    used = {*config.text, config.label, config.id, split}
-    free = [name for name in there if name not in used]
+    free = [name for name in there if name not in {*config.text, config.label, config.id, split}]
+    label = label_column(config)
     return Columns(
         text=config.text,
-        label=config.label or ("label" if "label" in free or (sparse and "label" not in used) else None),
+        label=label if sparse or label in there else None,
         id=config.id or next((name for name in ("id", "doc_id") if name in free), None),
         split=split,
         fixed_split=fixed_split(config),

@@ -1,6 +1,5 @@
 """Raw rows to documents, a column at a time, and the reasons why some rows cannot be taken."""
 
-import math
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
@@ -9,14 +8,15 @@ import pyarrow as pa
 
 from pipeline.config import IngestConfig
 from pipeline.ingest.columns import SPLIT_NAMES, Columns
+from pipeline.ingest.labelling import Labelling
 from pipeline.ingest.markup import clean_html
-from pipeline.ingest.rows import MISSING, RawRows, Reject, as_text, printable
+from pipeline.ingest.rows import MISSING, RawRows, Reasons, Reject, all_strings, as_text, printable
 from pipeline.schemas import DOCUMENTS
 
-Reasons = dict[int, str]  # why a row of the chunk is refused; the first reason found stands
 
-
-def to_documents(source: str, raw: RawRows, columns: Columns, config: IngestConfig) -> tuple[pa.Table, list[Reject]]:
+def to_documents(
+    source: str, raw: RawRows, columns: Columns, config: IngestConfig, labelling: Labelling
+) -> tuple[pa.Table, list[Reject]]:
     """Return the rows that can be documents, in the documents schema with the other columns behind, and the rest.
 
     Args:
@@ -24,6 +24,7 @@ def to_documents(source: str, raw: RawRows, columns: Columns, config: IngestConf
         raw: the rows.
         columns: which column is what.
         config: for the handling of texts.
+        labelling: for that of labels.
     """
     values = {name: _python_values(raw.columns.get(name), len(raw)) for name in columns.used}
     reasons: Reasons = {}
@@ -32,7 +33,7 @@ def to_documents(source: str, raw: RawRows, columns: Columns, config: IngestConf
     core = [
         [content_hash.hex() for content_hash in hashes] if columns.id is None else _ids(values[columns.id], reasons),
         texts,
-        [None] * len(raw) if columns.label is None else _labels(values[columns.label], reasons),
+        [None] * len(raw) if columns.label is None else labelling.read(values[columns.label], reasons),
         [columns.fixed_split] * len(raw) if columns.split is None else _splits(values[columns.split], reasons),
         hashes,
         raw.sources or [source] * len(raw),
@@ -52,14 +53,9 @@ def _python_values(column: Any, count: int) -> list[Any]:
     return (column.cast(pa.string()) if pa.types.is_temporal(column.type) else column).to_pylist()
 
 
-def _all_strings(values: list[Any]) -> bool:
-    """Tell whether a column can take the short way, as those of CSV files can."""
-    return set(map(type, values)) <= {str}
-
-
 def _texts(columns: Sequence[list[Any]], config: IngestConfig, reasons: Reasons) -> list[str]:
     """Return the text of each row; one that cannot be taken is empty and has a reason."""
-    if len(columns) == 1 and _all_strings(columns[0]):
+    if len(columns) == 1 and all_strings(columns[0]):
         texts = columns[0]
     else:
         texts = [_text(number, parts, config.join, reasons) for number, parts in enumerate(zip(*columns, strict=True))]
@@ -86,27 +82,13 @@ def _content_hashes(texts: list[str], max_bytes: int, reasons: Reasons) -> list[
 
 
 def _ids(values: list[Any], reasons: Reasons) -> list[str]:
-    if _all_strings(values):
+    if all_strings(values):
         ids = [value.strip() for value in values]
     else:
         ids = ["" if value is None or value is MISSING else as_text(value).strip() for value in values]
     for number in (number for number, doc_id in enumerate(ids) if not doc_id):
         reasons.setdefault(number, "id_missing")
     return ids
-
-
-def _labels(values: list[Any], reasons: Reasons) -> list[str | None]:
-    if _all_strings(values):
-        return [value.strip() or None for value in values]
-    for number, value in enumerate(values):
-        if isinstance(value, list | dict):
-            reasons.setdefault(number, "label_not_a_value")
-    return [_label(value) for value in values]
-
-
-def _label(value: Any) -> str | None:
-    absent = value is None or value is MISSING or (isinstance(value, float) and math.isnan(value))  # as data frames do
-    return None if absent else as_text(value).strip() or None
 
 
 def _splits(values: list[Any], reasons: Reasons) -> list[str | None]:
@@ -145,7 +127,7 @@ def _extra(column: Any) -> pa.Array:
     """Pass a column through: with its type if it has one, else as text."""
     if isinstance(column, pa.Array):
         return column
-    if _all_strings(column):
+    if all_strings(column):
         return pa.array(column, pa.string())
     texts = [None if value is None or value is MISSING else as_text(value) for value in column]
     return pa.array(texts, pa.string())

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from pipeline.errors import InputError
 from pipeline.ingest.rows import CHUNK_ROWS, MISSING, RawRows, Reject, as_text, chunked, damage, printable
 from pipeline.ingest.streams import open_text
+
+MAYBE_A_LIST = re.compile(r":\s*\[")  # in every object with a list for a value, and in few others
 
 
 def read_jsonlines(path: Path, *, encoding: str) -> Generator[RawRows, None, None]:
@@ -30,6 +33,12 @@ def read_jsonlines(path: Path, *, encoding: str) -> Generator[RawRows, None, Non
 def every_key(path: Path, *, encoding: str) -> list[str]:
     """Return all keys of all objects: an object may leave out what others have."""
     return list(dict.fromkeys(name for raw in read_jsonlines(path, encoding=encoding) for name in raw.columns))
+
+
+def holds_lists(path: Path, name: str, *, encoding: str) -> bool:
+    """Tell whether an object has a list under this name."""
+    with open_text(path, encoding) as text:
+        return any(isinstance(_parse(line)[0].get(name), list) for line in text if MAYBE_A_LIST.search(line))
 
 
 def _columns(source: str, chunk: list[tuple[int, str]]) -> RawRows:

@@ -14,18 +14,31 @@ from pipeline.config import IngestConfig
 from pipeline.errors import InputError
 from pipeline.files import file_digest, value_digest
 from pipeline.ingest.sources import Source
-from pipeline.schemas import DOCUMENTS
+from pipeline.schemas import DOCUMENTS, split_labels
 
 MOST_CLASSES = 10_000  # a column with more values is no label, and would not fit in a manifest
 
 
-def count_parts(parts: Sequence[Path]) -> dict[str, Any]:
-    """Return counts of documents, by label and by given split, and the names of the passed-through columns.
+def settings_of(config: IngestConfig) -> dict[str, Any]:
+    """Return the settings as a fingerprint and a manifest keep them.
+
+    Without the newest where it is not used, so that a batch of an earlier version is known to be the same.
+    """
+    return config.model_dump(mode="json", exclude={"label_separator"} if config.label_separator is None else None)
+
+
+def count_parts(parts: Sequence[Path], *, several: bool = False) -> dict[str, Any]:
+    """Return counts of documents, by class and by given split, and the names of the passed-through columns.
+
+    Args:
+        parts: of the documents.
+        several: whether a document can have several labels; it counts in each of its classes.
 
     Raises:
         InputError: there are too many labels for a classifier.
     """
     documents = empty = 0
+    by_number: Counter[int] = Counter()  # documents with so many labels
     labels: Counter[str] = Counter()
     splits: Counter[str] = Counter()
     names: set[str] = set()
@@ -35,16 +48,23 @@ def count_parts(parts: Sequence[Path]) -> dict[str, Any]:
             for batch in file.iter_batches(columns=["text", "label", "split"], use_threads=False):
                 documents += len(batch)
                 empty += pc.sum(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(batch["text"])), 0)).as_py() or 0
-                labels.update(_value_counts(batch["label"]))
+                for label, count in _value_counts(batch["label"]).items():
+                    classes = split_labels(label) if several else [label]
+                    by_number[len(classes)] += count
+                    labels.update(dict.fromkeys(classes, count))
                 splits.update(_value_counts(batch["split"]))
         if len(labels) > MOST_CLASSES:
             raise InputError(
                 f"the label column has more than {MOST_CLASSES:,} different values, "
                 "so it is no label; choose another with --label"
             )
-    labelled = sum(labels.values())
+    labelled = by_number.total()
+    counts = {"documents": documents, "labelled": labelled, "unlabelled": documents - labelled, "empty": empty}
+    if several:
+        counts |= {"several_labels": labelled - by_number[0] - by_number[1], "no_class": by_number[0]}
     return {
-        "counts": {"documents": documents, "labelled": labelled, "unlabelled": documents - labelled, "empty": empty},
+        "multi_label": several,
+        "counts": counts,
         "labels": dict(sorted(labels.items())),
         "splits": dict(sorted(splits.items())),
         "columns": sorted(names - set(DOCUMENTS.names)),
@@ -82,7 +102,7 @@ def manifest_of(
         "batch": batch_id,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "fingerprint": fingerprint,
-        "config": config.model_dump(mode="json"),
+        "config": settings_of(config),
         "sources": [_described(source, digests) for source, digests in sources],
         **counted,
         "reject_reasons": dict(sorted(reject_reasons.items())),

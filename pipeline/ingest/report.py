@@ -11,6 +11,8 @@ HINTS = {
     "id_conflict": "the id column is not unique: choose another --id",
     "id_missing": "choose another --id",
     "text_missing": "choose another --text",
+    "label_with_separator": "several labels are kept joined by '|', so none can hold it: "
+    "rename them, or say --label-separator '|' if it joins labels in your file",
     "not_json": "each line must be one JSON object (jq -c '.[]' makes lines of an array)",
     "not_an_object": "each line must be one JSON object (jq -c '.[]' makes lines of an array)",
 }
@@ -32,6 +34,9 @@ class IngestReport:
     labels: dict[str, int]
     path: Path
     already_there: bool = False
+    multi_label: bool = False  # whether documents can have several labels; then `labels` counts in each class
+    several_labels: int = 0  # labelled with more than one class
+    no_class: int = 0  # labelled with none of the classes
     splits: dict[str, int] = field(default_factory=dict)  # of the rows that say one
     columns: list[str] = field(default_factory=list)  # the user's own, passed through
     sources: list[str] = field(default_factory=list)
@@ -49,6 +54,7 @@ class IngestReport:
             labels=manifest["labels"],
             path=batch.path,
             already_there=already_there,
+            multi_label=batch.multi_label,
             splits=manifest["splits"],
             columns=manifest["columns"],
             sources=[source["path"] for source in manifest["sources"]],

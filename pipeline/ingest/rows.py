@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+Reasons = dict[int, str]  # why a row of a chunk is refused; the first reason found stands
+
 MISSING: Any = object()  # stands for a key that a JSON object does not have; null is a value
 CHUNK_ROWS = 4096  # rows a reader hands over at a time,
 CHUNK_BYTES = 4 * 2**20  # or about as many bytes, whichever is less: memory must not depend on long texts
@@ -57,6 +59,11 @@ def chunked(items: Iterable[T], most: int, size: Callable[[T], int]) -> Iterator
             chunk, total = [], 0
     if chunk:
         yield chunk
+
+
+def all_strings(values: list[Any]) -> bool:
+    """Tell whether a column can take the short way, as those of CSV files can."""
+    return set(map(type, values)) <= {str}
 
 
 def as_text(value: Any) -> str:

@@ -8,13 +8,13 @@ from pathlib import Path
 from pipeline.config import IngestConfig
 from pipeline.errors import InputError
 from pipeline.files import file_digest
-from pipeline.ingest.columns import Columns, find_columns, fixed_split, folder_columns, named_columns
+from pipeline.ingest.columns import Columns, find_columns, fixed_split, folder_columns, label_column, named_columns
 from pipeline.ingest.delimited import LONGEST_ROW, read_delimited
 from pipeline.ingest.folders import no_texts, read_folder, text_files, visible_file
-from pipeline.ingest.jsonlines import every_key, read_jsonlines
+from pipeline.ingest.jsonlines import every_key, holds_lists, read_jsonlines
 from pipeline.ingest.rows import RawRows, printable
 from pipeline.ingest.streams import data_suffix
-from pipeline.ingest.tabular import read_parquet
+from pipeline.ingest.tabular import is_list_column, read_parquet
 
 FORMATS = {
     ".csv": "csv",
@@ -81,6 +81,19 @@ class Source:
         if sparse and any(name not in names for _, name in named_columns(config)):
             names = every_key(self.path, encoding=config.encoding)
         return find_columns(self.name, names, config, sparse=sparse)
+
+    def has_label_lists(self, config: IngestConfig, scratch: Path | None = None) -> bool:
+        """Tell whether its label column holds a list anywhere; of JSON Lines the whole file is looked through.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        name = label_column(config)
+        if name is None or self.format not in {"jsonl", "parquet"}:
+            return False
+        if self.format == "parquet":
+            return is_list_column(self.path, name, scratch)
+        return holds_lists(self.path, name, encoding=config.encoding)
 
     def digests(self) -> list[tuple[str, str]]:
         """Return name and SHA-256 of each of its files; in a folder the name says the class too.

@@ -1,8 +1,8 @@
 """Parquet files, row group by row group."""
 
 import tempfile
-from collections.abc import Generator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shutil import copyfileobj
 from typing import Any
@@ -14,6 +14,14 @@ import pyarrow.parquet as pq
 from pipeline.errors import InputError
 from pipeline.ingest.rows import CHUNK_BYTES, CHUNK_ROWS, RawRows, Reject, as_text, damage, printable
 from pipeline.ingest.streams import COMPRESSIONS, open_bytes
+
+LIST_TYPES = (
+    pa.types.is_list,
+    pa.types.is_large_list,
+    pa.types.is_fixed_size_list,
+    pa.types.is_list_view,
+    pa.types.is_large_list_view,
+)
 
 
 def read_parquet(path: Path, *, text: list[str], scratch: Path | None = None) -> Generator[RawRows, None, None]:
@@ -27,6 +35,24 @@ def read_parquet(path: Path, *, text: list[str], scratch: Path | None = None) ->
     Raises:
         InputError: it is no Parquet file, has no rows, or a text column is not a string.
     """
+    with open_parquet(path, scratch) as file:
+        _check_schema(path, file.schema_arrow, text)
+        start = 1
+        try:
+            for batch in file.iter_batches(_batch_rows(file.metadata), use_threads=False):
+                yield _raw_rows(printable(str(path)), batch, start)
+                start += len(batch)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(f"{path}: is damaged after row {start - 1}: {str(error).splitlines()[0]}") from error
+
+
+@contextmanager
+def open_parquet(path: Path, scratch: Path | None = None) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file; a .gz or .zst around it is unpacked to a temporary file in `scratch` first.
+
+    Raises:
+        InputError: it cannot be opened, or is no Parquet file.
+    """
     with ExitStack() as stack:
         source: Any = stack.enter_context(open_bytes(path))
         if path.suffix.lower() in COMPRESSIONS:
@@ -36,14 +62,19 @@ def read_parquet(path: Path, *, text: list[str], scratch: Path | None = None) ->
             file = stack.enter_context(pq.ParquetFile(source, pre_buffer=False))
         except (pa.ArrowInvalid, OSError) as error:
             raise InputError(f"{path}: is not a Parquet file, or is cut off") from error
-        _check_schema(path, file.schema_arrow, text)
-        start = 1
-        try:
-            for batch in file.iter_batches(_batch_rows(file.metadata), use_threads=False):
-                yield _raw_rows(printable(str(path)), batch, start)
-                start += len(batch)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(f"{path}: is damaged after row {start - 1}: {str(error).splitlines()[0]}") from error
+        yield file
+
+
+def is_list_column(path: Path, name: str, scratch: Path | None = None) -> bool:
+    """Tell whether a column of a Parquet file holds lists."""
+    with open_parquet(path, scratch) as file:
+        schema = file.schema_arrow
+        number = schema.get_field_index(name)  # -1 if it is not there, or twice
+        return number >= 0 and any(test(_storage(schema.field(number).type)) for test in LIST_TYPES)
+
+
+def _storage(kind: pa.DataType) -> pa.DataType:
+    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
 
 
 def _batch_rows(metadata: pq.FileMetaData) -> int:
@@ -58,11 +89,11 @@ def _check_schema(path: Path, schema: pa.Schema, text: list[str]) -> None:
     for name in set(text) & set(schema.names):  # a missing one is said for all formats alike
         kind = schema.field(name).type
         value = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not (_is_string(value) or pa.types.is_null(value)):
+        if not (is_string(value) or pa.types.is_null(value)):
             raise InputError(f"{path}: text column {name!r} is {kind}, not text; name another with --text")
 
 
-def _is_string(kind: pa.DataType) -> bool:
+def is_string(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
@@ -88,7 +119,7 @@ def _plain(column: pa.Array) -> pa.Array:
         column = column.storage
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    return column.cast(pa.string()) if _is_string(column.type) else column
+    return column.cast(pa.string()) if is_string(column.type) else column
 
 
 def _damaged(column: pa.Array) -> dict[int, str]:
@@ -97,7 +128,7 @@ def _damaged(column: pa.Array) -> dict[int, str]:
         column.validate(full=True)  # UTF-8 in nested values too
     except pa.ArrowInvalid:
         return {n: reason for n in range(len(column)) if (reason := _damage_of(column, n))}
-    if not _is_string(column.type):
+    if not is_string(column.type):
         return {}
     nul = pc.indices_nonzero(pc.fill_null(pc.match_substring(column, "\0"), False))
     return dict.fromkeys(nul.to_pylist(), "nul_byte")
@@ -115,7 +146,7 @@ def _shown(column: pa.Array, number: int) -> str:
     try:
         return printable(as_text(column[number].as_py()))
     except UnicodeDecodeError:
-        if not _is_string(column.type):
+        if not is_string(column.type):
             return "(damaged)"
         return as_text(column.slice(number, 1).cast(pa.binary())[0].as_py())
     except ValueError:  # nanoseconds, which Python's dates do not have

@@ -26,6 +26,7 @@ from pipeline.bench import ROWS, bench, take_rows, workspace_subject
 from pipeline.bundle import Bundle
 from pipeline.config import Recipe, ScoringConfig
 from pipeline.engine import Engine, opened
+from pipeline.evaluation import decide
 from pipeline.labels import read_documents
 from pipeline.model import Classifier
 from pipeline.scoring import unique_texts
@@ -52,9 +53,10 @@ def main() -> None:
         tokens = tokens_of(take_rows(subject.batch, Path(folder), options.rows), bundle)
     found: dict[str, Any] = {"rows": len(tokens), "tokens": int(tokens.lengths.sum())}
     on_cpu, _ = run(bundle, "fp32", "cpu", tokens)
+    limits = bundle.thresholds
     for precision in ("fp32", fewer_bits):
         probabilities, found[f"{precision} alone, tokens/s"] = run(bundle, precision, device, tokens, options.rounds)
-        facts = asdict(compare(on_cpu, probabilities, on_cpu.argmax(axis=1), speed=1.0, device=device))
+        facts = asdict(compare(on_cpu, probabilities, decide(on_cpu, limits), limits, speed=1.0, device=device))
         found[f"{precision} on {device} against fp32 on the cpu"] = {
             name: facts[name] for name in ("equal_labels", "equal_clear_labels", "largest_change")
         }
@@ -105,7 +107,7 @@ def pytorch(bundle: Bundle, device: str, tokens: TokenLists, rounds: int) -> flo
         started = time.perf_counter()
         for token_ids, lengths in batches:
             inputs = torch.from_numpy(token_ids).long().to(device), torch.from_numpy(lengths).long().to(device)
-            model(*inputs).float().softmax(dim=-1).cpu()
+            model.probabilities(model(*inputs).float()).cpu()
         seconds.append(time.perf_counter() - started)
     return float(tokens.lengths.sum()) / statistics.median(seconds[1:])
 

@@ -1,4 +1,4 @@
-"""How much of training is the LSTM itself: whole steps beside `nn.LSTM` forward and backward on the same batches.
+"""How fast training learns: whole steps beside `nn.LSTM` forward and backward, and beside padded random batches.
 
 Run it with nothing else running. WORKSPACE has been trained in, so it holds token ids:
 
@@ -12,15 +12,28 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from pipeline.config import Recipe
+from pipeline.cores import Cores
 from pipeline.corpus import TRAIN
 from pipeline.model import Classifier
-from pipeline.tokens import TokenCache
-from pipeline.training import _Trainer, epoch_batches
-from pipeline.workspace import Workspace
+from pipeline.tokens import TokenCache, TokenSet
+from pipeline.training import Trainer, epoch_batches
+
+CPU = torch.device("cpu")
+
+
+class OneAtATime(Cores):
+    """A batch as a whole in single precision, all cores inside each operation: how PyTorch is commonly used."""
+
+    def share_out(self, rows: np.ndarray, smallest: int = 8) -> list[np.ndarray]:  # noqa: ARG002
+        return [rows]
+
+    def mixed(self) -> torch.autocast:
+        return torch.autocast("cpu", enabled=False)
 
 
 def main() -> None:
@@ -29,41 +42,58 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    caches = sorted(Workspace(options.workspace).tokens_of("x").parent.glob("*/manifest.json"))
+    caches = [path.parent for path in sorted(options.workspace.glob("tokens/*/train.parquet"))]
     if not caches:
         print(f"{options.workspace} holds no token ids: train in it first", file=sys.stderr)
         sys.exit(2)
-    cache, recipe = TokenCache(caches[0].parent), Recipe()
+    cache, recipe = TokenCache(caches[0]), Recipe()
     texts = cache.read(TRAIN)
-    torch.manual_seed(1)
-    model = Classifier(cache.tokenizer.size, len(cache.manifest["labels"]), recipe.model)
-    trainer = _Trainer(model.train(), texts, recipe.training, torch.device("cpu"))
-    batches = epoch_batches(texts.tokens.lengths, recipe.training, 0)[: options.batches]
-    tokens = sum(int(texts.tokens.lengths[rows].sum()) for rows in batches)
+    batches = epoch_batches(texts, recipe.training, 0)[: options.batches]
+    order = np.random.default_rng(1).permutation(len(texts))[: sum(map(len, batches))]
+    random_batches = [order[start : start + 64] for start in range(0, len(order), 64)]
     lstm = nn.LSTM(recipe.model.embedding_size, recipe.model.hidden_size, bidirectional=True)
-    shapes = [(int(texts.tokens.lengths[rows].max()), len(rows)) for rows in batches]
-    inputs = [torch.randn(*shape, recipe.model.embedding_size, requires_grad=True) for shape in shapes]
-    clip = recipe.training.gradient_norm
-    dense = trainer.dense
-    ways: dict[str, Callable[[int], object]] = {
-        "a whole step": lambda number: trainer.step(batches[number], 0.5),
-        "nn.LSTM alone, forward and backward": lambda number: lstm(inputs[number])[0].sum().backward(),
-        "its optimisers alone": lambda _: [optimizer.step() for optimizer, _ in trainer.optimizers],
-        "clipping alone": lambda _: nn.utils.clip_grad_norm_(dense, clip),
+    lengths = texts.tokens.lengths
+    inputs = [
+        torch.randn(int(lengths[rows].max()), len(rows), recipe.model.embedding_size, requires_grad=True)
+        for rows in batches
+    ]
+    common = trainer_of(cache, texts, recipe, OneAtATime(CPU))
+    own = trainer_of(cache, texts, recipe, OneAtATime(CPU))
+
+    def product() -> None:
+        with Cores(CPU) as own.cores:
+            for number, rows in enumerate(batches):
+                own.step(rows, 0.5, [number])
+
+    sorted_tokens = sum(int(lengths[rows].sum()) for rows in batches)
+    ways: dict[str, tuple[Callable[[], object], int]] = {
+        "a whole step": (product, sorted_tokens),
+        "nn.LSTM alone, forward and backward, fp32": (
+            lambda: [lstm(one)[0].sum().backward() for one in inputs],
+            sorted_tokens,
+        ),
+        "a whole step, padded random batches of 64, fp32": (
+            lambda: [common.step(rows, 0.5, [number]) for number, rows in enumerate(random_batches)],
+            int(lengths[order].sum()),
+        ),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.rounds + 1):  # the first round warms up
-        for name, way in ways.items():
+        for name, (way, _) in ways.items():
             started = time.perf_counter()
-            for number in range(len(batches)):
-                way(number)
+            way()
             seconds[name].append(time.perf_counter() - started)
-    whole = statistics.median(seconds["a whole step"][1:])
-    print(f"{len(batches)} batches of {tokens / len(batches):,.0f} tokens, medians of {options.rounds} rounds\n")
-    print("| | ms a step | share of a step | tokens/s |\n| --- | ---: | ---: | ---: |")
+    print(f"{len(batches)} batches, {len(order):,} texts, medians of {options.rounds} rounds\n")
+    print("| | texts/s | tokens/s |\n| --- | ---: | ---: |")
     for name, values in seconds.items():
         middle = statistics.median(values[1:])
-        print(f"| {name} | {1000 * middle / len(batches):.1f} | {middle / whole:.1%} | {tokens / middle:,.0f} |")
+        print(f"| {name} | {len(order) / middle:,.0f} | {ways[name][1] / middle:,.0f} |")
+
+
+def trainer_of(cache: TokenCache, texts: TokenSet, recipe: Recipe, cores: Cores) -> Trainer:
+    torch.manual_seed(1)
+    model = Classifier(cache.tokenizer.size, len(cache.manifest["labels"]), recipe.model)
+    return Trainer(model.train(), texts, recipe.training, cores)
 
 
 if __name__ == "__main__":

@@ -71,6 +71,23 @@ def test_a_night_from_raw_file_to_labels(weather: Path, home: Path, capsys: pyte
     assert "Nothing to label" in out
 
 
+def test_pretraining_serves_the_trainings_after_it(
+    weather: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("ingest", str(weather))
+    assert run("pretrain", *TINY) == 0
+    out = capsys.readouterr().out
+    assert "perplexity on held-out text" in out
+    (encoder,) = (home / "workspace/encoders").iterdir()
+    assert run("train", "--pretrain", "--model", "weather", *TINY) == 0
+    out = capsys.readouterr().out
+    assert f"Pretrained encoder {encoder.name}" in out
+    assert "| from scratch |" in out
+    assert len(list((home / "workspace/encoders").iterdir())) == 1  # it was used again
+    assert run("train", "--encoder", encoder.name, "--set", "model.hidden_size=7", *TINY) == 2
+    assert "does not suit: model.hidden_size is" in capsys.readouterr().err
+
+
 def test_models_are_listed_shown_promoted_and_rolled_back(
     weather: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,6 +117,10 @@ def test_models_are_listed_shown_promoted_and_rolled_back(
         (["train", "--preset", "nope"], "no preset 'nope'"),
         (["train", "--set", "training.epochs=x"], "setting training.epochs = 'x'"),
         (["train", "--embeddings", "glove.txt"], "--embeddings glove.txt: there is no such file"),
+        (["train", "--teacher", "opinions.csv"], "--teacher opinions.csv: there is no such file"),
+        (["train", "--encoder", "cafe"], "no encoder 'cafe' in workspace (there: none yet: nightlabel pretrain)"),
+        (["pretrain"], "no documents to pretrain on"),
+        (["pretrain", "--set", "pretraining.epochs=0"], "setting pretraining.epochs = 0"),
         (["score"], "no model in workspace yet: train one with nightlabel train"),
         (["nightly"], "no model in workspace yet"),
         (["models", "list"], "no model in workspace yet"),
@@ -182,7 +203,7 @@ def test_what_is_our_fault_is_status_1(
     assert "RuntimeError: a defect" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["ingest", "train", "score", "nightly", "bench"])
+@pytest.mark.parametrize("verb", ["ingest", "pretrain", "train", "tune", "score", "nightly", "bench"])
 def test_help_shows_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(verb, "--help") == 0
     assert f"nightlabel {verb}" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The four flows, deployed on a real server and run by a real worker, as they are in production."""
+"""The flows, deployed on a real server and run by a real worker, as they are in production."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from conftest import weather_rows
 pytestmark = pytest.mark.server
 
 PREFECT_FILE = Path(__file__).parents[2] / "deploy" / "prefect.yaml"
-FLOWS = {"ingest", "train", "score", "nightly"}
+FLOWS = {"ingest", "pretrain", "train", "tune", "score", "nightly"}
 T = TypeVar("T")
 SECONDS = 120.0  # a run takes about eight, most of them imports; a busy machine may take many times as long
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
@@ -68,11 +68,11 @@ class Office:
     def deployment(self, name: str) -> dict[str, Any]:
         return dict(self.get(f"/deployments/name/{name}/{name}"))
 
-    def create(self, name: str, **parameters: Any) -> httpx.Response:
+    def create(self, name: str, /, **parameters: Any) -> httpx.Response:
         path = f"/deployments/{self.deployment(name)['id']}/create_flow_run"
         return self.ask("POST", path, {"parameters": parameters})
 
-    def start(self, name: str, **parameters: Any) -> str:
+    def start(self, name: str, /, **parameters: Any) -> str:
         return str(self.create(name, **parameters).raise_for_status().json()["id"])
 
     def ended(self, run_id: str) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class Office:
 
         return _until(poll, "the run did not end")
 
-    def run(self, name: str, **parameters: Any) -> dict[str, Any]:
+    def run(self, name: str, /, **parameters: Any) -> dict[str, Any]:
         run = self.ended(self.start(name, **parameters))
         assert run["state_type"] == "COMPLETED", run["state"]["message"]
         return run
@@ -176,13 +176,15 @@ def runs(office: Office) -> dict[str, dict[str, Any]]:
     return {
         "ingest": office.run("ingest", sources=["weather.jsonl"], batch="labelled"),
         "missing": office.ended(missing),
+        "pretrain": office.run("pretrain", settings=TINY),
         "train": office.run("train", model="weather", settings=TINY),
+        "tune": office.run("tune", name="quick", settings=TINY, trials=2),
         "score": office.run("score", batches=["labelled"]),
         "nightly": office.run("nightly", sources=["incoming/{date}/*.jsonl"], date="2026-11-20"),
     }
 
 
-def test_all_four_deployments_register(office: Office) -> None:
+def test_all_deployments_register(office: Office) -> None:
     assert {deployment["name"] for deployment in office.find("deployments")} == FLOWS
 
 
@@ -198,7 +200,9 @@ def test_every_night_has_one_run_at_a_time_at_two_in_a_named_time_zone(office: O
 def test_the_worker_completes_each_flow_and_its_name_says_what_it_did(runs: dict[str, dict[str, Any]]) -> None:
     assert {name: runs[name]["name"] for name in FLOWS} == {
         "ingest": "ingest labelled: weather.jsonl",
+        "pretrain": "pretrain with preset default",
         "train": "train weather from preset default",
+        "tune": "tune quick from preset default",
         "score": "score labelled with the champion",
         "nightly": "nightly 2026-11-20: *.jsonl",
     }
@@ -218,10 +222,11 @@ def test_the_labels_lie_in_the_folder_that_was_deployed_from_and_add_up(
 
 def test_each_flow_leaves_its_report_as_an_artifact(office: Office, runs: dict[str, dict[str, Any]]) -> None:
     keys = {artifact["key"]: artifact for artifact in office.find("artifacts") if artifact["key"]}
-    assert keys.keys() == {"ingest", "model", "labels", "night"}
+    assert keys.keys() == {"ingest", "model", "tuning", "labels", "night"}
     assert keys["night"]["flow_run_id"] == runs["nightly"]["id"]
     assert "# Night of 2026-11-20" in keys["night"]["data"]
     assert "data:image/png;base64," in keys["model"]["data"]
+    assert "data:image/png;base64," in keys["tuning"]["data"]
 
 
 def test_what_the_library_says_is_in_the_run_s_log(office: Office, runs: dict[str, dict[str, Any]]) -> None:
@@ -244,6 +249,7 @@ def test_a_missing_file_fails_the_run_and_is_named_without_a_traceback(
         ("score", {"config": {"device": "tpu"}}, "config.device"),
         ("ingest", {"sources": []}, "sources"),
         ("train", {"preset": "unheard-of"}, "preset"),
+        ("tune", {"trials": 0}, "trials"),
     ],
 )
 def test_a_wrong_parameter_is_refused_when_the_run_is_created(

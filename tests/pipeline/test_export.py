@@ -23,14 +23,16 @@ def ragged_texts(count: int = 40, longest: int = 30) -> TokenSet:
     random = np.random.default_rng(3)
     lists = [random.integers(1, VOCABULARY, length).astype(np.int32) for length in random.integers(1, longest, count)]
     tokens = TokenLists.of(pa.array(lists, pa.list_(pa.int32())))
-    return TokenSet(pa.array([str(n) for n in range(count)]), np.zeros(count, np.int32), tokens)
+    return TokenSet(
+        pa.array([str(n) for n in range(count)]), np.zeros(count, np.int32), tokens, np.eye(CLASSES, dtype=bool)
+    )
 
 
-def trained_model(**config: object) -> Classifier:
+def trained_model(*, multi_label: bool = False, **config: object) -> Classifier:
     """A model with large weights and moving batch statistics, as after training; dropout at its defaults."""
     torch.manual_seed(1)
     settings = {"embedding_size": 8, "hidden_size": 12, "wide_buckets": 0, **config}
-    model = Classifier(VOCABULARY, CLASSES, ModelConfig.model_validate(settings))
+    model = Classifier(VOCABULARY, CLASSES, ModelConfig.model_validate(settings), multi_label=multi_label)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3)
@@ -44,8 +46,13 @@ def trained_model(**config: object) -> Classifier:
 
 @pytest.mark.parametrize(
     "head",
-    [{}, {"batch_norm": True, "dense_sizes": (7, 5)}, {"wide_buckets": 101}],
-    ids=["plain", "norm+dense", "wide"],
+    [
+        {},
+        {"batch_norm": True, "dense_sizes": (7, 5)},
+        {"wide_buckets": 101},
+        {"wide_buckets": 101, "multi_label": True},
+    ],
+    ids=["plain", "norm+dense", "wide", "wide+several"],
 )
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["forward", "both"])
 @pytest.mark.parametrize("layers", [1, 2, 3])

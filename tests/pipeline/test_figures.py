@@ -4,9 +4,10 @@ import struct
 
 import numpy as np
 import pytest
+from conftest import one_hot
 
 from pipeline.evaluation import evaluate
-from pipeline.figures import confusion_matrix, learning_curve, reliability_diagram
+from pipeline.figures import confusion_matrix, learning_curve, perplexity_curve, reliability_diagram
 
 LARGEST = 300_000  # what a Prefect artifact shows without trouble
 
@@ -21,7 +22,7 @@ def scores(classes: int, n: int = 400) -> dict:
     generator = np.random.default_rng(classes)
     label_ids = generator.integers(0, classes, n)
     probabilities = generator.dirichlet(np.full(classes, 0.1), n)
-    return evaluate(probabilities, label_ids, [f"label_{i}" for i in range(classes)])
+    return evaluate(probabilities, one_hot(label_ids, classes), [f"label_{i}" for i in range(classes)])
 
 
 def epochs(n: int) -> list[dict]:
@@ -46,14 +47,27 @@ def test_labels_in_any_script_are_drawn_as_they_are():
 
 @pytest.mark.parametrize("n", [0, 1, 4, 40])
 def test_a_learning_curve_of_any_number_of_epochs(n):
-    png = learning_curve(epochs(n))
+    png = learning_curve({"": epochs(n)})
+    assert width(png) == 700
+    assert len(png) < LARGEST
+
+
+def test_learning_curves_of_several_trainings_stand_in_one_picture():
+    png = learning_curve({"pretrained": epochs(6), "from scratch": epochs(9)})
+    assert width(png) == 700
+    assert len(png) < LARGEST
+    assert png != learning_curve({"pretrained": epochs(6)})
+
+
+def test_a_perplexity_curve():
+    png = perplexity_curve([{"epoch": n, "perplexity": 400 / n} for n in range(1, 9)])
     assert width(png) == 700
     assert len(png) < LARGEST
 
 
 def test_a_learning_curve_without_validation():
     history = [{**entry, "validation_loss": None, "validation_macro_f1": None} for entry in epochs(3)]
-    assert width(learning_curve(history)) == 700
+    assert width(learning_curve({"": history})) == 700
 
 
 def test_a_reliability_diagram():
@@ -66,7 +80,7 @@ def test_a_reliability_diagram():
 @pytest.mark.parametrize("classes", [2, 77])
 def test_figures_of_an_empty_test_set_say_so_instead_of_failing(classes):
     labels = [str(i) for i in range(classes)]
-    result = evaluate(np.zeros((0, classes)), np.zeros(0, np.int64), labels)
+    result = evaluate(np.zeros((0, classes)), np.zeros((0, classes), bool), labels)
     assert width(confusion_matrix(result["confusion"], labels)) == 700
     assert width(reliability_diagram(result["reliability"], result["calibration_error"])) == 700
 

@@ -2,20 +2,33 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from conftest import tiny_recipe, weather_rows
 
+from pipeline.batching import TokenLists
 from pipeline.build import Prepared, prepare
 from pipeline.config import Recipe
 from pipeline.corpus import TRAIN, VALIDATION
 from pipeline.errors import DeviceError
 from pipeline.model import Classifier
-from pipeline.training import TrainedModel, choose_device, class_weights, enough_epochs, epoch_batches, schedule, train
+from pipeline.objective import class_weights
+from pipeline.tokens import TokenSet
+from pipeline.training import (
+    TrainedModel,
+    by_depth,
+    choose_device,
+    enough_epochs,
+    epoch_batches,
+    sampling_shares,
+    schedule,
+    train,
+)
 from pipeline.workspace import Batch, Workspace
 
 CPU = torch.device("cpu")
-GOLDEN_LOSS = 0.6464
+GOLDEN_LOSS = 0.6536
 
 
 @pytest.fixture
@@ -91,14 +104,38 @@ def test_batch_normalisation_survives_a_batch_of_one(prepared: Prepared) -> None
     assert np.isfinite(fit(prepared, recipe).history[0]["train_loss"])
 
 
+def made_up_texts(label_ids: np.ndarray, sets: np.ndarray) -> TokenSet:
+    lengths = np.random.default_rng(0).integers(1, 50, len(label_ids)).astype(np.int32)
+    starts = np.cumsum(lengths) - lengths
+    tokens = TokenLists(np.ones(lengths.sum(), np.int32), starts, lengths)
+    return TokenSet(pa.array([str(n) for n in range(len(lengths))]), label_ids, tokens, sets)
+
+
 def test_an_epoch_holds_every_text_once_and_another_epoch_another_order() -> None:
-    lengths = np.random.default_rng(0).integers(1, 50, 500)
+    texts = made_up_texts(np.zeros(500, np.int32), np.eye(2, dtype=bool))
     config = tiny_recipe().training
-    first, second = epoch_batches(lengths, config, 0), epoch_batches(lengths, config, 1)
+    first, second = epoch_batches(texts, config, 0), epoch_batches(texts, config, 1)
     assert sorted(np.concatenate(first)) == list(range(500))
     assert not np.array_equal(np.concatenate(first), np.concatenate(second))
-    again = epoch_batches(lengths, config, 0)
+    again = epoch_batches(texts, config, 0)
     assert all(np.array_equal(one, other) for one, other in zip(first, again, strict=True))
+
+
+def test_balanced_sampling_reads_rare_classes_as_often_as_others() -> None:
+    label_ids = np.array([0] * 940 + [1] * 60, np.int32)
+    texts = made_up_texts(label_ids, np.eye(2, dtype=bool))
+    drawn = np.concatenate(epoch_batches(texts, tiny_recipe(class_balance="sampling").training, 0))
+    assert len(drawn) == 1000
+    assert np.mean(label_ids[drawn] == 1) == pytest.approx(0.5, abs=0.06)
+
+
+def test_of_several_labels_the_rarest_decides_how_often_a_text_is_drawn() -> None:
+    sets = np.array([[True, False], [True, True], [False, False]])
+    texts = made_up_texts(np.array([0] * 80 + [1] * 10 + [2] * 9 + [-1], np.int32), sets)
+    shares = sampling_shares(texts)
+    assert shares.sum() == pytest.approx(1.0)
+    assert shares[80] / shares[0] == pytest.approx(9.0)  # 1/10 against 1/90
+    assert shares[90] == shares[99]  # no class, and no label, count as one text among all
 
 
 def test_a_small_corpus_is_read_more_often_than_a_large_one() -> None:
@@ -135,3 +172,60 @@ def test_training_on_a_gpu_learns_in_mixed_precision(prepared: Prepared) -> None
     sets = (prepared.cache.read(TRAIN), prepared.cache.read(VALIDATION))
     trained = train(model, *sets, recipe.training, device=torch.device("cuda"))
     assert max(epoch["validation_macro_f1"] for epoch in trained.history) == 1.0
+
+
+def test_layers_below_the_head_learn_slower_and_thaw_later() -> None:
+    model = Classifier(50, 2, tiny_recipe().model)
+    depths = by_depth(model, list(model.parameters()), frozen_share=0.4)
+    assert [depth for depth, _, _ in depths] == [0, 1, 2]
+    assert [thaw for _, thaw, _ in depths] == [0.0, 0.2, 0.4]
+    assert any(one is model.output.weight for one in depths[0][2])
+    assert any(one is model.embedding.weight for one in depths[2][2])
+    assert sum(len(parameters) for _, _, parameters in depths) == len(list(model.parameters()))
+
+
+def test_a_frozen_layer_does_not_move_until_it_thaws(prepared: Prepared) -> None:
+    recipe = tiny_recipe(frozen_share=0.99, epochs=1, weight_decay=0.0)
+    torch.manual_seed(1)
+    model = Classifier(prepared.cache.tokenizer.size, 2, recipe.model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    sets = (prepared.cache.read(TRAIN), prepared.cache.read(VALIDATION))
+    train(model, *sets, recipe.training, device=CPU)
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert "embedding.weight" not in moved
+    assert {"output.weight", "wide.table.weight"} <= moved
+
+
+def test_parts_of_a_batch_on_several_cores_add_up_to_the_whole(prepared: Prepared) -> None:
+    """Without dropout, what two cores learn from a batch is what one learns, but for rounding."""
+    recipe = tiny_recipe(word_dropout=0.0, epochs=1, batch_size=32, learning_rate=0.001, wide_learning_rate=0.001)
+    still = {"embedding_dropout": 0.0, "head_dropout": 0.0, "wide_dropout": 0.0}
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=still)})
+    alone = fit(prepared, recipe)
+    torch.set_num_threads(2)
+    try:
+        together = fit(prepared, recipe)
+        assert torch.get_num_threads() == 2  # given back
+    finally:
+        torch.set_num_threads(1)
+    assert together.history[0]["train_loss"] == pytest.approx(alone.history[0]["train_loss"], rel=1e-3)
+    pairs = zip(alone.model.parameters(), together.model.parameters(), strict=True)
+    assert all(torch.allclose(one, other, atol=0.01) for one, other in pairs)
+
+
+def test_an_error_in_on_epoch_ends_the_training(prepared: Prepared) -> None:
+    class EnoughError(Exception):
+        pass
+
+    seen: list[dict[str, float]] = []
+
+    def stop(entry: dict[str, float]) -> None:
+        seen.append(entry)
+        if entry["epoch"] == 2:
+            raise EnoughError
+
+    recipe = tiny_recipe()
+    model = Classifier(prepared.cache.tokenizer.size, 2, recipe.model)
+    with pytest.raises(EnoughError):
+        train(model, prepared.read(TRAIN), prepared.read(VALIDATION), recipe.training, device=CPU, on_epoch=stop)
+    assert [entry["epoch"] for entry in seen] == [1, 2]

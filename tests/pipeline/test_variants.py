@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from conftest import one_hot
 from onnx import TensorProto, numpy_helper
 from test_export import ragged_texts, trained_model
 
@@ -68,14 +69,24 @@ def test_the_half_precision_graph_computes_the_same_model(pooling: str, bidirect
 def test_near_ties_are_told_from_real_changes() -> None:
     fp32 = np.array([[0.505, 0.495], [0.9, 0.1], [0.2, 0.8], [0.1, 0.9]], np.float32)
     variant = np.array([[0.495, 0.505], [0.8, 0.2], [0.2, 0.8], [0.6, 0.4]], np.float32)
-    facts = compare(fp32, variant, np.array([0, 0, 1, 1]), speed=2.0, device="here")
+    facts = compare(fp32, variant, one_hot([0, 0, 1, 1], 2), speed=2.0, device="here")
     assert (facts.equal_labels, facts.clear_texts) == (0.5, 3)
     assert facts.equal_clear_labels == pytest.approx(2 / 3)
     assert facts.largest_change == pytest.approx(0.5)
     assert (facts.fp32_macro_f1, facts.fp32_clear_macro_f1) == (1.0, 1.0)
     assert facts.macro_f1 < facts.clear_macro_f1 < 1
     with pytest.raises(ModelError, match="NaN"):
-        compare(fp32, variant * np.nan, np.array([0, 0, 1, 1]), speed=2.0, device="here")
+        compare(fp32, variant * np.nan, one_hot([0, 0, 1, 1], 2), speed=2.0, device="here")
+
+
+def test_of_several_labels_all_must_be_equal() -> None:
+    fp32 = np.array([[0.9, 0.305], [0.9, 0.1], [0.2, 0.8]], np.float32)
+    variant = np.array([[0.9, 0.295], [0.8, 0.1], [0.2, 0.8]], np.float32)
+    thresholds = np.array([0.5, 0.3], np.float32)
+    facts = compare(fp32, variant, fp32 >= thresholds, thresholds, speed=2.0, device="here")
+    assert (facts.equal_labels, facts.clear_texts) == (pytest.approx(2 / 3), 2)
+    assert (facts.equal_clear_labels, facts.fp32_macro_f1) == (1.0, 1.0)
+    assert facts.macro_f1 < 1
 
 
 @pytest.mark.parametrize(

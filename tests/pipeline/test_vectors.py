@@ -7,7 +7,7 @@ import pytest
 from conftest import tiny_recipe, weather_rows
 
 from flows.report import model_report
-from pipeline.build import build, fit, prepare
+from pipeline.build import Start, build, fit, prepare
 from pipeline.errors import InputError
 from pipeline.model import EMBEDDING_SPREAD
 from pipeline.tokenizer import RESERVED
@@ -60,7 +60,7 @@ def test_training_starts_from_the_vectors_and_the_bundle_says_so(
     path = tmp_path / "vectors.txt"
     path.write_text("".join(f"{word} {' '.join([str(n)] * 16)}\n" for n, word in enumerate(["wet", "Sun", "warm"])))
     recipe = tiny_recipe(epochs=1)
-    prepared = prepare(workspace, recipe, embeddings=str(path))
+    prepared = prepare(workspace, recipe, start=Start(embeddings=str(path)))
     assert prepared.vectors is not None
     words = prepared.cache.tokenizer.vocabulary.to_pylist()
     assert [words[number] for number in prepared.vectors.numbers] == [word for word in words if word in ("wet", "warm")]
@@ -68,7 +68,7 @@ def test_training_starts_from_the_vectors_and_the_bundle_says_so(
     trained = fit(workspace, prepared, slow)
     rows = trained.model.embedding.weight.detach().numpy()[prepared.vectors.numbers + RESERVED]
     np.testing.assert_allclose(rows, prepared.vectors.scaled(EMBEDDING_SPREAD), atol=1e-6)
-    publication = build(workspace, "weather", recipe, embeddings=str(path))
+    publication = build(workspace, "weather", recipe, start=Start(embeddings=str(path)))
     facts = publication.bundle.metrics["word_vectors"]
     assert (facts["file"], facts["found"]) == ("vectors.txt", 2)
     assert "Word vectors of vectors.txt" in model_report(publication, pictures=False)

@@ -1,5 +1,6 @@
 """What the tests of ingest share: ingest a file, read the batch back, and see that a failure left nothing."""
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from pipeline.config import IngestConfig
 from pipeline.errors import NightlabelError
 from pipeline.ingest import IngestReport, ingest
+from pipeline.schemas import split_labels
 from pipeline.workspace import Workspace
 
 
@@ -25,7 +27,13 @@ def assert_adds_up(workspace: Workspace, report: IngestReport) -> None:
     assert report.rows_read == report.documents + report.duplicates + report.rejects
     assert report.documents == report.labelled + report.unlabelled == len(documents(workspace, report.batch_id))
     assert report.rejects == sum(report.reject_reasons.values()) == len(rejects(workspace, report.batch_id))
-    assert report.labelled == sum(report.labels.values())
+    labels = [row["label"] for row in documents(workspace, report.batch_id) if row["label"] is not None]
+    of_each = [split_labels(label) if report.multi_label else [label] for label in labels]
+    assert report.labelled == len(labels)
+    assert report.labels == Counter(label for one in of_each for label in one)
+    if report.multi_label:
+        assert report.several_labels == sum(len(one) > 1 for one in of_each)
+        assert report.no_class == sum(not one for one in of_each)
 
 
 def documents(workspace: Workspace, batch: str = "b") -> list[dict[str, Any]]:

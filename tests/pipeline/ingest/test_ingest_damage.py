@@ -95,7 +95,8 @@ def test_an_empty_row_of_tsv_is_a_document(workspace: Workspace, tmp_path: Path)
         ('{"text": "nul \\u0000"}', "nul_byte"),
         ('{"text": 5}', "text_not_a_string"),
         ('{"body": "x"}', "text_missing"),
-        ('{"text": "fine", "label": ["a"]}', "label_not_a_value"),
+        ('{"text": "fine", "label": {"a": 1}}', "label_not_a_value"),
+        ('{"text": "fine", "label": {"a": ["b"]}}', "label_not_a_value"),
     ],
 )
 def test_a_damaged_json_line_costs_itself_alone(workspace: Workspace, tmp_path: Path, bad: str, reason: str) -> None:

@@ -1,0 +1,72 @@
+"""Labelled documents in, better settings out, as a preset. Run it with: python -m flows.tune --trials 20"""
+
+import sys
+from typing import Annotated
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from pydantic import Field
+
+from flows.common import RETRY, Preset, RunProgress, WorkspacePath, show_report
+from flows.tuning_report import tuning_report
+from pipeline import tuning
+from pipeline.search_space import Plan, make_plan
+from pipeline.tuning import Tuning
+from pipeline.workspace import Workspace
+
+
+@task(name="search", task_run_name="search", cache_policy=NO_CACHE, **RETRY)
+def _search(workspace: Workspace, plan: Plan) -> Tuning:
+    return tuning.search(workspace, plan, RunProgress("Share of the trials done"))
+
+
+@flow(name="tune", flow_run_name="tune {name} from preset {preset}", validate_parameters=True)
+def tune(
+    name: Annotated[str, Field(min_length=1)] = "tuned",
+    preset: Preset = "default",
+    settings: list[str] = [],  # noqa: B006 - never changed
+    only: list[str] = [],  # noqa: B006
+    trials: Annotated[int, Field(ge=1)] = 20,
+    minutes: Annotated[float, Field(gt=0)] | None = None,
+    batches: list[str] = [],  # noqa: B006
+    embeddings: str | None = None,
+    encoder: str | None = None,
+    teacher: str | None = None,
+    workspace: WorkspacePath = "workspace",
+) -> Tuning:
+    """Search for settings that suit the labelled documents, and write the best as a preset.
+
+    Args:
+        name: Name of the search, and of the preset that it writes. A search of that name goes on.
+        preset: Start from default, imdb-lstm100, keras-lstm64, stacked-lstm128, or the path of a .toml file.
+        settings: Settings that are fixed, not searched, each as section.field=value, for example training.epochs=6.
+        only: Settings to search, each as section.field, for example training.learning_rate. Empty: all that matter.
+        trials: Most trainings, those of earlier runs of this search included.
+        minutes: Minutes spent in trainings, earlier runs included, after which no other begins. Empty: no limit.
+        batches: Batches to learn from. Empty: all of them.
+        embeddings: File of word vectors to start from, a word and its numbers on each line. Empty: none.
+        encoder: Name of the pretrained encoder to start from. Empty: none.
+        teacher: File with a doc_id and a column of probabilities for each class, from another model. Empty: none.
+        workspace: Folder in which everything is kept.
+    """
+    plan = make_plan(
+        name,
+        preset,
+        settings,
+        only,
+        trials=trials,
+        minutes=minutes,
+        batches=batches,
+        embeddings=embeddings,
+        encoder=encoder,
+        teacher=teacher,
+    )
+    found = _search(Workspace(workspace), plan)
+    show_report("tuning", tuning_report(found, pictures=True), f"{name}: what the search found, and what it gained")
+    return found
+
+
+if __name__ == "__main__":
+    from flows.cli import main
+
+    main(["tune", *sys.argv[1:]])

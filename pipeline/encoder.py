@@ -1,0 +1,205 @@
+"""Pretrained encoders: what a language model learnt from unlabelled text, for classifiers to start from.
+
+An encoder is a folder like a model's bundle: weights, vocabulary, how it came about, and the digests of all. Its
+fingerprint is that of the texts and settings it was made from, so the same ones are never read twice.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from pipeline import figures
+from pipeline.bundle import seal
+from pipeline.config import Recipe
+from pipeline.errors import ModelError
+from pipeline.files import file_digest, read_json, value_digest, write_json
+from pipeline.model import Classifier
+from pipeline.pieces import PieceCache, build_pieces
+from pipeline.pretraining import Pretrained, pretrain
+from pipeline.tokenizer import Splitter, Tokenizer
+from pipeline.tokens import read_vocabulary, write_vocabulary
+from pipeline.training import Progress, choose_device
+from pipeline.workspace import Workspace
+
+# What the vocabulary depends on, and the shape of the weights: an encoder serves recipes that agree with it here.
+TOKENIZER_FIELDS = (
+    "vocabulary_size",
+    "min_count",
+    "lowercase",
+    "remove_punctuation",
+    "remove_stop_words",
+    "split_hangul",
+)
+MODEL_FIELDS = ("embedding_size", "hidden_size", "bidirectional")
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A committed encoder, its files checked."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def load(cls, path: Path) -> "Encoder":
+        """Open an encoder's folder.
+
+        Raises:
+            ModelError: a file is missing or is not the one that was written.
+        """
+        try:
+            manifest = read_json(path / "manifest.json")
+            files: dict[str, str] = manifest["files"]
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"{path}: the manifest is missing or damaged; remove it and pretrain again") from error
+        for file, digest in files.items():
+            if not (path / file).is_file() or file_digest(path / file) != digest:
+                raise ModelError(f"{path / file} is missing or changed; remove {path} and pretrain again")
+        return cls(path, manifest)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        value: dict[str, Any] = read_json(self.path / "encoder.json")
+        return value
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe.model_validate(self.settings["recipe"])
+
+    def tokenizer(self, recipe: Recipe) -> Tokenizer:
+        """Return the encoder's vocabulary with a recipe's truncation."""
+        splitter = Splitter(recipe.tokenizer, self.settings["stop_words"])
+        return Tokenizer(splitter, read_vocabulary(self.path / "vocabulary.txt"))
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        return load((self.path / "weights.safetensors").read_bytes())
+
+    def start(self, model: Classifier) -> None:
+        """Copy the word vectors and the lowest LSTM layer into a classifier of the same shape."""
+        with torch.no_grad():
+            model.embedding.weight.copy_(self.weights["embedding.weight"])
+        prefix = "layer."
+        layer = {name.removeprefix(prefix): value for name, value in self.weights.items() if name.startswith(prefix)}
+        model.layers[0].load_state_dict(layer)
+
+    def differs(self, recipe: Recipe) -> str | None:
+        """Return the first setting in which a recipe asks for another vocabulary or shape, or None."""
+        own = self.recipe
+        for section, fields in (("tokenizer", TOKENIZER_FIELDS), ("model", MODEL_FIELDS)):
+            for field in fields:
+                there, asked = getattr(getattr(own, section), field), getattr(getattr(recipe, section), field)
+                if there != asked:
+                    return f"{section}.{field} is {there} in it and {asked} here"
+        return None
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a bundle and a report keep of it."""
+        kept = ("texts", "tokens", "perplexity", "seconds", "device", "left_out_for_test")
+        return {
+            "encoder": self.name,
+            "created": self.manifest["created"],
+            **{key: self.settings[key] for key in kept},
+        }
+
+
+def pretrain_encoder(
+    workspace: Workspace, recipe: Recipe, batch_ids: Iterable[str] = (), progress: Progress | None = None
+) -> Encoder:
+    """Pretrain on every text there is, unless that was done before; a killed run goes on from its checkpoint.
+
+    Args:
+        workspace: where the documents lie and the encoder goes.
+        recipe: tokenizer, shape of the model, and how to pretrain.
+        batch_ids: batches to learn from; all if none are named.
+        progress: called every few seconds.
+
+    Raises:
+        TrainingDataError: there is too little text.
+        BatchError: a named batch does not exist.
+        DeviceError: the requested device is not there.
+    """
+    batches = [workspace.batch(batch_id) for batch_id in batch_ids] or workspace.batches()
+    device = choose_device(recipe.training.device)
+    cache = build_pieces(workspace, batches, recipe)
+    name = _fingerprint(cache, recipe)
+    path = workspace.encoder_of(name)
+    if (path / "manifest.json").exists():
+        return Encoder.load(path)
+    checkpoint = workspace.checkpoint_of(f"encoder-{name}")
+    found = pretrain(cache, recipe, device=device, checkpoint=checkpoint, progress=progress)
+    with workspace.staging() as staging:
+        _write(staging / "encoder", cache, recipe, found)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (staging / "encoder").rename(path)
+    checkpoint.unlink(missing_ok=True)
+    return Encoder.load(path)
+
+
+def _fingerprint(cache: PieceCache, recipe: Recipe) -> str:
+    shape = {field: getattr(recipe.model, field) for field in MODEL_FIELDS}
+    decided = value_digest([cache.fingerprint, shape, recipe.pretraining.model_dump(mode="json")])
+    return decided[:16]
+
+
+def _write(folder: Path, cache: PieceCache, recipe: Recipe, found: Pretrained) -> None:
+    folder.mkdir()
+    weights = {name: value.contiguous() for name, value in found.model.state_dict().items()}
+    (folder / "weights.safetensors").write_bytes(save(weights))
+    write_vocabulary(folder / "vocabulary.txt", cache.tokenizer)
+    write_json(
+        folder / "encoder.json",
+        {
+            "recipe": recipe.model_dump(mode="json"),
+            "stop_words": cache.tokenizer.splitter.stop_words,
+            "vocabulary_size": cache.tokenizer.size,
+            **{key: cache.manifest[key] for key in ("batches", "texts", "tokens", "left_out_for_test")},
+            "perplexity": round(found.perplexity, 2),
+            "history": found.history,
+            "seconds": round(found.seconds, 1),
+            "tokens_per_second": round(found.tokens_per_second),
+            "device": found.device,
+        },
+    )
+    (folder / "figures").mkdir()
+    (folder / "figures" / "perplexity.png").write_bytes(figures.perplexity_curve(found.history))
+    seal(folder)
+
+
+def encoders(workspace: Workspace) -> list[Encoder]:
+    """Return the encoders of a workspace, newest first."""
+    found = [Encoder.load(path.parent) for path in workspace.encoder_manifests()]
+    return sorted(found, key=lambda encoder: (encoder.manifest["created"], encoder.name), reverse=True)
+
+
+def matching_encoder(workspace: Workspace, recipe: Recipe) -> Encoder | None:
+    """Return the newest encoder with a recipe's vocabulary settings and shape, if there is one."""
+    return next((encoder for encoder in encoders(workspace) if encoder.differs(recipe) is None), None)
+
+
+def named_encoder(workspace: Workspace, name: str, recipe: Recipe) -> Encoder:
+    """Return an encoder by its name.
+
+    Raises:
+        ModelError: there is none of that name, or a recipe asks for another vocabulary or shape.
+    """
+    known = {encoder.name: encoder for encoder in encoders(workspace)}
+    if name not in known:
+        there = ", ".join(known) or "none yet: nightlabel pretrain"
+        raise ModelError(f"no encoder {name!r} in {workspace.root} (there: {there})")
+    difference = known[name].differs(recipe)
+    if difference:
+        raise ModelError(
+            f"encoder {name} does not suit: {difference}; set it alike with --set, or pretrain with these settings"
+        )
+    return known[name]

@@ -1,0 +1,134 @@
+"""A language model in both directions, with the classifier's embedding and first LSTM layer inside.
+
+The forward direction predicts the next word, the backward direction the one before (Peters et al. 2018). The
+embedding is shared by input and output (Press and Wolf 2017). What the softmax divides by is estimated from the true
+word and a sample of others, each counting for as many as it stands for (Bengio and Senécal 2003).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.config import ModelConfig
+from pipeline.model import EMBEDDING_SPREAD, LstmLayer, mirrored_places
+from pipeline.tokenizer import PADDING, UNKNOWN
+
+EVALUATION_ROWS = 1024  # words whose probabilities over the whole vocabulary are computed at once
+
+
+class WordSampler:
+    """Draws words about as often as they occur.
+
+    Args:
+        counts: int64 [vocabulary], how often each id occurs.
+        words: how many to draw at a time.
+        device: where the draws are needed.
+        flatten: exponent of the counts; below 1, rare words are drawn more often than they occur.
+    """
+
+    def __init__(self, counts: np.ndarray, words: int, *, device: torch.device, flatten: float = 0.75) -> None:
+        weights = np.where(np.arange(len(counts)) > UNKNOWN, counts, 0).astype(np.float64) ** flatten
+        shares = weights / weights.sum()
+        self.words = words
+        self.thresholds = torch.from_numpy(np.cumsum(shares))
+        # The logarithm of how often a draw of `words` holds each word, on average.
+        self.log_expected = torch.from_numpy(np.log(np.maximum(shares * words, 1e-30))).float().to(device)
+
+    def draw(self, random: torch.Generator) -> Tensor:
+        """Return int64 [words], with repetitions."""
+        chances = torch.rand(self.words, generator=random, dtype=torch.float64)
+        drawn = torch.searchsorted(self.thresholds, chances).clamp_(max=len(self.thresholds) - 1)
+        return drawn.to(self.log_expected.device)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What one direction has to predict: vectors [words, embedding size] and their true ids int64 [words]."""
+
+    vectors: Tensor
+    targets: Tensor
+
+
+class LanguageModel(nn.Module):
+    """Embedding, one LSTM layer, and a projection back to word vectors for each direction."""
+
+    def __init__(self, vocabulary_size: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary_size, config.embedding_size, padding_idx=PADDING)
+        with torch.no_grad():
+            self.embedding.weight.normal_(0.0, EMBEDDING_SPREAD)[PADDING] = 0.0
+        self.layer = LstmLayer(config.embedding_size, config.hidden_size, config.bidirectional)
+        self.projections = nn.ModuleList(nn.Linear(config.hidden_size, config.embedding_size) for _ in self.directions)
+        self.bias = nn.Parameter(torch.zeros(vocabulary_size))
+
+    @property
+    def directions(self) -> list[nn.LSTM]:
+        return [self.layer.forwards] + ([self.layer.backwards] if self.layer.backwards is not None else [])
+
+    def predict(self, vectors: Tensor, token_ids: Tensor, lengths: Tensor) -> list[Predicted]:
+        """Return what each direction predicts; unknown words are not predicted, they are none.
+
+        Args:
+            vectors: word vectors [time, batch, embedding size] of the token ids.
+            token_ids: int64 [time, batch], 0 past each row's length.
+            lengths: int64 [batch].
+        """
+        mirror = mirrored_places(lengths, len(token_ids))
+        found = []
+        for number, (lstm, projection) in enumerate(zip(self.directions, self.projections, strict=True)):
+            if number:
+                vectors = vectors.flatten(0, 1).index_select(0, mirror).view_as(vectors)
+                token_ids = token_ids.flatten().index_select(0, mirror).view_as(token_ids)
+            states, _ = lstm(vectors[:-1])
+            asked = token_ids[1:] > UNKNOWN
+            found.append(Predicted(projection(states[asked]), token_ids[1:][asked]))
+        return found
+
+
+def sampled_loss(
+    predicted: Sequence[Predicted], weights: Tensor, bias: Tensor, local: Tensor, sampler: WordSampler, drawn: Tensor
+) -> Tensor:
+    """Return the summed loss in nats, over a sample of the vocabulary.
+
+    Args:
+        predicted: of each direction.
+        weights: word vectors [words here, embedding size].
+        bias: [words here].
+        local: int64 [vocabulary], the row of `weights` in which an id stands.
+        sampler: what drew the sample.
+        drawn: int64 [sample], ids.
+    """
+    rows = local[drawn]
+    others, other_bias = weights[rows], bias[rows] - sampler.log_expected[drawn]
+    total = weights.new_zeros(())
+    for one in predicted:
+        rows = local[one.targets]
+        true = (one.vectors * weights[rows]).sum(dim=-1).float() + bias[rows]
+        logits = torch.addmm(other_bias, one.vectors.float(), others.t())
+        logits = logits.masked_fill(drawn == one.targets[:, None], -torch.inf)
+        total = total + (torch.logaddexp(true, logits.logsumexp(dim=-1)) - true).sum()
+    return total
+
+
+@torch.inference_mode()
+def exact_loss(model: LanguageModel, token_ids: Tensor, lengths: Tensor) -> tuple[float, int]:
+    """Return the summed loss in nats over the whole vocabulary, and of how many predicted words.
+
+    Args:
+        model: on any device.
+        token_ids: int64 [time, batch], on the same device.
+        lengths: int64 [batch].
+    """
+    total, count = 0.0, 0
+    words = model.embedding.weight.t()
+    for one in model.predict(model.embedding(token_ids), token_ids, lengths):
+        for start in range(0, len(one.targets), EVALUATION_ROWS):
+            rows = slice(start, start + EVALUATION_ROWS)
+            logits = torch.addmm(model.bias, one.vectors[rows].float(), words)
+            logits[:, : UNKNOWN + 1] = -torch.inf
+            total += float(nn.functional.cross_entropy(logits, one.targets[rows], reduction="sum"))
+        count += len(one.targets)
+    return total, count

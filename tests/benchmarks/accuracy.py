@@ -1,0 +1,233 @@
+"""How good the labels are on real corpora, beside linear models on the same split: the mean of several seeds.
+
+Run it from the project's root, with nothing else running; it prints one Markdown row for each corpus:
+
+    uv run python tests/benchmarks/accuracy.py                       # all, three seeds each
+    uv run python tests/benchmarks/accuracy.py imdb500 --seeds 1
+    uv run python tests/benchmarks/accuracy.py sms_spam --set training.epochs=10 --validation
+
+`--validation` shows the validation split instead of the test split, which is for choosing settings by.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.build import Start, assess, fit, prepare
+from pipeline.config import IngestConfig, Recipe, load_recipe
+from pipeline.corpus import TEST, TRAIN, VALIDATION
+from pipeline.encoder import pretrain_encoder
+from pipeline.evaluation import macro_f1
+from pipeline.ingest import ingest
+from pipeline.workspace import Workspace
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Files as (batch, path, split), how they are read, and what is measured.
+
+    Attributes:
+        labelled: keep the label of this many training texts only; 0 for all.
+        measure: "accuracy", "macro_f1", or "f1 of CLASS".
+        pretrain: whether the model starts from a pretrained encoder.
+        settings: changes to the default preset.
+    """
+
+    sources: Sequence[tuple[str, str, str | None]]
+    reading: dict[str, Any] = field(default_factory=dict)
+    labelled: int = 0
+    measure: str = "accuracy"
+    pretrain: bool = False
+    settings: Sequence[str] = ()
+
+
+def parquet(name: str, ending: str = "", **others: Any) -> Corpus:
+    files = [(split, f"{name}/{split}{ending}.parquet", split) for split in ("train", "test")]
+    return Corpus(files, **others)
+
+
+IMDB = [*parquet("imdb").sources, ("more", "imdb/unsup.parquet", None)]
+CORPORA = {
+    "imdb": Corpus(IMDB, {"clean_html": True}, pretrain=True),
+    "imdb500": Corpus(IMDB, {"clean_html": True}, labelled=500, pretrain=True),
+    "ag_news": parquet("ag_news", reading={"clean_html": True}),
+    "20news": parquet("20news_bydate", "_stripped"),
+    "banking77": parquet("banking77"),
+    "sms_spam": parquet("sms_spam", measure="f1 of spam"),
+    "online_shopping": parquet("online_shopping_10_cats"),
+    "nsmc": parquet("nsmc_rebuilt"),
+    "airline": parquet("airline_tweets", measure="macro_f1"),
+    "goemotions_multi": parquet("goemotions", "_multi", reading={"label_separator": "|"}, measure="macro_f1"),
+}
+
+
+def fill(workspace: Workspace, corpus: Corpus, seed: int) -> None:
+    """Ingest a corpus, some of its labels taken away where it says so."""
+    for batch, name, split in corpus.sources:
+        path = DATA / name
+        if corpus.labelled and split == "train":
+            path = _with_few_labels(path, corpus.labelled, seed, workspace.prepare().root / "few.parquet")
+        ingest(workspace, [str(path)], IngestConfig(split=split, **corpus.reading), batch_id=batch)
+
+
+def _with_few_labels(path: Path, labelled: int, seed: int, target: Path) -> Path:
+    table = pq.read_table(path)
+    kept = np.zeros(len(table), bool)
+    kept[np.random.default_rng(seed).permutation(len(table))[:labelled]] = True
+    labels = pc.if_else(pa.array(kept), table["label"], pa.scalar(None, pa.string()))
+    pq.write_table(table.set_column(table.column_names.index("label"), "label", labels), target)
+    return target
+
+
+def score_of(metrics: dict[str, Any], measure: str) -> float:
+    if measure.startswith("f1 of "):
+        return next(row["f1"] for row in metrics["per_class"] if row["label"] == measure.removeprefix("f1 of "))
+    return float(metrics[measure])
+
+
+def linear_scores(workspace: Workspace, recipe: Recipe, measure: str) -> dict[str, float]:
+    """Return the test scores of two linear models, which learn from train and validation texts alike."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.svm import LinearSVC
+
+    prepared = prepare(workspace, recipe)
+    corpus, splitter = prepared.corpus, prepared.cache.tokenizer.splitter
+
+    def read(*splits: int) -> tuple[list[str], NDArray[np.bool_]]:
+        rows = [row for split in splits for row in corpus.read(split)]
+        texts = [text for _, column, _ in rows for text in pc.binary_join(splitter.split(column), " ").to_pylist()]
+        return texts, corpus.sets[np.concatenate([ids for _, _, ids in rows])]
+
+    texts, targets = read(TRAIN, VALIDATION)
+    test_texts, truth = read(TEST)
+    found = {}
+    for name, pairs, model in (
+        ("1-gram + logistic regression", 1, LogisticRegression(max_iter=300)),
+        ("1-2-gram + linear SVM", 2, LinearSVC(random_state=0)),
+    ):
+        vectorizer = TfidfVectorizer(
+            ngram_range=(1, pairs), sublinear_tf=True, min_df=2, token_pattern=r"\S+", lowercase=False, dtype=np.float32
+        )
+        features = vectorizer.fit_transform(texts)
+        if corpus.multi_label:
+            predicted = OneVsRestClassifier(model).fit(features, targets).predict(vectorizer.transform(test_texts)) > 0
+        else:
+            ids = model.fit(features, targets.argmax(axis=1)).predict(vectorizer.transform(test_texts))
+            predicted = np.eye(len(corpus.labels), dtype=bool)[ids]
+        found[name] = _plain_score(predicted, truth, corpus.labels, measure)
+    return found
+
+
+def _plain_score(predicted: NDArray[np.bool_], truth: NDArray[np.bool_], labels: list[str], measure: str) -> float:
+    if measure == "accuracy":
+        return float((predicted == truth).all(axis=1).mean())
+    if measure == "macro_f1":
+        return macro_f1(predicted, truth)
+    own = labels.index(measure.removeprefix("f1 of "))
+    return macro_f1(predicted[:, [own]], truth[:, [own]])
+
+
+@dataclass
+class Run:
+    """What one seed came to; minutes are of this machine."""
+
+    score: float
+    linear: dict[str, float]
+    minutes: float
+    pretraining_minutes: float
+    perplexity: float | None
+    candidates: list[dict[str, Any]]
+
+
+def runs(name: str, options: argparse.Namespace) -> Iterator[Run]:
+    corpus = CORPORA[name]
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(1, options.seeds + 1):
+            # The texts are the same whichever labels are kept, so all seeds can share one encoder.
+            workspace = Workspace(Path(options.keep or folder) / name / (f"seed{seed}" if corpus.labelled else "all"))
+            fill(workspace, corpus, seed)
+            recipe = load_recipe(
+                "default", [*corpus.settings, *options.set, f"training.seed={seed}", "training.baseline=false"]
+            )
+            started = time.monotonic()
+            pretrains = (corpus.pretrain or options.pretrain) and not options.scratch
+            encoder = pretrain_encoder(workspace, recipe, progress=say) if pretrains else None
+            between = time.monotonic()
+            prepared = prepare(workspace, recipe, start=Start(encoder=encoder))
+            trained = fit(workspace, prepared, recipe, say)
+            metrics = assess(prepared, trained, recipe)
+            ended = time.monotonic()
+            linear = {} if options.validation else linear_scores(workspace, recipe, corpus.measure)
+            yield Run(
+                score_of(metrics["validation" if options.validation else "test"], corpus.measure),
+                linear,
+                (ended - between) / 60,
+                (encoder.settings["seconds"] if encoder else between - started) / 60,
+                encoder.settings["perplexity"] if encoder else None,
+                metrics["candidates"],
+            )
+
+
+def say(_: float, line: str) -> None:
+    if "done" in line:
+        print(f"  {line}", flush=True)
+
+
+def row(name: str, found: list[Run], options: argparse.Namespace) -> str:
+    scores = [run.score for run in found]
+    linear = {key: statistics.mean(run.linear[key] for run in found) for key in found[0].linear}
+    best = max(linear, key=linear.__getitem__) if linear else ""
+    mean = statistics.mean(scores)
+    cells = [
+        name + "".join(f" {setting}" for setting in options.set),
+        CORPORA[name].measure.replace("_", "-"),
+        f"{mean:.2%}",
+        " ".join(f"{100 * score:.2f}" for score in scores),
+        f"{linear[best]:.2%} ({best})" if best else "",
+        f"{100 * (mean - linear[best]):+.1f}" if best else "",
+        f"{statistics.mean(run.minutes for run in found):.1f}",
+        f"{found[0].pretraining_minutes:.0f} (perplexity {found[0].perplexity:.0f})" if found[0].perplexity else "",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+HEADER = "| corpus | measure | mean | each seed | best linear | lead | minutes a seed | pretraining minutes |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpora", nargs="*", metavar="CORPUS", default=list(CORPORA), help=", ".join(CORPORA))
+    parser.add_argument("--set", action="append", default=[], help="section.field=value")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--validation", action="store_true", help="show the validation split")
+    parser.add_argument("--pretrain", action="store_true", help="pretrain on every corpus")
+    parser.add_argument("--scratch", action="store_true", help="pretrain on none")
+    parser.add_argument("--keep", type=Path, help="folder for the workspaces, to use their encoders again")
+    options = parser.parse_args()
+    print(HEADER + "\n|" + " --- |" * (HEADER.count("|") - 1), flush=True)
+    for name in options.corpora:
+        found = []
+        for run in runs(name, options):
+            found.append(run)
+            for candidate in run.candidates:
+                print(f"  {candidate['name']}: validation {candidate['best_macro_f1']:.4f}", flush=True)
+        print(row(name, found, options), flush=True)
+
+
+if __name__ == "__main__":
+    main()
