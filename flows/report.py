@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.workspace import Workspace
@@ -111,10 +112,14 @@ def model_report(publication: Publication, *, pictures: bool) -> str:
 
 def _scores(test: dict[str, Any], baseline: dict[str, Any] | None) -> list[tuple[object, ...]]:
     beside = baseline or {}
+    several = "micro_f1" in test
+    exactly = "all labels right" if several else "accuracy"
+    further = [("micro-F1", "micro_f1"), ("F1 of a document, mean", "example_f1")] if several else []
     return [
         ("texts", test["n"], test["n"] if baseline else None),
-        ("accuracy", percent(test["accuracy"]), percent(beside.get("accuracy"))),
+        (exactly, percent(test["accuracy"]), percent(beside.get("accuracy"))),
         ("macro-F1", percent(test["macro_f1"]), percent(beside.get("macro_f1"))),
+        *((name, percent(test[key]), None) for name, key in further),
         ("weighted F1", percent(test["weighted_f1"]), None),
         ("calibration error", percent(test["calibration_error"]), None),
     ]
@@ -278,7 +283,7 @@ def _label_mix(reports: Sequence[BatchReport]) -> str:
     for report in reports:
         for label, count in report.labels.items():
             total[label] = total.get(label, 0) + count
-    rows = sum(total.values())
+    rows = sum(report.rows - report.counts.get("empty", 0) for report in reports)
     ordered = sorted(total.items(), key=lambda item: (-item[1], item[0]))
     lines = [(label, count, percent(count / rows)) for label, count in ordered[:WORST_CLASSES]]
     left = len(ordered) - len(lines)
@@ -288,7 +293,7 @@ def _label_mix(reports: Sequence[BatchReport]) -> str:
 def sample_table(workspace: Workspace, report: BatchReport, rows: int = 10) -> str:
     """Return some labelled rows with their texts, evenly spread over the first part of a batch."""
     part = report.parts[0].file
-    labels = pq.read_table(report.path / part, columns=["label", "confidence", "status"], partitioning=None)
+    labels = pq.read_table(report.path / part, partitioning=None)
     texts = pq.read_table(workspace.batch(report.batch).path / part, columns=["text"], partitioning=None)
     chosen = range(0, len(labels), max(1, len(labels) // rows))[:rows]
     lines = []
@@ -296,8 +301,14 @@ def sample_table(workspace: Workspace, report: BatchReport, rows: int = 10) -> s
         confidence = labels["confidence"][row].as_py()
         text = " ".join(texts["text"][row].as_py()[: 4 * SAMPLE_CHARACTERS].split())
         short = text if len(text) <= SAMPLE_CHARACTERS else text[: SAMPLE_CHARACTERS - 1] + "…"
-        lines.append((labels["label"][row].as_py(), percent(confidence), labels["status"][row].as_py(), short))
+        lines.append((_label_of(labels, row), percent(confidence), labels["status"][row].as_py(), short))
     return table(["label", "confidence", "status", "text"], lines)
+
+
+def _label_of(labels: pa.Table, row: int) -> str | None:
+    """Return a row's label, or its labels; parts from before documents could have several have no such column."""
+    several = labels["labels"][row].as_py() if "labels" in labels.column_names else None
+    return labels["label"][row].as_py() if several is None else ", ".join(several) or "none"
 
 
 def bench_report(found: dict[str, Any]) -> str:

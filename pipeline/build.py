@@ -212,8 +212,12 @@ def _new_model(prepared: Prepared, recipe: Recipe, *, pretrained: bool) -> Class
     model = Classifier(size, len(corpus.labels), recipe.model, multi_label=corpus.multi_label)
     if prepared.vectors is not None:
         model.start_from(prepared.vectors.numbers + RESERVED, prepared.vectors.scaled(EMBEDDING_SPREAD))
-    if pretrained and prepared.encoder is not None:
-        prepared.encoder.start(model)
+    if prepared.encoder is not None:
+        tokens = prepared.cache.read(TRAIN).tokens
+        if pretrained:
+            prepared.encoder.start(model, tokens)
+        else:
+            model.silence(np.flatnonzero(np.bincount(tokens.values, minlength=size) == 0))
     return model
 
 

@@ -176,7 +176,16 @@ class TrainingConfig(Settings):
 class PretrainingConfig(Settings):
     """How the encoder learns from text without labels."""
 
-    epochs: Annotated[int, Field(ge=1)] = Field(default=4, description="Passes over all texts.")
+    epochs: Annotated[int, Field(ge=1)] = Field(default=3, description="Passes of the language model over all texts.")
+    document_epochs: Annotated[int, Field(ge=0)] = Field(
+        default=5, description="Passes in which words learn what documents they stand in; 0 to leave that out."
+    )
+    document_size: Annotated[int, Field(ge=1)] = Field(
+        default=128, description="Numbers per word vector that this gives."
+    )
+    document_learning_rate: Annotated[float, Field(gt=0.0)] = Field(
+        default=0.01, description="Highest learning rate of these passes."
+    )
     learning_rate: Annotated[float, Field(gt=0.0)] = Field(default=4e-3, description="Highest learning rate.")
     batch_tokens: Annotated[int, Field(ge=1)] = Field(
         default=8_192, description="Most token slots in a batch, padding included."

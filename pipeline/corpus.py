@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import TrainingDataError
-from pipeline.schemas import SPLITS, split_labels
+from pipeline.schemas import LABEL_SEPARATOR, SPLITS, split_labels
 from pipeline.workspace import Batch
 
 TRAIN, VALIDATION, TEST = range(3)
@@ -87,7 +87,7 @@ def select(
         TrainingDataError: no labelled rows, one class only, or a class with a single text.
     """
     table = _read_columns(batches)
-    rows = _Rows.of(table, multi_label=any(batch.multi_label for batch in batches))
+    rows = _Rows.of(table, multi_label=_multi_label(batches))
     pool, counts = _distinct_pool(rows)
     fixed = rows.labelled & (rows.given != TRAIN)  # rows without a given split are LEFT_OUT so far
     splits = np.where(fixed, rows.given, LEFT_OUT).astype(np.int8)
@@ -99,6 +99,24 @@ def select(
     for number, name in enumerate(SPLITS):
         counts[name] = int(np.count_nonzero(splits == number))
     return Corpus(batches, rows.labels, rows.multi_label, rows.sets, splits, rows.label_ids, counts)
+
+
+def _multi_label(batches: Sequence[Batch]) -> bool:
+    """Return whether any batch has documents with several labels; then a single label is a set of one.
+
+    Raises:
+        TrainingDataError: a single label cannot be told from several.
+    """
+    several = [batch.id for batch in batches if batch.multi_label]
+    for batch in batches if several else ():
+        unclear = [label for label in batch.manifest["labels"] if LABEL_SEPARATOR in label]
+        if unclear and not batch.multi_label:
+            raise TrainingDataError(
+                f"batch {batch.id} has one label for each document, batch {several[0]} several, and the label "
+                f"{unclear[0]!r} holds {LABEL_SEPARATOR!r}, which separates them; rename it, or ingest {batch.id} "
+                f"again with --label-separator, or train with --batch on one kind"
+            )
+    return bool(several)
 
 
 def _taught_rows(rows: "_Rows", splits: np.ndarray, taught: np.ndarray) -> np.ndarray:

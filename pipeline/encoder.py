@@ -4,7 +4,7 @@ An encoder is a folder like a model's bundle: weights, vocabulary, how it came a
 fingerprint is that of the texts and settings it was made from, so the same ones are never read twice.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +15,15 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from pipeline import figures
+from pipeline.batching import TokenLists, plan_batches
 from pipeline.bundle import seal
 from pipeline.config import Recipe
 from pipeline.errors import ModelError
 from pipeline.files import file_digest, read_json, value_digest, write_json
-from pipeline.model import Classifier
+from pipeline.language_model import DocumentModel, LanguageModel
+from pipeline.model import EMBEDDING_SPREAD, Classifier
 from pipeline.pieces import PieceCache, build_pieces
-from pipeline.pretraining import Pretrained, pretrain
+from pipeline.pretraining import Plan, Pretrained, pretrain
 from pipeline.tokenizer import Splitter, Tokenizer
 from pipeline.tokens import read_vocabulary, write_vocabulary
 from pipeline.training import Progress, choose_device
@@ -36,6 +38,8 @@ TOKENIZER_FIELDS = (
     "remove_stop_words",
     "split_hangul",
 )
+DOCUMENT_VECTORS = "document_vectors"  # their name among the weights
+FIRST_SHARE = 0.2  # of the work, about, is in the document vectors
 MODEL_FIELDS = ("embedding_size", "hidden_size", "bidirectional")
 
 
@@ -85,13 +89,23 @@ class Encoder:
     def weights(self) -> dict[str, Tensor]:
         return load((self.path / "weights.safetensors").read_bytes())
 
-    def start(self, model: Classifier) -> None:
-        """Copy the word vectors and the lowest LSTM layer into a classifier of the same shape."""
-        with torch.no_grad():
-            model.embedding.weight.copy_(self.weights["embedding.weight"])
+    @torch.no_grad()
+    def start(self, model: Classifier, texts: TokenLists) -> None:
+        """Copy the word vectors and the lowest LSTM layer into a classifier of the same shape.
+
+        Args:
+            model: on the CPU.
+            texts: to train on; the branch for document vectors takes center and spread from them.
+        """
+        model.embedding.weight.copy_(self.weights["embedding.weight"])
         prefix = "layer."
         layer = {name.removeprefix(prefix): value for name, value in self.weights.items() if name.startswith(prefix)}
         model.layers[0].load_state_dict(layer)
+        vectors = self.weights.get(DOCUMENT_VECTORS)
+        if vectors is not None:
+            average = model.average_of(vectors.clone())
+            batches = plan_batches(texts.lengths, batch_tokens=65_536)
+            average.standardise(torch.cat([average.means(torch.from_numpy(texts.pad(rows)[0])) for rows in batches]))
 
     def differs(self, recipe: Recipe) -> str | None:
         """Return the first setting in which a recipe asks for another vocabulary or shape, or None."""
@@ -136,14 +150,42 @@ def pretrain_encoder(
     path = workspace.encoder_of(name)
     if (path / "manifest.json").exists():
         return Encoder.load(path)
-    checkpoint = workspace.checkpoint_of(f"encoder-{name}")
-    found = pretrain(cache, recipe, device=device, checkpoint=checkpoint, progress=progress)
+    checkpoints = [workspace.checkpoint_of(f"encoder-{name}-{kind}") for kind in ("documents", "language")]
+    documents, language = _learn(cache, recipe, device, checkpoints, progress)
     with workspace.staging() as staging:
-        _write(staging / "encoder", cache, recipe, found)
+        _write(staging / "encoder", cache, recipe, documents, language)
         path.parent.mkdir(parents=True, exist_ok=True)
         (staging / "encoder").rename(path)
-    checkpoint.unlink(missing_ok=True)
+    for checkpoint in checkpoints:
+        checkpoint.unlink(missing_ok=True)
     return Encoder.load(path)
+
+
+def _learn(
+    cache: PieceCache, recipe: Recipe, device: torch.device, checkpoints: Sequence[Path], progress: Progress | None
+) -> tuple[Pretrained | None, Pretrained]:
+    """Train the document model, which is quick, then the language model, which starts from its word vectors."""
+    config, size = recipe.pretraining, cache.tokenizer.size
+    torch.manual_seed(config.seed)
+    documents = None
+    first = FIRST_SHARE if config.document_epochs else 0.0
+    if config.document_epochs:
+        model = DocumentModel(size, config.document_size, cache.counts)
+        plan = Plan("document vectors", config.document_epochs, config.document_learning_rate)
+        told = _part_of(progress, 0.0, first)
+        documents = pretrain(model, cache, plan, config, device=device, checkpoint=checkpoints[0], progress=told)
+    language = LanguageModel(size, recipe.model)
+    if documents is not None and config.document_size == recipe.model.embedding_size:
+        vectors = documents.model.embedding.weight.detach()
+        with torch.no_grad():
+            language.embedding.weight.copy_(vectors * (EMBEDDING_SPREAD / vectors.std()))
+    plan = Plan("language model", config.epochs, config.learning_rate)
+    told = _part_of(progress, first, 1.0)
+    return documents, pretrain(language, cache, plan, config, device=device, checkpoint=checkpoints[1], progress=told)
+
+
+def _part_of(progress: Progress | None, start: float, end: float) -> Progress | None:
+    return None if progress is None else lambda share, line: progress(start + share * (end - start), line)
 
 
 def _fingerprint(cache: PieceCache, recipe: Recipe) -> str:
@@ -152,9 +194,12 @@ def _fingerprint(cache: PieceCache, recipe: Recipe) -> str:
     return decided[:16]
 
 
-def _write(folder: Path, cache: PieceCache, recipe: Recipe, found: Pretrained) -> None:
+def _write(folder: Path, cache: PieceCache, recipe: Recipe, documents: Pretrained | None, language: Pretrained) -> None:
     folder.mkdir()
-    weights = {name: value.contiguous() for name, value in found.model.state_dict().items()}
+    weights = {name: value.contiguous() for name, value in language.model.state_dict().items()}
+    if documents is not None:
+        weights[DOCUMENT_VECTORS] = documents.model.embedding.weight.detach().contiguous()
+    seconds = language.seconds + (documents.seconds if documents else 0.0)
     (folder / "weights.safetensors").write_bytes(save(weights))
     write_vocabulary(folder / "vocabulary.txt", cache.tokenizer)
     write_json(
@@ -164,15 +209,16 @@ def _write(folder: Path, cache: PieceCache, recipe: Recipe, found: Pretrained) -
             "stop_words": cache.tokenizer.splitter.stop_words,
             "vocabulary_size": cache.tokenizer.size,
             **{key: cache.manifest[key] for key in ("batches", "texts", "tokens", "left_out_for_test")},
-            "perplexity": round(found.perplexity, 2),
-            "history": found.history,
-            "seconds": round(found.seconds, 1),
-            "tokens_per_second": round(found.tokens_per_second),
-            "device": found.device,
+            "perplexity": round(language.perplexity, 2),
+            "history": language.history,
+            "document_history": documents.history if documents else [],
+            "seconds": round(seconds, 1),
+            "tokens_per_second": round(language.tokens_per_second),
+            "device": language.device,
         },
     )
     (folder / "figures").mkdir()
-    (folder / "figures" / "perplexity.png").write_bytes(figures.perplexity_curve(found.history))
+    (folder / "figures" / "perplexity.png").write_bytes(figures.perplexity_curve(language.history))
     seal(folder)
 
 

@@ -12,7 +12,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.model import PAIR_FACTOR, Classifier, LstmLayer, Wide
+from pipeline.model import PAIR_FACTOR, Average, Classifier, LstmLayer, Wide
 
 OPSET, IR_VERSION = 20, 9  # what ONNX Runtime 1.24 and later all load
 LOWEST = np.float32(np.finfo(np.float32).min)
@@ -74,6 +74,8 @@ def build_graph(model: Classifier, *, metadata: dict[str, str] | None = None, ha
         inputs = states if number == 0 else _by_row(graph, f"lstm{number - 1}", states, layer.forwards.input_size)
         states, last = _lstm(graph, f"lstm{number}", layer, inputs)
     logits = _head(graph, model, _pool(graph, model, graph.in_single(states), graph.in_single(last)))
+    if model.average is not None:
+        logits = graph.add("Add", [logits, _average(graph, model.average, transposed)], "logits_with_average")
     if model.wide is not None:
         logits = graph.add("Add", [logits, _wide(graph, model.wide, transposed)], "logits")
     if model.multi_label:
@@ -158,9 +160,7 @@ def _pool(graph: _Graph, model: Classifier, states: str, last: str) -> str:
         return _joined(graph, graph.add("ReduceMax", [masked, graph.axis(0)], "highest", keepdims=0), size)
     if pooling == "mean":
         total = _joined(graph, graph.add("ReduceSum", [states, graph.axis(0)], "summed", keepdims=0), size)
-        graph.add("Cast", ["lengths"], "lengths_float", to=TensorProto.FLOAT)
-        graph.add("Unsqueeze", ["lengths_float", graph.axis(1)], "divisor")
-        return graph.add("Div", [total, "divisor"], "mean")
+        return graph.add("Div", [total, _lengths_by_row(graph)], "mean")
     assert model.attention is not None
     states = _by_row(graph, "attention", states, size)
     keys = _linear(graph, "attention_key", model.attention.key, states)
@@ -195,6 +195,28 @@ def _head(graph: _Graph, model: Classifier, pooled: str) -> str:
         assert isinstance(dense, torch.nn.Linear)
         vectors = graph.add("Relu", [_linear(graph, f"dense{number}", dense, vectors)], f"dense{number}_relu")
     return _linear(graph, "output", model.output, vectors)
+
+
+def _average(graph: _Graph, average: Average, token_ids: str) -> str:
+    """Add the linear branch over mean word vectors: token ids [time, batch] to logits [batch, classes].
+
+    The mean of vectors, then linear, is the mean of what each word adds: one small table instead of the vectors.
+    """
+    by_word, start = average.by_word()
+    graph.weight("average_table", by_word)
+    graph.weight("average_start", start)
+    graph.add("Gather", ["average_table", token_ids], "average_words")  # padding adds nothing
+    graph.add("ReduceSum", ["average_words", graph.axis(0)], "average_sum", keepdims=0)
+    graph.add("Div", ["average_sum", _lengths_by_row(graph)], "average_mean")
+    return graph.add("Add", ["average_mean", "average_start"], "average_logits")
+
+
+def _lengths_by_row(graph: _Graph) -> str:
+    """Return the lengths as float32 [batch, 1]."""
+    if not any(node.name == "lengths_by_row" for node in graph.nodes):
+        graph.add("Cast", ["lengths"], "lengths_float", to=TensorProto.FLOAT)
+        graph.add("Unsqueeze", ["lengths_float", graph.axis(1)], "lengths_by_row")
+    return "lengths_by_row"
 
 
 def _wide(graph: _Graph, wide: Wide, token_ids: str) -> str:

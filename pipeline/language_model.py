@@ -1,10 +1,13 @@
-"""A language model in both directions, with the classifier's embedding and first LSTM layer inside.
+"""What is learnt from text without labels: words from the words beside them, and from the document they stand in.
+
+The language model holds the classifier's embedding and first LSTM layer.
 
 The forward direction predicts the next word, the backward direction the one before (Peters et al. 2018). The
 embedding is shared by input and output (Press and Wolf 2017). What the softmax divides by is estimated from the true
 word and a sample of others, each counting for as many as it stands for (Bengio and Senécal 2003).
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +19,7 @@ from pipeline.config import ModelConfig
 from pipeline.model import EMBEDDING_SPREAD, LstmLayer, mirrored_places
 from pipeline.tokenizer import PADDING, UNKNOWN
 
+FREQUENT = 1e-4  # words with a larger share of all words are predicted less often
 EVALUATION_ROWS = 1024  # words whose probabilities over the whole vocabulary are computed at once
 
 
@@ -33,49 +37,100 @@ class WordSampler:
         weights = np.where(np.arange(len(counts)) > UNKNOWN, counts, 0).astype(np.float64) ** flatten
         shares = weights / weights.sum()
         self.words = words
-        self.thresholds = torch.from_numpy(np.cumsum(shares))
+        self.thresholds = torch.from_numpy(np.cumsum(shares)).to(device)
         # The logarithm of how often a draw of `words` holds each word, on average.
         self.log_expected = torch.from_numpy(np.log(np.maximum(shares * words, 1e-30))).float().to(device)
 
     def draw(self, random: torch.Generator) -> Tensor:
         """Return int64 [words], with repetitions."""
-        chances = torch.rand(self.words, generator=random, dtype=torch.float64)
-        drawn = torch.searchsorted(self.thresholds, chances).clamp_(max=len(self.thresholds) - 1)
-        return drawn.to(self.log_expected.device)
+        chances = torch.rand(self.words, generator=random, dtype=torch.float64, device=self.thresholds.device)
+        return torch.searchsorted(self.thresholds, chances).clamp_(max=len(self.thresholds) - 1)
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """What one direction has to predict: vectors [words, embedding size] and their true ids int64 [words]."""
+    """Words to be predicted: vectors [words, size] that should point to them, and their ids int64 [words]."""
 
     vectors: Tensor
     targets: Tensor
 
 
-class LanguageModel(nn.Module):
+class WordModel(nn.Module):
+    """Predicts words by vectors that are compared with those of all words."""
+
+    def __init__(self, vocabulary_size: int, size: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary_size, size, padding_idx=PADDING)
+        with torch.no_grad():
+            self.embedding.weight.normal_(0.0, EMBEDDING_SPREAD)[PADDING] = 0.0
+        self.bias = nn.Parameter(torch.zeros(vocabulary_size))
+
+    @abstractmethod
+    def predict(self, vectors: Tensor, token_ids: Tensor, lengths: Tensor, random: torch.Generator) -> list[Predicted]:
+        """Return what is predicted of a batch; unknown words are not, they are none.
+
+        Args:
+            vectors: word vectors [time, batch, size] of the token ids.
+            token_ids: int64 [time, batch], 0 past each row's length.
+            lengths: int64 [batch].
+            random: on the device of the token ids.
+        """
+
+
+class DocumentModel(WordModel):
+    """The mean vector of a random half of a document's words predicts the other half (compare Le and Mikolov 2014).
+
+    Frequent words, which stand in every document, are predicted less often (Mikolov et al. 2013).
+    """
+
+    asked: Tensor
+
+    def __init__(self, vocabulary_size: int, size: int, counts: np.ndarray) -> None:
+        super().__init__(vocabulary_size, size)
+        self.projection = nn.Linear(size, size)
+        shares = counts / max(counts.sum(), 1)
+        asked = np.minimum(1.0, np.sqrt(FREQUENT / np.maximum(shares, 1e-12)))
+        asked[: UNKNOWN + 1] = 0.0
+        self.register_buffer("asked", torch.from_numpy(asked).float())  # how likely each word is to be predicted
+
+    def predict(
+        self,
+        vectors: Tensor,
+        token_ids: Tensor,
+        lengths: Tensor,
+        random: torch.Generator,
+    ) -> list[Predicted]:
+        chances = torch.rand((2, *token_ids.shape), generator=random, device=token_ids.device)
+        chosen = chances[0] < self.asked[token_ids]
+        inside = torch.arange(len(token_ids), device=token_ids.device)[:, None] < lengths
+        found = []
+        for half in (chances[1] < 0.5, chances[1] >= 0.5):
+            seen = (half & inside)[..., None]
+            mean = (vectors * seen).sum(dim=0) / seen.sum(dim=0).clamp(min=1)
+            asked = chosen & ~half
+            found.append(Predicted(self.projection(mean)[asked.nonzero()[:, 1]], token_ids[asked]))
+        return found
+
+
+class LanguageModel(WordModel):
     """Embedding, one LSTM layer, and a projection back to word vectors for each direction."""
 
     def __init__(self, vocabulary_size: int, config: ModelConfig) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(vocabulary_size, config.embedding_size, padding_idx=PADDING)
-        with torch.no_grad():
-            self.embedding.weight.normal_(0.0, EMBEDDING_SPREAD)[PADDING] = 0.0
+        super().__init__(vocabulary_size, config.embedding_size)
         self.layer = LstmLayer(config.embedding_size, config.hidden_size, config.bidirectional)
         self.projections = nn.ModuleList(nn.Linear(config.hidden_size, config.embedding_size) for _ in self.directions)
-        self.bias = nn.Parameter(torch.zeros(vocabulary_size))
 
     @property
     def directions(self) -> list[nn.LSTM]:
         return [self.layer.forwards] + ([self.layer.backwards] if self.layer.backwards is not None else [])
 
-    def predict(self, vectors: Tensor, token_ids: Tensor, lengths: Tensor) -> list[Predicted]:
-        """Return what each direction predicts; unknown words are not predicted, they are none.
-
-        Args:
-            vectors: word vectors [time, batch, embedding size] of the token ids.
-            token_ids: int64 [time, batch], 0 past each row's length.
-            lengths: int64 [batch].
-        """
+    def predict(
+        self,
+        vectors: Tensor,
+        token_ids: Tensor,
+        lengths: Tensor,
+        random: torch.Generator,  # noqa: ARG002
+    ) -> list[Predicted]:
         mirror = mirrored_places(lengths, len(token_ids))
         found = []
         for number, (lstm, projection) in enumerate(zip(self.directions, self.projections, strict=True)):
@@ -114,17 +169,18 @@ def sampled_loss(
 
 
 @torch.inference_mode()
-def exact_loss(model: LanguageModel, token_ids: Tensor, lengths: Tensor) -> tuple[float, int]:
+def exact_loss(model: WordModel, token_ids: Tensor, lengths: Tensor, random: torch.Generator) -> tuple[float, int]:
     """Return the summed loss in nats over the whole vocabulary, and of how many predicted words.
 
     Args:
         model: on any device.
         token_ids: int64 [time, batch], on the same device.
         lengths: int64 [batch].
+        random: decides what is predicted, where chance does.
     """
     total, count = 0.0, 0
     words = model.embedding.weight.t()
-    for one in model.predict(model.embedding(token_ids), token_ids, lengths):
+    for one in model.predict(model.embedding(token_ids), token_ids, lengths, random):
         for start in range(0, len(one.targets), EVALUATION_ROWS):
             rows = slice(start, start + EVALUATION_ROWS)
             logits = torch.addmm(model.bias, one.vectors[rows].float(), words)

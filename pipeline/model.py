@@ -94,12 +94,23 @@ class Classifier(nn.Module):
             self.dense.append(nn.Linear(size, dense_size))
             size = dense_size
         self.output = nn.Linear(size, classes)
+        self.average: Average | None = None  # there once document vectors are, see average_of
         self.wide = Wide(vocabulary_size, classes, config) if config.wide_buckets else None
 
     def start_from(self, token_ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         """Take word vectors [words, embedding size] for some token ids [words] as the first ones."""
         with torch.no_grad():
             self.embedding.weight[torch.from_numpy(token_ids)] = torch.from_numpy(vectors)
+
+    def silence(self, token_ids: NDArray[np.int64]) -> None:
+        """Start with vectors of zero for words [words] that no training text has: random ones would only disturb."""
+        with torch.no_grad():
+            self.embedding.weight[torch.from_numpy(token_ids)] = 0.0
+
+    def average_of(self, vectors: Tensor) -> "Average":
+        """Add a linear branch over the mean of fixed word vectors [vocabulary, size], and return it."""
+        self.average = Average(vectors, self.output.out_features)
+        return self.average
 
     def forward(self, token_ids: Tensor, lengths: Tensor, random: torch.Generator | None = None) -> Tensor:
         """Return logits [batch, classes].
@@ -120,8 +131,10 @@ class Classifier(nn.Module):
     ) -> Tensor:
         """Return logits [batch, classes] from the last layer's states [time, batch, size]."""
         inside = torch.arange(len(states), device=states.device)[:, None] < lengths
-        deep = self.head(self.pool(states, inside, lengths), random)
-        return deep if self.wide is None else deep + self.wide(token_ids.t(), inside, lengths, random)
+        total = self.head(self.pool(states, inside, lengths), random)
+        if self.average is not None:
+            total = total + self.average(token_ids, self.config.head_dropout, random)
+        return total if self.wide is None else total + self.wide(token_ids.t(), inside, lengths, random)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return probabilities [batch, classes]: of each class by itself where a document can have several."""
@@ -197,6 +210,52 @@ class Wide(nn.Module):
     def _sum(self, features: Tensor, weights: Tensor, random: torch.Generator | None) -> Tensor:
         kept = dropped(weights, self.dropout, random)
         return (self.table(features) * kept[..., None]).sum(dim=0)
+
+
+class Average(nn.Module):
+    """A linear branch over the mean of fixed word vectors, brought to the center and spread of training texts.
+
+    Word vectors that know in what documents words stand tell by their mean alone what a text is like; with few
+    labels that is the most there is to learn from.
+
+    Args:
+        vectors: [vocabulary, size], 0 for padding.
+        classes: how many.
+    """
+
+    vectors: Tensor
+    center: Tensor
+    spread: Tensor
+
+    def __init__(self, vectors: Tensor, classes: int) -> None:
+        super().__init__()
+        size = vectors.shape[1]
+        self.output = nn.Linear(size, classes)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+        self.register_buffer("vectors", vectors)
+        self.register_buffer("center", torch.zeros(size))
+        self.register_buffer("spread", torch.ones(size))
+
+    def means(self, token_ids: Tensor) -> Tensor:
+        """Return the mean vector [batch, size] of token_ids [batch, time], padding left out."""
+        return nn.functional.embedding_bag(token_ids, self.vectors, mode="mean", padding_idx=PADDING)
+
+    def standardise(self, means: Tensor) -> None:
+        """Take center and spread from the means [texts, size] of training texts."""
+        self.center.copy_(means.mean(dim=0))
+        self.spread.copy_(means.std(dim=0, correction=0).clamp(min=1e-6))
+
+    def forward(self, token_ids: Tensor, dropout: float = 0.0, random: torch.Generator | None = None) -> Tensor:
+        """Return logits [batch, classes] of token_ids [batch, time]."""
+        return self.output(dropped((self.means(token_ids) - self.center) / self.spread, dropout, random))
+
+    def by_word(self) -> tuple[Tensor, Tensor]:
+        """Return what each word adds to the logits [vocabulary, classes], before the mean, and what they start at."""
+        weight = (self.output.weight / self.spread).t()
+        by_word = self.vectors @ weight
+        by_word[PADDING] = 0.0
+        return by_word, self.output.bias - self.center @ weight
 
 
 class Attention(nn.Module):

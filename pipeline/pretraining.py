@@ -1,4 +1,4 @@
-"""The encoder learns from text without labels: one loop over pieces streamed from Parquet, and a bundle at its end."""
+"""Learning from text without labels: one loop over pieces that are streamed from Parquet."""
 
 import logging
 import math
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.batching import TokenLists, plan_batches, shuffled_batches
-from pipeline.config import PretrainingConfig, Recipe
+from pipeline.config import PretrainingConfig
 from pipeline.cores import Cores, generator
 from pipeline.files import atomic_path
-from pipeline.language_model import LanguageModel, WordSampler, exact_loss, sampled_loss
+from pipeline.language_model import WordModel, WordSampler, exact_loss, sampled_loss
 from pipeline.pieces import PieceCache
 from pipeline.training import CHECKPOINT_SECONDS, PROGRESS_SECONDS, Progress, clock, schedule
 
@@ -43,9 +43,9 @@ class PretrainingState:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A language model on the CPU, and how it came about."""
+    """A model on the CPU, and how it came about."""
 
-    model: LanguageModel
+    model: WordModel
     history: list[dict[str, float]]
     seconds: float
     tokens_per_second: float
@@ -56,35 +56,47 @@ class Pretrained:
         return self.history[-1]["perplexity"]
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How often and how fast a model goes through the pieces."""
+
+    name: str
+    epochs: int
+    learning_rate: float
+
+
 def pretrain(
+    model: WordModel,
     cache: PieceCache,
-    recipe: Recipe,
+    plan: Plan,
+    config: PretrainingConfig,
     *,
     device: torch.device,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> Pretrained:
-    """Train a language model on all pieces; go on from a checkpoint if there is one.
+    """Train a model on all pieces; go on from a checkpoint if there is one.
 
     Args:
+        model: freshly made; trained in place.
         cache: the pieces.
-        recipe: shape of the model, and how it is pretrained.
+        plan: passes and rate.
+        config: what holds for all models.
         device: where to train.
         checkpoint: file to go on from and to save to, if any.
         progress: called every few seconds.
     """
-    torch.manual_seed(recipe.pretraining.seed)
-    model = LanguageModel(cache.tokenizer.size, recipe.model).to(device)
+    model.to(device)
     with Cores(device) as cores:
-        trainer = _Trainer(model, cache, recipe.pretraining, cores)
+        trainer = _Trainer(model, cache, plan, config, cores)
         state = trainer.load(checkpoint) if checkpoint and checkpoint.exists() else PretrainingState()
-        while state.epoch < recipe.pretraining.epochs:
+        while state.epoch < plan.epochs:
             trainer.run_epoch(state, checkpoint, progress)
             trainer.close_epoch(state)
             if checkpoint:
                 trainer.save(checkpoint, state)
             if progress:
-                progress(state.epoch / recipe.pretraining.epochs, _epoch_line(state, recipe.pretraining))
+                progress(state.epoch / plan.epochs, _epoch_line(state, plan))
     return Pretrained(
         model.to("cpu").eval(), state.history, state.seconds, state.tokens / max(state.seconds, 1e-9), device.type
     )
@@ -93,8 +105,10 @@ def pretrain(
 class _Trainer:
     """What one step needs. Gradients of word vectors are summed over the words of a batch, not over the vocabulary."""
 
-    def __init__(self, model: LanguageModel, cache: PieceCache, config: PretrainingConfig, cores: Cores) -> None:
-        self.model, self.cache, self.config, self.cores = model, cache, config, cores
+    def __init__(
+        self, model: WordModel, cache: PieceCache, plan: Plan, config: PretrainingConfig, cores: Cores
+    ) -> None:
+        self.model, self.cache, self.plan, self.config, self.cores = model, cache, plan, config, cores
         self.sampler = WordSampler(cache.counts, config.sampled_words, device=cores.device)
         self.words = [model.embedding.weight, model.bias]
         self.others = [one for one in model.parameters() if not any(one is word for word in self.words)]
@@ -114,7 +128,7 @@ class _Trainer:
             while state.batch < len(batches):
                 rows = batches[state.batch]
                 within = (state.pool + state.batch / len(batches)) / len(pools)
-                done = (state.epoch + within) / self.config.epochs
+                done = (state.epoch + within) / self.plan.epochs
                 loss, predicted = self.step(pieces, rows, done, [state.epoch, state.pool, state.batch])
                 state.loss_sum += loss
                 state.predicted += predicted
@@ -124,7 +138,7 @@ class _Trainer:
                 state.seconds = before + now - started
                 if progress and now - told > PROGRESS_SECONDS:
                     told = now
-                    progress(done, _progress_line(state, done, within, self.config))
+                    progress(done, _progress_line(state, done, within, self.plan))
                 if checkpoint and now - saved > CHECKPOINT_SECONDS:
                     saved = now
                     self.save(checkpoint, state)
@@ -143,7 +157,7 @@ class _Trainer:
     def step(self, pieces: TokenLists, rows: np.ndarray, done: float, number: Sequence[int]) -> tuple[float, int]:
         """Learn from one batch; return its summed loss in nats over the sampled words, and how many it predicted."""
         parts = [
-            (part, generator([self.config.seed, *number, place], torch.device("cpu")))
+            (part, generator([self.config.seed, *number, place], self.cores.device))
             for place, part in enumerate(self.cores.share_out(rows))
         ]
         results = self.cores.map(lambda part: self._gradients(pieces, *part), parts)
@@ -161,7 +175,7 @@ class _Trainer:
             assert parameter.grad is not None
             parameter.grad.div_(max(predicted, 1))
         nn.utils.clip_grad_norm_([*self.words, *self.others], self.config.gradient_norm)
-        self.optimizer.param_groups[0]["lr"] = self.config.learning_rate * schedule("one-cycle", done)
+        self.optimizer.param_groups[0]["lr"] = self.plan.learning_rate * schedule("one-cycle", done)
         self.optimizer.step()
         return sum(result.loss for result in results), predicted
 
@@ -176,7 +190,7 @@ class _Trainer:
         weights, bias = (parameter.detach()[here].requires_grad_() for parameter in self.words)
         with self.cores.mixed():
             vectors = nn.functional.embedding(places[: ids.numel()].view_as(ids), weights)
-            found = self.model.predict(vectors, ids, torch.from_numpy(lengths.astype(np.int64)).to(device))
+            found = self.model.predict(vectors, ids, torch.from_numpy(lengths.astype(np.int64)).to(device), random)
             loss = sampled_loss(found, weights, bias, local, self.sampler, drawn)
         weights_gradient, bias_gradient, *others = torch.autograd.grad(loss, [weights, bias, *self.others])
         return _Gradients(
@@ -222,30 +236,31 @@ class _Gradients:
     others: list[Tensor]
 
 
-def perplexity(model: LanguageModel, texts: TokenLists, cores: Cores) -> float:
-    """Return how many words the model hesitates between, on average over both directions and the whole vocabulary."""
+def perplexity(model: WordModel, texts: TokenLists, cores: Cores) -> float:
+    """Return how many words of the whole vocabulary the model hesitates between, on average."""
     model.eval()
     texts = texts.first(EVALUATION_TOKENS)
 
     def run(rows: np.ndarray) -> tuple[float, int]:
         token_ids, lengths = texts.pad(rows)
         ids = torch.from_numpy(token_ids.T.astype(np.int64)).to(cores.device)
-        return exact_loss(model, ids, torch.from_numpy(lengths.astype(np.int64)).to(cores.device))
+        random = generator([len(rows), int(rows[0])], cores.device)
+        return exact_loss(model, ids, torch.from_numpy(lengths.astype(np.int64)).to(cores.device), random)
 
     found = cores.map(run, plan_batches(texts.lengths, batch_tokens=8_192))
     return math.exp(sum(loss for loss, _ in found) / max(sum(count for _, count in found), 1))
 
 
-def _progress_line(state: PretrainingState, done: float, within: float, config: PretrainingConfig) -> str:
+def _progress_line(state: PretrainingState, done: float, within: float, plan: Plan) -> str:
     left = state.seconds * (1 - done) / max(done, 1e-9)
     return (
-        f"pretraining, epoch {state.epoch + 1} of {config.epochs}, {within:.0%}: "
+        f"{plan.name}, epoch {state.epoch + 1} of {plan.epochs}, {within:.0%}: "
         f"{state.tokens / max(state.seconds, 1e-9):,.0f} tokens/s, {clock(left)} left"
     )
 
 
-def _epoch_line(state: PretrainingState, config: PretrainingConfig) -> str:
+def _epoch_line(state: PretrainingState, plan: Plan) -> str:
     return (
-        f"pretraining, epoch {state.epoch} of {config.epochs} done: "
+        f"{plan.name}, epoch {state.epoch} of {plan.epochs} done: "
         f"perplexity {state.history[-1]['perplexity']:,.1f} on held-out text"
     )

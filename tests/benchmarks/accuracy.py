@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -40,7 +39,7 @@ class Corpus:
     """Files as (batch, path, split), how they are read, and what is measured.
 
     Attributes:
-        labelled: keep the label of this many training texts only; 0 for all.
+        labelled: learn from the labels of this many training texts only; 0 for all.
         measure: "accuracy", "macro_f1", or "f1 of CLASS".
         pretrain: whether the model starts from a pretrained encoder.
         settings: changes to the default preset.
@@ -74,22 +73,22 @@ CORPORA = {
 }
 
 
-def fill(workspace: Workspace, corpus: Corpus, seed: int) -> None:
-    """Ingest a corpus, some of its labels taken away where it says so."""
+def fill(workspace: Workspace, corpus: Corpus, seed: int) -> tuple[list[str], list[str]]:
+    """Ingest a corpus; return the batches whose text is read, and those whose labels are learnt from and tested on.
+
+    A few labels are a batch of their own, so that each seed has others while all share one encoder.
+    """
     for batch, name, split in corpus.sources:
-        path = DATA / name
-        if corpus.labelled and split == "train":
-            path = _with_few_labels(path, corpus.labelled, seed, workspace.prepare().root / "few.parquet")
-        ingest(workspace, [str(path)], IngestConfig(split=split, **corpus.reading), batch_id=batch)
-
-
-def _with_few_labels(path: Path, labelled: int, seed: int, target: Path) -> Path:
-    table = pq.read_table(path)
-    kept = np.zeros(len(table), bool)
-    kept[np.random.default_rng(seed).permutation(len(table))[:labelled]] = True
-    labels = pc.if_else(pa.array(kept), table["label"], pa.scalar(None, pa.string()))
-    pq.write_table(table.set_column(table.column_names.index("label"), "label", labels), target)
-    return target
+        ingest(workspace, [str(DATA / name)], IngestConfig(split=split, **corpus.reading), batch_id=batch)
+    every = [batch for batch, _, _ in corpus.sources]
+    if not corpus.labelled:
+        return every, every
+    table = pq.read_table(DATA / corpus.sources[0][1])
+    few = np.random.default_rng(seed).permutation(len(table))[: corpus.labelled]
+    path = workspace.root / f"few{seed}.parquet"
+    pq.write_table(table.take(few), path)
+    ingest(workspace, [str(path)], IngestConfig(split="train", **corpus.reading), batch_id=path.stem)
+    return every, [path.stem, "test"]
 
 
 def score_of(metrics: dict[str, Any], measure: str) -> float:
@@ -98,14 +97,14 @@ def score_of(metrics: dict[str, Any], measure: str) -> float:
     return float(metrics[measure])
 
 
-def linear_scores(workspace: Workspace, recipe: Recipe, measure: str) -> dict[str, float]:
+def linear_scores(workspace: Workspace, recipe: Recipe, batches: list[str], measure: str) -> dict[str, float]:
     """Return the test scores of two linear models, which learn from train and validation texts alike."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
     from sklearn.svm import LinearSVC
 
-    prepared = prepare(workspace, recipe)
+    prepared = prepare(workspace, recipe, batches)
     corpus, splitter = prepared.corpus, prepared.cache.tokenizer.splitter
 
     def read(*splits: int) -> tuple[list[str], NDArray[np.bool_]]:
@@ -158,21 +157,20 @@ def runs(name: str, options: argparse.Namespace) -> Iterator[Run]:
     corpus = CORPORA[name]
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(1, options.seeds + 1):
-            # The texts are the same whichever labels are kept, so all seeds can share one encoder.
-            workspace = Workspace(Path(options.keep or folder) / name / (f"seed{seed}" if corpus.labelled else "all"))
-            fill(workspace, corpus, seed)
+            workspace = Workspace(Path(options.keep or folder) / corpus.sources[0][1].split("/")[0])
+            every, learnt = fill(workspace, corpus, seed)
             recipe = load_recipe(
                 "default", [*corpus.settings, *options.set, f"training.seed={seed}", "training.baseline=false"]
             )
             started = time.monotonic()
             pretrains = (corpus.pretrain or options.pretrain) and not options.scratch
-            encoder = pretrain_encoder(workspace, recipe, progress=say) if pretrains else None
+            encoder = pretrain_encoder(workspace, recipe, every, say) if pretrains else None
             between = time.monotonic()
-            prepared = prepare(workspace, recipe, start=Start(encoder=encoder))
+            prepared = prepare(workspace, recipe, learnt, Start(encoder=encoder))
             trained = fit(workspace, prepared, recipe, say)
             metrics = assess(prepared, trained, recipe)
             ended = time.monotonic()
-            linear = {} if options.validation else linear_scores(workspace, recipe, corpus.measure)
+            linear = {} if options.validation else linear_scores(workspace, recipe, learnt, corpus.measure)
             yield Run(
                 score_of(metrics["validation" if options.validation else "test"], corpus.measure),
                 linear,

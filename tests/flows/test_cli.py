@@ -88,6 +88,20 @@ def test_pretraining_serves_the_trainings_after_it(
     assert "does not suit: model.hidden_size is" in capsys.readouterr().err
 
 
+def test_documents_with_several_labels_from_ingest_to_score(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{**row, "label": f"{row['label']};day"} for row in weather_rows()]
+    path = str(write_rows(home / "rows.jsonl", rows))
+    assert run("ingest", path, "--label-separator", "|") == 2
+    assert "is it --label-separator ';'?" in capsys.readouterr().err
+    assert run("ingest", path, "--label-separator", ";", "--batch", "one") == 0
+    assert run("train", "--model", "weather", *TINY) == 0
+    out = capsys.readouterr().out
+    assert "all labels right" in out
+    assert "F1 of a document" in out
+    assert run("score", "--batch", "one") == 0
+    assert "day, rain" in capsys.readouterr().out
+
+
 def test_models_are_listed_shown_promoted_and_rolled_back(
     weather: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

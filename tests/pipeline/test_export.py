@@ -28,16 +28,21 @@ def ragged_texts(count: int = 40, longest: int = 30) -> TokenSet:
     )
 
 
-def trained_model(*, multi_label: bool = False, **config: object) -> Classifier:
+def trained_model(*, multi_label: bool = False, average: bool = False, **config: object) -> Classifier:
     """A model with large weights and moving batch statistics, as after training; dropout at its defaults."""
     torch.manual_seed(1)
     settings = {"embedding_size": 8, "hidden_size": 12, "wide_buckets": 0, **config}
     model = Classifier(VOCABULARY, CLASSES, ModelConfig.model_validate(settings), multi_label=multi_label)
+    if average:
+        model.average_of(torch.randn(VOCABULARY, 5))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3)
         if model.wide is not None:
             model.wide.table.weight.normal_()
+        if model.average is not None:
+            model.average.output.weight.normal_()
+            model.average.standardise(torch.randn(9, 5))
         if model.norm is not None:
             model.norm.running_mean.normal_()
             model.norm.running_var.uniform_(0.5, 2)
@@ -50,9 +55,9 @@ def trained_model(*, multi_label: bool = False, **config: object) -> Classifier:
         {},
         {"batch_norm": True, "dense_sizes": (7, 5)},
         {"wide_buckets": 101},
-        {"wide_buckets": 101, "multi_label": True},
+        {"wide_buckets": 101, "average": True, "multi_label": True},
     ],
-    ids=["plain", "norm+dense", "wide", "wide+several"],
+    ids=["plain", "norm+dense", "wide", "wide+average+several"],
 )
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["forward", "both"])
 @pytest.mark.parametrize("layers", [1, 2, 3])

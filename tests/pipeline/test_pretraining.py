@@ -8,20 +8,25 @@ import pyarrow as pa
 import pytest
 import torch
 from conftest import tiny_recipe, weather_rows
+from torch import nn
 
 from pipeline.build import Start, build, fit, prepare
 from pipeline.config import Recipe, override
 from pipeline.cores import Cores, generator
+from pipeline.corpus import TRAIN
 from pipeline.encoder import Encoder, encoders, matching_encoder, named_encoder, pretrain_encoder
 from pipeline.errors import ModelError, TrainingDataError
-from pipeline.language_model import LanguageModel, WordSampler, exact_loss, sampled_loss
+from pipeline.language_model import DocumentModel, LanguageModel, WordSampler, exact_loss, sampled_loss
 from pipeline.pieces import build_pieces, cut
-from pipeline.pretraining import Pretrained, perplexity, pretrain
+from pipeline.pretraining import Plan, Pretrained, perplexity, pretrain
 from pipeline.workspace import Batch, Workspace
 
 CPU = torch.device("cpu")
+RANDOM = generator([1], CPU)
 SETTINGS = [
     "pretraining.epochs=4",
+    "pretraining.document_epochs=2",
+    "pretraining.document_size=8",
     "pretraining.batch_tokens=512",
     "pretraining.held_out_share=0.1",
     "pretraining.learning_rate=0.03",
@@ -45,20 +50,31 @@ def filled(workspace: Workspace, add_batch: Callable[..., Batch]) -> Workspace:
     return workspace
 
 
-def learn(workspace: Workspace, checkpoint: Path | None = None, progress: object = None) -> Pretrained:
+def learn(
+    workspace: Workspace, kind: str = "language", checkpoint: Path | None = None, progress: object = None
+) -> Pretrained:
     cache = build_pieces(workspace, workspace.batches(), recipe())
-    return pretrain(cache, recipe(), device=CPU, checkpoint=checkpoint, progress=progress)  # type: ignore[arg-type]
+    torch.manual_seed(1)
+    size = cache.tokenizer.size
+    model = LanguageModel(size, recipe().model) if kind == "language" else DocumentModel(size, 8, cache.counts)
+    plan, config = Plan(kind, 4, 0.03), recipe().pretraining
+    return pretrain(model, cache, plan, config, device=CPU, checkpoint=checkpoint, progress=progress)  # type: ignore[arg-type]
 
 
-def test_it_learns_which_word_follows(filled: Workspace) -> None:
-    found = learn(filled)
+KINDS = pytest.mark.parametrize("kind", ["language", "documents"])
+
+
+@KINDS
+def test_it_learns_which_words_stand_together(filled: Workspace, kind: str) -> None:
+    found = learn(filled, kind)
     perplexities = [entry["perplexity"] for entry in found.history]
     assert perplexities == sorted(perplexities, reverse=True)
-    assert perplexities[-1] < 0.5 * build_pieces(filled, filled.batches(), recipe()).tokenizer.size
+    assert perplexities[-1] < 0.9 * build_pieces(filled, filled.batches(), recipe()).tokenizer.size
 
 
+@KINDS
 def test_a_killed_pretraining_ends_with_the_perplexity_of_an_unbroken_one(
-    filled: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    filled: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Killed in the middle of an epoch, after a checkpoint at every batch."""
     monkeypatch.setattr("pipeline.pretraining.CHECKPOINT_SECONDS", 0.0)
@@ -72,11 +88,11 @@ def test_a_killed_pretraining_ends_with_the_perplexity_of_an_unbroken_one(
             raise KilledError
 
     with pytest.raises(KilledError):
-        learn(filled, tmp_path / "checkpoint.pt", kill)
+        learn(filled, kind, tmp_path / "checkpoint.pt", kill)
     seen: list[float] = []
-    resumed = learn(filled, tmp_path / "checkpoint.pt", lambda share, _line: seen.append(share))
+    resumed = learn(filled, kind, tmp_path / "checkpoint.pt", lambda share, _line: seen.append(share))
     assert min(seen) > 0.4  # it did not start again
-    assert resumed.history == learn(filled).history
+    assert resumed.history == learn(filled, kind).history
 
 
 def test_on_two_cores_it_learns_as_much(filled: Workspace) -> None:
@@ -108,10 +124,10 @@ def test_the_sampled_loss_is_the_exact_one_on_average() -> None:
     lengths = torch.full((30,), 9)
     sampler = WordSampler(counts, 4000, device=CPU)
     with torch.inference_mode():
-        found = model.predict(model.embedding(ids), ids, lengths)
+        found = model.predict(model.embedding(ids), ids, lengths, RANDOM)
         drawn = sampler.draw(generator([1], CPU))
         sampled = sampled_loss(found, model.embedding.weight, model.bias, torch.arange(40), sampler, drawn)
-    exact, count = exact_loss(model, ids, lengths)
+    exact, count = exact_loss(model, ids, lengths, RANDOM)
     assert count == 2 * 8 * 30
     assert float(sampled) == pytest.approx(exact, rel=0.03)
 
@@ -119,7 +135,7 @@ def test_the_sampled_loss_is_the_exact_one_on_average() -> None:
 def test_words_past_the_end_of_a_row_and_unknown_ones_are_not_predicted() -> None:
     model = LanguageModel(20, recipe().model)
     ids = torch.tensor([[5, 6, 1, 7, 0, 0], [8, 9, 10, 11, 12, 13]]).t()
-    forwards, backwards = model.predict(model.embedding(ids), ids, torch.tensor([4, 6]))
+    forwards, backwards = model.predict(model.embedding(ids), ids, torch.tensor([4, 6]), RANDOM)
     assert sorted(forwards.targets.tolist()) == [6, 7, 9, 10, 11, 12, 13]
     assert sorted(backwards.targets.tolist()) == [5, 6, 8, 9, 10, 11, 12]
 
@@ -128,11 +144,39 @@ def test_a_row_is_predicted_alike_whatever_stands_beside_it() -> None:
     torch.manual_seed(1)
     model = LanguageModel(20, recipe().model).eval()
     row = torch.tensor([[5, 6, 7]]).t()
-    alone = exact_loss(model, row, torch.tensor([3]))[0]
+    alone = exact_loss(model, row, torch.tensor([3]), RANDOM)[0]
     other = torch.tensor([[8, 9, 10, 11, 12, 13]]).t()
     padded = torch.cat([torch.cat([row, torch.zeros(3, 1, dtype=torch.int64)]), other], dim=1)
-    together = exact_loss(model, padded, torch.tensor([3, 6]))[0]
-    assert together - exact_loss(model, other, torch.tensor([6]))[0] == pytest.approx(alone, rel=1e-4)
+    together = exact_loss(model, padded, torch.tensor([3, 6]), RANDOM)[0]
+    assert together - exact_loss(model, other, torch.tensor([6]), RANDOM)[0] == pytest.approx(alone, rel=1e-4)
+
+
+def test_a_document_never_predicts_the_words_it_is_told_by() -> None:
+    """Each word is on one side only, frequent and unknown ones hardly ever on either."""
+    counts = np.array([0, 50, 900_000, *[10] * 17])
+    model = DocumentModel(20, 4, counts)
+    ids = torch.tensor([[2, 1, 3, 4, 5, 6, 7, 8, 9, 10, 0, 0]]).t()
+    for seed in range(20):
+        one, other = model.predict(model.embedding(ids), ids, torch.tensor([10]), generator([seed], CPU))
+        assert not set(one.targets.tolist()) & set(other.targets.tolist())
+        assert {*one.targets.tolist(), *other.targets.tolist()} - {2} == set(range(3, 11))
+    assert model.asked[:2].sum() == 0
+
+
+def test_words_of_the_same_documents_get_like_vectors(workspace: Workspace, add_batch: Callable[..., Batch]) -> None:
+    random = np.random.default_rng(1)
+    kinds = [["anchor", "sail", "harbour", "wave", "deck"], ["oven", "flour", "sugar", "butter", "dough"]]
+    texts = [" ".join(random.choice(kinds[number % 2], 8)) + f" {number}" for number in range(400)]
+    add_batch([{"id": str(number), "text": text} for number, text in enumerate(texts)])
+    cache = build_pieces(workspace, workspace.batches(), recipe("tokenizer.min_count=2"))
+    torch.manual_seed(1)
+    model = DocumentModel(cache.tokenizer.size, 8, cache.counts)
+    pretrain(model, cache, Plan("documents", 20, 0.03), recipe().pretraining, device=CPU)
+    words = cache.tokenizer.vocabulary.to_pylist()
+    vectors = nn.functional.normalize(model.embedding.weight.detach()[2:], dim=1)
+    ships, cakes = ([words.index(word) for word in kind] for kind in kinds)
+    assert (vectors[ships] @ vectors[ships].t()).mean() > 0.5
+    assert (vectors[ships] @ vectors[cakes].t()).mean() < 0.1
 
 
 def test_long_texts_are_cut_into_pieces_and_all_that_has_a_next_word_is_kept() -> None:
@@ -210,6 +254,13 @@ def test_a_training_starts_from_the_encoder_and_keeps_the_better_of_both(filled:
     alone = override(slow, ["training.compare_scratch=false"])
     model = fit(filled, prepare(filled, alone, start=Start(encoder=encoder)), alone).model
     assert torch.allclose(model.embedding.weight, encoder.weights["embedding.weight"], atol=1e-6)
+    vectors = encoder.weights["document_vectors"]
+    assert model.average is not None
+    assert torch.equal(model.average.vectors, vectors)
+    token_ids, _ = prepare(filled, alone, start=Start(encoder=encoder)).read(TRAIN).tokens.pad(np.arange(90))
+    means = (model.average.means(torch.from_numpy(token_ids)) - model.average.center) / model.average.spread
+    assert means.mean(dim=0).abs().max() < 0.2
+    assert means.std(dim=0).mean() == pytest.approx(1.0, abs=0.2)
     assert torch.allclose(model.layers[0].backwards.weight_hh_l0, encoder.weights["layer.backwards.weight_hh_l0"])
 
 

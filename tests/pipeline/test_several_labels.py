@@ -98,6 +98,23 @@ def test_each_class_needs_an_example_to_train_on(workspace: Workspace, add_batch
         prepare(workspace, recipe())
 
 
+def test_single_labels_join_several_as_sets_of_one(workspace: Workspace, add_batch: Callable[..., Batch]) -> None:
+    add_batch(mixed_weather(), "several")
+    add_batch([{"id": f"s{n}", "text": f"only gusty {n}", "label": "wind"} for n in range(20)], "single")
+    corpus = prepare(workspace, recipe()).corpus
+    assert corpus.labels == sorted(WORDS)
+    assert corpus.sets[corpus.label_ids[-1]].tolist() == [False, False, True]
+
+
+def test_a_single_label_that_looks_like_several_is_refused(
+    workspace: Workspace, add_batch: Callable[..., Batch]
+) -> None:
+    add_batch(mixed_weather(), "several")
+    add_batch([{"id": f"s{n}", "text": f"only gusty {n}", "label": "a|b"} for n in range(20)], "single")
+    with pytest.raises(TrainingDataError, match=r"batch single has one label .* the label 'a\|b' holds"):
+        prepare(workspace, recipe())
+
+
 def teacher_table(path: Path, ids: list[str], sun: list[float]) -> Path:
     pacsv.write_csv(pa.table({"doc_id": ids, "rain": [1 - value for value in sun], "sun": sun}), path)
     return path
