@@ -1,6 +1,7 @@
 """A model from documents: prepare, fit, assess, publish. Each step can run, and be retried, on its own."""
 
 import logging
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -23,14 +24,15 @@ from pipeline.corpus import TEST, TRAIN, VALIDATION, Corpus, select
 from pipeline.encoder import Encoder
 from pipeline.engine import opened
 from pipeline.errors import ModelError
-from pipeline.evaluation import best_thresholds, decide, evaluate, macro_f1
+from pipeline.evaluation import best_thresholds, decide, evaluate, macro_f1, standard_error
+from pipeline.few_labels import FEW_TEXTS, learn_from_few
 from pipeline.files import value_digest, write_json
 from pipeline.model import EMBEDDING_SPREAD, Classifier
 from pipeline.registry import Registry
 from pipeline.teacher import Teacher, check_ids, read_teacher
 from pipeline.tokenizer import RESERVED
 from pipeline.tokens import TokenCache, TokenSet, build_tokens
-from pipeline.training import Candidate, OnEpoch, Progress, TrainedModel, choose_device, predict, train
+from pipeline.training import Candidate, OnEpoch, Progress, TrainedModel, choose_device, measure, predict, train
 from pipeline.vectors import WordVectors, read_vectors
 from pipeline.workspace import Workspace
 
@@ -161,15 +163,45 @@ def fit(
                 on_epoch=on_epoch,
             )
         )
-    best = max(trained, key=lambda one: one.best_macro_f1)  # of equally good ones the first
-    if len(runs) == 1:
+    names, best = [trial.name for trial in runs], max(trained, key=lambda one: one.best_macro_f1)
+    simple = _from_few(prepared, recipe, sets)
+    if simple is not None:
+        names, trained = [*names, "document vectors alone"], [*trained, simple]
+        # An epoch chosen among many by few texts looks better than it is: it has to be so clearly.
+        if best.best_macro_f1 - simple.best_macro_f1 <= standard_error(simple.best_macro_f1, len(sets[1])):
+            best = simple
+    if len(trained) == 1:
         return best
     return replace(
         best,
         candidates=[
-            Candidate(trial.name, one.history, one.best_macro_f1, one.seconds, one is best)
-            for trial, one in zip(runs, trained, strict=True)
+            Candidate(name, one.history, one.best_macro_f1, one.seconds, one is best)
+            for name, one in zip(names, trained, strict=True)
         ],
+    )
+
+
+def _from_few(prepared: Prepared, recipe: Recipe, sets: tuple[TokenSet, TokenSet]) -> TrainedModel | None:
+    """Return the model that only learns from document vectors, where labels are few and there are such vectors."""
+    started = time.monotonic()
+    labelled = int(np.count_nonzero(sets[0].label_ids >= 0))
+    if prepared.encoder is None or not 0 < labelled <= FEW_TEXTS:
+        return None
+    model = _new_model(prepared, recipe, pretrained=True).eval()
+    if model.average is None:
+        return None
+    learn_from_few(model, sets[0])
+    with Cores(torch.device("cpu")) as cores:
+        entry = measure(model, sets[1], cores)
+        entry["train_loss"] = measure(model, sets[0], cores)["validation_loss"]
+    return TrainedModel(
+        model=model,
+        history=[{"epoch": 0, **entry}],
+        best_epoch=0,
+        seconds=time.monotonic() - started,
+        tokens_per_second=0.0,
+        device="cpu",
+        best_macro_f1=entry["validation_macro_f1"],
     )
 
 

@@ -1,5 +1,6 @@
 """How good predictions are, as plain values that go into a bundle's `metrics.json` unchanged."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -74,6 +75,11 @@ def macro_f1(predicted: NDArray[np.bool_], targets: NDArray[np.bool_]) -> float:
     correct = (predicted & targets).sum(axis=0)
     # F1 = 2 TP / (2 TP + FP + FN), and its denominator is predicted + actual.
     return float(np.mean(2 * correct / np.maximum(predicted.sum(axis=0) + targets.sum(axis=0), 1)))
+
+
+def standard_error(share: float, n: int) -> float:
+    """Return the standard error of a share that was found on `n` documents."""
+    return math.sqrt(share * (1 - share) / max(n, 1))
 
 
 def best_thresholds(probabilities: NDArray[np.floating], targets: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -241,6 +241,10 @@ class Average(nn.Module):
         """Return the mean vector [batch, size] of token_ids [batch, time], padding left out."""
         return nn.functional.embedding_bag(token_ids, self.vectors, mode="mean", padding_idx=PADDING)
 
+    def standard(self, token_ids: Tensor) -> Tensor:
+        """Return the mean vectors [batch, size], brought to center and spread."""
+        return (self.means(token_ids) - self.center) / self.spread
+
     def standardise(self, means: Tensor) -> None:
         """Take center and spread from the means [texts, size] of training texts."""
         self.center.copy_(means.mean(dim=0))
@@ -248,7 +252,7 @@ class Average(nn.Module):
 
     def forward(self, token_ids: Tensor, dropout: float = 0.0, random: torch.Generator | None = None) -> Tensor:
         """Return logits [batch, classes] of token_ids [batch, time]."""
-        return self.output(dropped((self.means(token_ids) - self.center) / self.spread, dropout, random))
+        return self.output(dropped(self.standard(token_ids), dropout, random))
 
     def by_word(self) -> tuple[Tensor, Tensor]:
         """Return what each word adds to the logits [vocabulary, classes], before the mean, and what they start at."""

@@ -248,24 +248,25 @@ def _close_epoch(
     cores: Cores,
 ) -> None:
     """Measure the epoch on validation, and keep its weights if it is the best so far."""
-    probabilities = predict(model, validation_set, cores=cores)
-    targets = validation_set.targets()
-    thresholds = best_thresholds(probabilities, targets > 0) if model.multi_label else None
-    score = macro_f1(decide(probabilities, thresholds), targets > 0)
-    loss = log_loss(probabilities, targets, multi_label=model.multi_label)
+    measured = measure(model, validation_set, cores)
+    score = measured["validation_macro_f1"]
     state.epoch += 1
-    state.history.append(
-        {
-            "epoch": state.epoch,
-            "train_loss": train_loss,
-            "validation_loss": math.nan if loss is None else loss,
-            "validation_macro_f1": score,
-        }
-    )
+    state.history.append({"epoch": state.epoch, "train_loss": train_loss, **measured})
     state.batch, state.loss_sum = 0, 0.0
     if score > state.best_macro_f1:
         state.best_macro_f1, state.best_epoch = score, state.epoch
         state.best_weights = {name: value.cpu().clone() for name, value in model.state_dict().items()}
+
+
+def measure(model: Classifier, texts: TokenSet, cores: Cores) -> dict[str, float]:
+    """Return loss (nats) and macro-F1 of labelled texts as an epoch's history keeps them."""
+    probabilities, targets = predict(model, texts, cores=cores), texts.targets()
+    thresholds = best_thresholds(probabilities, targets > 0) if model.multi_label else None
+    loss = log_loss(probabilities, targets, multi_label=model.multi_label)
+    return {
+        "validation_loss": math.nan if loss is None else loss,
+        "validation_macro_f1": macro_f1(decide(probabilities, thresholds), targets > 0),
+    }
 
 
 def predict(model: Classifier, texts: TokenSet, *, cores: Cores, batch_tokens: int = 16_384) -> np.ndarray:
