@@ -155,6 +155,7 @@ class Run:
 
 def runs(name: str, options: argparse.Namespace) -> Iterator[Run]:
     corpus = CORPORA[name]
+    linear: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(1, options.seeds + 1):
             workspace = Workspace(Path(options.keep or folder) / corpus.sources[0][1].split("/")[0])
@@ -170,7 +171,8 @@ def runs(name: str, options: argparse.Namespace) -> Iterator[Run]:
             trained = fit(workspace, prepared, recipe, say)
             metrics = assess(prepared, trained, recipe)
             ended = time.monotonic()
-            linear = {} if options.validation else linear_scores(workspace, recipe, learnt, corpus.measure)
+            if not options.validation and (corpus.labelled or not linear):  # the texts of all seeds are the same
+                linear = linear_scores(workspace, recipe, learnt, corpus.measure)
             yield Run(
                 score_of(metrics["validation" if options.validation else "test"], corpus.measure),
                 linear,
