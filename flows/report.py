@@ -140,11 +140,12 @@ def _trust(test: dict[str, Any], baseline: dict[str, Any] | None) -> str:
 def _training_line(bundle: Bundle) -> str:
     metrics, counts = bundle.metrics, bundle.metrics["counts"]
     tokens = metrics["tokens"]["train"]
+    speed = f" ({metrics['training_tokens_per_second']:,} tokens/s), best epoch {metrics['best_epoch']}"
     return (
         f"Trained on {counts['train']:,} texts on {metrics['training_device']} in "
-        f"{metrics['training_seconds']:,.0f} s ({metrics['training_tokens_per_second']:,} tokens/s), "
-        f"best epoch {metrics['best_epoch']}; {counts['equal_texts']:,} equal texts used once "
-        f"({counts['conflicting_texts']:,} with conflicting labels), {counts['left_out_for_test']:,} left out "
+        f"{metrics['training_seconds']:,.0f} s{speed if metrics['best_epoch'] else ''}; "
+        f"{counts['equal_texts']:,} equal texts used once ({counts['conflicting_texts']:,} with conflicting labels), "
+        f"{counts['left_out_for_test']:,} left out "
         f"because they stand in the given test or validation split. {percent(tokens['truncated_texts'])} of the "
         f"texts are truncated, {percent(tokens['unknown_tokens'])} of the words unknown. The ONNX graph agrees with "
         f"PyTorch to {metrics['parity']['largest_difference']:.1e} on {metrics['parity']['texts']:,} ragged texts."

@@ -293,7 +293,10 @@ def _learning_title(every: Sequence[tuple[str, list[int], NDArray[np.float64]]])
         return "No validation score was measured"
     name, epochs, scores = max(measured, key=lambda one: float(np.nanmax(one[2])))
     best = int(np.nanargmax(scores))
-    return f"Validation macro-F1 is best{' ' + name if name else ''} in epoch {epochs[best]}: {scores[best]:.3f}"
+    if name:
+        where = f"{name}, epoch {epochs[best]}" if epochs[best] else name
+        return f"Best validation macro-F1: {scores[best]:.3f} ({where})"
+    return f"Validation macro-F1 is best in epoch {epochs[best]}: {scores[best]:.3f}"
 
 
 def _matrix_height(classes: int) -> float:
