@@ -84,7 +84,7 @@ def test_pretraining_serves_the_trainings_after_it(
     assert f"Pretrained encoder {encoder.name}" in out
     assert "| from scratch |" in out
     assert len(list((home / "workspace/encoders").iterdir())) == 1  # it was used again
-    assert run("train", "--encoder", encoder.name, "--set", "model.hidden_size=7", *TINY) == 2
+    assert run("train", "--encoder", encoder.name, *TINY, "--set", "model.hidden_size=7") == 2
     assert "does not suit: model.hidden_size is" in capsys.readouterr().err
 
 

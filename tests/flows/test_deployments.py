@@ -222,11 +222,12 @@ def test_the_labels_lie_in_the_folder_that_was_deployed_from_and_add_up(
 
 def test_each_flow_leaves_its_report_as_an_artifact(office: Office, runs: dict[str, dict[str, Any]]) -> None:
     keys = {artifact["key"]: artifact for artifact in office.find("artifacts") if artifact["key"]}
-    assert keys.keys() == {"ingest", "model", "tuning", "labels", "night"}
+    assert keys.keys() == {"ingest", "encoder", "model", "tuning", "labels", "night"}
     assert keys["night"]["flow_run_id"] == runs["nightly"]["id"]
     assert "# Night of 2026-11-20" in keys["night"]["data"]
     assert "data:image/png;base64," in keys["model"]["data"]
     assert "data:image/png;base64," in keys["tuning"]["data"]
+    assert "data:image/png;base64," in keys["encoder"]["data"]
 
 
 def test_what_the_library_says_is_in_the_run_s_log(office: Office, runs: dict[str, dict[str, Any]]) -> None:
