@@ -157,7 +157,7 @@ def _read_csv(path: Path, labels: Sequence[str], *, tabs: bool) -> pa.Table:
     parsing = pacsv.ParseOptions(delimiter="\t" if tabs else ",", quote_char=False if tabs else '"')
     try:
         with open_bytes(path) as stream:
-            names = pacsv.open_csv(stream, parse_options=parsing).schema.names
+            names = pacsv.open_csv(stream, pacsv.ReadOptions(use_threads=False), parsing).schema.names
         types = {name: pa.float64() for name in labels} | {_check_columns(path, names, labels): pa.string()}
         converting = pacsv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=False)
         with open_bytes(path) as stream:  # by one thread, which knows the numbers of the rows
