@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from safetensors.torch import save
+from safetensors.torch import load, save
 
-from pipeline.config import Recipe
+from pipeline.config import ModelConfig, Recipe
 from pipeline.errors import ModelError
 from pipeline.export import build_graph
 from pipeline.files import file_digest, read_json, value_digest, write_json
@@ -95,6 +95,17 @@ class Bundle:
         """Of a multi-label model: float32 [classes], the probabilities from which classes are given."""
         thresholds = self.settings.get("thresholds")
         return None if thresholds is None else np.array(thresholds, dtype=np.float32)
+
+    def classifier(self) -> Classifier:
+        """Return the trained model in PyTorch, on the CPU, ready for evaluation."""
+        state = load((self.path / "weights.safetensors").read_bytes())
+        config = ModelConfig.model_validate(self.settings["recipe"]["model"])
+        several = bool(self.settings.get("multi_label"))
+        model = Classifier(self.tokenizer.size, len(self.labels), config, multi_label=several)
+        if "average.vectors" in state:
+            model.average_of(state["average.vectors"])
+        model.load_state_dict(state)
+        return model.eval()
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -19,16 +19,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from safetensors.torch import load_file
 
 from pipeline.batching import TokenLists
 from pipeline.bench import ROWS, bench, take_rows, workspace_subject
 from pipeline.bundle import Bundle
-from pipeline.config import Recipe, ScoringConfig
+from pipeline.config import ScoringConfig
 from pipeline.engine import Engine, opened
 from pipeline.evaluation import decide
 from pipeline.labels import read_documents
-from pipeline.model import Classifier
 from pipeline.scoring import unique_texts
 from pipeline.variants import DEVICES, compare
 from pipeline.workspace import Batch, Workspace
@@ -97,10 +95,7 @@ def pytorch(bundle: Bundle, device: str, tokens: TokenLists, rounds: int) -> flo
     """Return the median tokens/s of PyTorch on the same batches, in half precision on CUDA."""
     with opened(bundle.onnx_path, device=device) as engine:
         batches = prepared(engine, tokens)
-    recipe = Recipe.model_validate(bundle.settings["recipe"])
-    model = Classifier(bundle.tokenizer.size, len(bundle.labels), recipe.model)
-    model.load_state_dict(load_file(bundle.path / "weights.safetensors"))
-    model = model.eval().to(device)
+    model = bundle.classifier().to(device)
     model = model.half() if device == "cuda" else model
     seconds = []
     for _ in range(rounds + 1):  # the first round warms up

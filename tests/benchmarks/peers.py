@@ -36,12 +36,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from safetensors.torch import load_file
 from torch import nn
 
 from pipeline.batching import TokenLists, plan_batches
 from pipeline.bundle import Bundle
-from pipeline.config import IngestConfig, ModelConfig, ScoringConfig, load_recipe, validated
+from pipeline.config import IngestConfig, ScoringConfig, load_recipe, validated
 from pipeline.device import choose_device
 from pipeline.engine import open_engine
 from pipeline.errors import NightlabelError
@@ -192,17 +191,15 @@ class Nightlabel(Peer):
 
 def load_torch(bundle: Bundle) -> tuple[Classifier, nn.LSTM]:
     """Return the trained classifier, and its layers as the one `nn.LSTM` that a PyTorch user has."""
-    config = ModelConfig.model_validate(bundle.settings["recipe"]["model"])
-    model = Classifier(bundle.tokenizer.size, len(bundle.labels), config)
-    state = load_file(bundle.path / "weights.safetensors")
-    model.load_state_dict(state)
+    model = bundle.classifier()
+    config, state = model.config, model.state_dict()
     lstm = nn.LSTM(config.embedding_size, config.hidden_size, config.layers, bidirectional=config.bidirectional)
     weights = {}
     for name in (name for name in state if name.startswith("layers.")):
         _, number, direction, weight = name.split(".")  # layers.0.backwards.weight_ih_l0 is weight_ih_l0_reverse
         weights[weight.replace("l0", f"l{number}") + ("_reverse" if direction == "backwards" else "")] = state[name]
     lstm.load_state_dict(weights)
-    return model.eval(), lstm.eval()
+    return model, lstm.eval()
 
 
 class TorchPacked(Peer):

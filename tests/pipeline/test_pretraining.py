@@ -17,6 +17,7 @@ from pipeline.corpus import TRAIN
 from pipeline.encoder import Encoder, encoders, matching_encoder, named_encoder, pretrain_encoder
 from pipeline.errors import ModelError, TrainingDataError
 from pipeline.language_model import DocumentModel, LanguageModel, WordSampler, exact_loss, sampled_loss
+from pipeline.parity import prove_parity
 from pipeline.pieces import build_pieces, cut
 from pipeline.pretraining import Plan, Pretrained, perplexity, pretrain
 from pipeline.workspace import Batch, Workspace
@@ -274,4 +275,7 @@ def test_the_bundle_of_a_pretrained_model_says_so_and_is_proven(filled: Workspac
     assert metrics["encoder"]["encoder"] == encoder.name
     assert {one["name"] for one in metrics["candidates"]} >= {"pretrained", "from scratch"}
     assert metrics["parity"]["equal_labels"] == 1.0
+    model = publication.bundle.classifier()  # the weights in the bundle are all of the model
+    texts = prepare(filled, recipe(), start=Start(encoder=encoder)).read(TRAIN)
+    assert prove_parity(model, publication.bundle.onnx_path, texts).equal_labels == 1.0
     assert not list((filled.root / "checkpoints").glob("*"))
