@@ -41,18 +41,8 @@ class Bundle:
         Raises:
             ModelError: a file is missing or is not the one that was registered.
         """
-        try:
-            manifest = read_json(path / "manifest.json")
-            files: dict[str, str] = manifest["files"]
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"{path}: the manifest is missing or damaged; roll back or train again") from error
-        for file, digest in files.items():
-            if not (path / file).is_file() or file_digest(path / file) != digest:
-                raise ModelError(
-                    f"{path / file} is not the file that was registered (missing or changed); "
-                    f"restore it, or choose another version with: nightlabel models promote {name}@VERSION"
-                )
-        return cls(name, int(path.name), path, manifest)
+        other = f"restore it, or choose another version with: nightlabel models promote {name}@VERSION"
+        return cls(name, int(path.name), path, unseal(path, damaged="roll back or train again", changed=other))
 
     @property
     def title(self) -> str:
@@ -174,6 +164,28 @@ def seal(folder: Path, **facts: Any) -> None:
             "files": {path.relative_to(folder).as_posix(): file_digest(path) for path in files},
         },
     )
+
+
+def unseal(path: Path, *, damaged: str, changed: str) -> dict[str, Any]:
+    """Return the manifest of a sealed folder, all of whose files are those that were sealed.
+
+    Args:
+        path: the folder.
+        damaged: what to do where the manifest cannot be read.
+        changed: what to do where a file is another.
+
+    Raises:
+        ModelError: a file is missing or is not the one that was sealed.
+    """
+    try:
+        manifest: dict[str, Any] = read_json(path / "manifest.json")
+        files: dict[str, str] = manifest["files"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{path}: the manifest is missing or damaged; {damaged}") from error
+    for file, digest in files.items():
+        if not (path / file).is_file() or file_digest(path / file) != digest:
+            raise ModelError(f"{path / file} is not the file that was registered (missing or changed); {changed}")
+    return manifest
 
 
 def _library_versions() -> dict[str, str]:

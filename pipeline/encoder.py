@@ -16,10 +16,10 @@ from torch import Tensor
 
 from pipeline import figures
 from pipeline.batching import TokenLists, plan_batches
-from pipeline.bundle import seal
+from pipeline.bundle import seal, unseal
 from pipeline.config import Recipe
 from pipeline.errors import ModelError
-from pipeline.files import file_digest, read_json, value_digest, write_json
+from pipeline.files import read_json, value_digest, write_json
 from pipeline.language_model import DocumentModel, LanguageModel
 from pipeline.model import EMBEDDING_SPREAD, Classifier
 from pipeline.pieces import PieceCache, build_pieces
@@ -57,15 +57,8 @@ class Encoder:
         Raises:
             ModelError: a file is missing or is not the one that was written.
         """
-        try:
-            manifest = read_json(path / "manifest.json")
-            files: dict[str, str] = manifest["files"]
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"{path}: the manifest is missing or damaged; remove it and pretrain again") from error
-        for file, digest in files.items():
-            if not (path / file).is_file() or file_digest(path / file) != digest:
-                raise ModelError(f"{path / file} is missing or changed; remove {path} and pretrain again")
-        return cls(path, manifest)
+        remedy = f"remove {path} and pretrain again"
+        return cls(path, unseal(path, damaged=remedy, changed=remedy))
 
     @property
     def name(self) -> str:

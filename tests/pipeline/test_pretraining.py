@@ -242,7 +242,7 @@ def test_an_encoder_of_another_vocabulary_is_refused(filled: Workspace) -> None:
 def test_a_damaged_encoder_is_refused(filled: Workspace) -> None:
     encoder = pretrain_encoder(filled, recipe("pretraining.epochs=1"))
     (encoder.path / "vocabulary.txt").write_text("other\nwords")
-    with pytest.raises(ModelError, match=r"vocabulary\.txt is missing or changed"):
+    with pytest.raises(ModelError, match=r"vocabulary\.txt is not the file .*pretrain again"):
         Encoder.load(encoder.path)
 
 
