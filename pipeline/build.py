@@ -143,7 +143,7 @@ def fit(
     runs = _trials(prepared, recipe)
     trained = []
     for number, trial in enumerate(runs):
-        model = _new_model(prepared, recipe, pretrained=trial.pretrained)
+        model = _new_model(prepared, recipe, sets[0], pretrained=trial.pretrained)
         logger.info(
             "training %son %s: %s texts, %s classes, %s parameters",
             f"{trial.name} " if len(runs) > 1 else "",
@@ -187,7 +187,7 @@ def _from_few(prepared: Prepared, recipe: Recipe, sets: tuple[TokenSet, TokenSet
     labelled = int(np.count_nonzero(sets[0].label_ids >= 0))
     if prepared.encoder is None or not 0 < labelled <= FEW_TEXTS:
         return None
-    model = _new_model(prepared, recipe, pretrained=True).eval()
+    model = _new_model(prepared, recipe, sets[0], pretrained=True).eval()
     if model.average is None:
         return None
     learn_from_few(model, sets[0])
@@ -238,18 +238,17 @@ def _trials(prepared: Prepared, recipe: Recipe) -> list[_Trial]:
     ]
 
 
-def _new_model(prepared: Prepared, recipe: Recipe, *, pretrained: bool) -> Classifier:
+def _new_model(prepared: Prepared, recipe: Recipe, texts: TokenSet, *, pretrained: bool) -> Classifier:
     torch.manual_seed(recipe.training.seed)
     corpus, size = prepared.corpus, prepared.cache.tokenizer.size
     model = Classifier(size, len(corpus.labels), recipe.model, multi_label=corpus.multi_label)
     if prepared.vectors is not None:
         model.start_from(prepared.vectors.numbers + RESERVED, prepared.vectors.scaled(EMBEDDING_SPREAD))
     if prepared.encoder is not None:
-        tokens = prepared.cache.read(TRAIN).tokens
         if pretrained:
-            prepared.encoder.start(model, tokens)
+            prepared.encoder.start(model, texts.tokens)
         else:
-            model.silence(np.flatnonzero(np.bincount(tokens.values, minlength=size) == 0))
+            model.silence(np.flatnonzero(np.bincount(texts.tokens.values, minlength=size) == 0))
     return model
 
 
