@@ -247,7 +247,7 @@ def tune(
 
         nightlabel tune --trials 40 --minutes 120
 
-        nightlabel tune --name rates --only training.learning_rate --only training.wide_learning_rate
+        nightlabel tune --name rates --only training.learning_rate --only training.word_dropout
 
         nightlabel tune --name small --set model.hidden_size=64 --set training.epochs=4
     """

@@ -102,6 +102,7 @@ def model_report(publication: Publication, *, pictures: bool) -> str:
         _training_line(bundle),
         _start_lines(metrics),
         _candidates_table(metrics.get("candidates") or []),
+        _parts_table(metrics.get("parts") or []),
         _variants_table(bundle.variants),
     ]
     if pictures:
@@ -177,6 +178,12 @@ def _candidates_table(candidates: list[dict[str, Any]]) -> str:
         for one in candidates
     ]
     return table(["trained", "validation macro-F1", "time", ""], rows) if rows else ""
+
+
+def _parts_table(parts: list[dict[str, Any]]) -> str:
+    """Return what each branch of the model does by itself; nothing to tell of an LSTM without any."""
+    rows = [(one["name"], percent(one["macro_f1"]), f"{one['weight']:.2f}") for one in parts]
+    return table(["branch", "validation macro-F1, alone", "weight of its logits"], rows) if len(rows) > 1 else ""
 
 
 def encoder_report(encoder: Encoder, *, pictures: bool) -> str:

@@ -10,27 +10,28 @@ from pydantic import Field
 from flows.common import RETRY, Preset, RunProgress, WorkspacePath, show_report
 from flows.pretrain import pretrain_task
 from flows.report import model_report
-from pipeline import build
-from pipeline.build import Prepared, Publication, Start
+from pipeline.build import Publication, assess, publish
+from pipeline.candidates import fit
 from pipeline.config import Recipe, load_recipe
 from pipeline.encoder import Encoder, matching_encoder, named_encoder
+from pipeline.preparation import Prepared, Start, prepare
 from pipeline.training import TrainedModel
 from pipeline.workspace import Workspace
 
 
 @task(name="tokenize", task_run_name="tokenize", cache_policy=NO_CACHE, **RETRY)
 def _tokenize(workspace: Workspace, recipe: Recipe, batches: list[str], start: Start) -> Prepared:
-    return build.prepare(workspace, recipe, batches, start)
+    return prepare(workspace, recipe, batches, start)
 
 
 @task(name="fit", task_run_name="fit", cache_policy=NO_CACHE, **RETRY)
 def _fit(workspace: Workspace, prepared: Prepared, recipe: Recipe) -> TrainedModel:
-    return build.fit(workspace, prepared, recipe, RunProgress("Share of the training done"))
+    return fit(workspace, prepared, recipe, RunProgress("Share of the training done"))
 
 
 @task(name="evaluate", task_run_name="evaluate", cache_policy=NO_CACHE)
 def _evaluate(prepared: Prepared, trained: TrainedModel, recipe: Recipe) -> dict[str, Any]:
-    return build.assess(prepared, trained, recipe)
+    return assess(prepared, trained, recipe)
 
 
 @task(name="export and register", task_run_name="export and register {model}", cache_policy=NO_CACHE)
@@ -45,7 +46,7 @@ def _publish(
     preset: str,
     force: bool,
 ) -> Publication:
-    return build.publish(workspace, model, prepared, trained, recipe, metrics=metrics, preset=preset, force=force)
+    return publish(workspace, model, prepared, trained, recipe, metrics=metrics, preset=preset, force=force)
 
 
 @flow(name="train", flow_run_name="train {model} from preset {preset}", validate_parameters=True)

@@ -12,11 +12,11 @@ import onnx
 from numpy.typing import NDArray
 from safetensors.torch import load, save
 
-from pipeline.config import ModelConfig, Recipe
+from pipeline.config import Recipe, stored_recipe
 from pipeline.errors import ModelError
 from pipeline.export import build_graph
 from pipeline.files import file_digest, read_json, value_digest, write_json
-from pipeline.model import Classifier
+from pipeline.model import Average, Classifier, Wide
 from pipeline.parity import Parity, prove_parity
 from pipeline.tokenizer import Tokenizer
 from pipeline.tokens import TokenSet, read_vocabulary, write_vocabulary
@@ -89,11 +89,13 @@ class Bundle:
     def classifier(self) -> Classifier:
         """Return the trained model in PyTorch, on the CPU, ready for evaluation."""
         state = load((self.path / "weights.safetensors").read_bytes())
-        config = ModelConfig.model_validate(self.settings["recipe"]["model"])
-        several = bool(self.settings.get("multi_label"))
-        model = Classifier(self.tokenizer.size, len(self.labels), config, multi_label=several)
+        config, several = stored_recipe(self.settings["recipe"]).model, bool(self.settings.get("multi_label"))
+        size, classes = self.tokenizer.size, len(self.labels)
+        model = Classifier(size, classes, config, multi_label=several)
         if "average.vectors" in state:
-            model.average_of(state["average.vectors"])
+            model.average = Average(state["average.vectors"], classes)
+        if "wide.squares" in state:
+            model.wide = Wide(size, classes, len(state["wide.squares"]) - size)
         model.load_state_dict(state)
         return model.eval()
 

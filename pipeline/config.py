@@ -101,10 +101,9 @@ class ModelConfig(Settings):
     )
     batch_norm: bool = Field(default=False, description="Normalise the pooled vector over the batch.")
     wide_buckets: Annotated[int, Field(ge=0)] = Field(
-        default=262_139,
+        default=1_048_573,
         description="Rows for hashed word pairs in a linear branch beside the LSTM, best a prime; 0 for no branch.",
     )
-    wide_dropout: Share = Field(default=0.3, description="Share of words and pairs the linear branch does not see.")
     embedding_dropout: Share = Field(default=0.3, description="Dropout on word vectors.")
     layer_dropout: Share = Field(default=0.2, description="Dropout between LSTM layers.")
     head_dropout: Share = Field(default=0.5, description="Dropout before the output layer.")
@@ -117,9 +116,6 @@ class TrainingConfig(Settings):
         default=0, description="Most passes over the training texts; 0: from 3 for a large corpus to 30 for a tiny one."
     )
     learning_rate: Annotated[float, Field(gt=0.0)] = Field(default=3e-3, description="Highest learning rate.")
-    wide_learning_rate: Annotated[float, Field(gt=0.0)] = Field(
-        default=3e-2, description="Highest learning rate of the linear branch."
-    )
     schedule: Literal["one-cycle", "constant"] = Field(default="one-cycle", description="How the learning rate moves.")
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(default=0.01, description="AdamW weight decay.")
     batch_size: Annotated[int, Field(ge=1)] = Field(default=64, description="Most texts in a batch.")
@@ -148,7 +144,7 @@ class TrainingConfig(Settings):
         description="After pretraining: train from scratch too, draw both curves, keep the better on validation.",
     )
     layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
-        default=1.0, description="After pretraining: learning rate of each layer as a share of the one above it."
+        default=0.5, description="After pretraining: learning rate of each layer as a share of the one above it."
     )
     frozen_share: Share = Field(
         default=0.0, description="After pretraining: share of the training in which layers thaw one by one, top first."
@@ -279,6 +275,20 @@ def _read_preset_file(path: Path) -> Recipe:
         raise ConfigError(f"preset {path}: not TOML: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"preset {path}: {error}") from error
+
+
+def stored_recipe(values: dict[str, dict[str, Any]]) -> Recipe:
+    """Return the settings that a bundle or an encoder keeps; those of earlier versions that are no more, left out.
+
+    Raises:
+        ConfigError: a value out of its limits.
+    """
+    sections = {name: field.default for name, field in Recipe.model_fields.items()}
+    known = {
+        name: {field: value for field, value in values.get(name, {}).items() if field in type(section).model_fields}
+        for name, section in sections.items()
+    }
+    return validated(Recipe, known)
 
 
 def override(settings: S, overrides: Iterable[str]) -> S:

@@ -15,9 +15,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from pipeline import figures
-from pipeline.batching import TokenLists, plan_batches
 from pipeline.bundle import seal, unseal
-from pipeline.config import Recipe
+from pipeline.config import Recipe, stored_recipe
 from pipeline.errors import ModelError
 from pipeline.files import read_json, value_digest, write_json
 from pipeline.language_model import DocumentModel, LanguageModel
@@ -71,7 +70,7 @@ class Encoder:
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe.model_validate(self.settings["recipe"])
+        return stored_recipe(self.settings["recipe"])
 
     def tokenizer(self, recipe: Recipe) -> Tokenizer:
         """Return the encoder's vocabulary with a recipe's truncation."""
@@ -82,23 +81,18 @@ class Encoder:
     def weights(self) -> dict[str, Tensor]:
         return load((self.path / "weights.safetensors").read_bytes())
 
-    @torch.no_grad()
-    def start(self, model: Classifier, texts: TokenLists) -> None:
-        """Copy the word vectors and the lowest LSTM layer into a classifier of the same shape.
+    @property
+    def document_vectors(self) -> Tensor | None:
+        """Of each word [vocabulary, size], 0 for padding; None if the pretraining left them out."""
+        return self.weights.get(DOCUMENT_VECTORS)
 
-        Args:
-            model: on the CPU.
-            texts: to train on; the branch for document vectors takes center and spread from them.
-        """
+    @torch.no_grad()
+    def start(self, model: Classifier) -> None:
+        """Copy the word vectors and the lowest LSTM layer into a classifier of the same shape, on the CPU."""
         model.embedding.weight.copy_(self.weights["embedding.weight"])
         prefix = "layer."
         layer = {name.removeprefix(prefix): value for name, value in self.weights.items() if name.startswith(prefix)}
         model.layers[0].load_state_dict(layer)
-        vectors = self.weights.get(DOCUMENT_VECTORS)
-        if vectors is not None:
-            average = model.average_of(vectors.clone())
-            batches = plan_batches(texts.lengths, batch_tokens=65_536)
-            average.standardise(torch.cat([average.means(torch.from_numpy(texts.pad(rows)[0])) for rows in batches]))
 
     def differs(self, recipe: Recipe) -> str | None:
         """Return the first setting in which a recipe asks for another vocabulary or shape, or None."""

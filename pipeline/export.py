@@ -12,7 +12,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.model import PAIR_FACTOR, Average, Classifier, LstmLayer, Wide
+from pipeline.model import PAIR_FACTOR, SMALLEST_NORM, Average, Classifier, LstmLayer, Wide
 
 OPSET, IR_VERSION = 20, 9  # what ONNX Runtime 1.24 and later all load
 LOWEST = np.float32(np.finfo(np.float32).min)
@@ -77,7 +77,7 @@ def build_graph(model: Classifier, *, metadata: dict[str, str] | None = None, ha
     if model.average is not None:
         logits = graph.add("Add", [logits, _average(graph, model.average, transposed)], "logits_with_average")
     if model.wide is not None:
-        logits = graph.add("Add", [logits, _wide(graph, model.wide, transposed)], "logits")
+        logits = graph.add("Add", [logits, _wide(graph, model.wide, "token_ids")], "logits")
     if model.multi_label:
         graph.add("Sigmoid", [logits], "probabilities")
     else:
@@ -220,35 +220,52 @@ def _lengths_by_row(graph: _Graph) -> str:
 
 
 def _wide(graph: _Graph, wide: Wide, token_ids: str) -> str:
-    """Add the linear branch over words and word pairs: token ids [time, batch] to logits [batch, classes]."""
-    graph.weight("wide_table", wide.table.weight)
+    """Add the linear branch over words and word pairs: token ids [batch, time] to logits [batch, classes].
+
+    All that a text has is sorted, so that what it has several times stands together and counts once.
+    """
+    graph.weight("wide_table", wide.table)
+    graph.weight("wide_squares", wide.squares)
+    graph.weight("wide_start", wide.start)
     for name, value in (("factor", PAIR_FACTOR), ("buckets", wide.buckets), ("offset", wide.vocabulary_size)):
         graph.weight(f"wide_{name}", np.array(value, dtype=np.int64))
     words = graph.add("Cast", [token_ids], "wide_words", to=TensorProto.INT64)
-    # The word before each word: one row of padding in front, the last row cut off.
-    graph.ints("wide_front", 1, 0, 0, 0)
-    graph.ints("wide_first", 0)
-    graph.ints("wide_but_last", -1)
-    graph.add("Pad", [words, "wide_front"], "wide_padded")
-    before = graph.add("Slice", ["wide_padded", "wide_first", "wide_but_last", graph.axis(0)], "wide_before")
+    before = _shifted(graph, words, "wide_before")
     graph.add("Mul", [before, "wide_factor"], "wide_product")
-    graph.add("Add", ["wide_product", words], "wide_pair")
-    graph.add("Mod", ["wide_pair", "wide_buckets"], "wide_bucket")
-    pairs = graph.add("Add", ["wide_bucket", "wide_offset"], "wide_pairs")
-    graph.weight("nothing", np.array(0, dtype=np.float32))
-    sums = []
-    for name, features in (("words", words), ("pairs", pairs)):
-        graph.add("Gather", ["wide_table", features], f"wide_{name}_logits")
-        graph.add("Where", ["inside", f"wide_{name}_logits", "nothing"], f"wide_{name}_inside")
-        summed = graph.add("ReduceSum", [f"wide_{name}_inside", graph.axis(0)], f"wide_{name}_sum", keepdims=0)
-        sums.append(summed)
-    total = graph.add("Add", sums, "wide_sum")
-    graph.add("Cast", ["lengths"], "wide_lengths", to=TensorProto.FLOAT)
-    graph.weight("two", np.array(2, dtype=np.float32))
-    graph.add("Mul", ["wide_lengths", "two"], "wide_features")
-    graph.add("Sqrt", ["wide_features"], "wide_norm")
+    graph.add("Add", ["wide_product", words], "wide_sum")
+    graph.add("Mod", ["wide_sum", "wide_buckets"], "wide_bucket")
+    graph.add("Add", ["wide_bucket", "wide_offset"], "wide_any_pair")
+    graph.add("Equal", [words, "zero"], "wide_outside")
+    graph.add("Where", ["wide_outside", "zero", "wide_any_pair"], "wide_pair")
+    graph.add("Concat", [words, "wide_pair"], "wide_unordered", axis=1)
+    graph.add("Shape", ["wide_unordered"], "wide_count", start=1, end=2)
+    graph.nodes.append(
+        helper.make_node(
+            "TopK", ["wide_unordered", "wide_count"], ["wide_ordered", "wide_order"], name="wide_ordered", axis=1
+        )
+    )
+    graph.add("Equal", ["wide_ordered", _shifted(graph, "wide_ordered", "wide_last")], "wide_repeated")
+    graph.add("Where", ["wide_repeated", "zero", "wide_ordered"], "wide_features")
+    features = graph.add("Transpose", ["wide_features"], "wide_features_first", perm=[1, 0])
+    graph.add("Gather", ["wide_table", features], "wide_found")  # row 0, of nothing, is 0
+    graph.add("ReduceSum", ["wide_found", graph.axis(0)], "wide_total", keepdims=0)
+    graph.add("Gather", ["wide_squares", features], "wide_square")
+    graph.add("ReduceSum", ["wide_square", graph.axis(0)], "wide_square_sum", keepdims=0)
+    graph.weight("wide_smallest", np.array(SMALLEST_NORM, dtype=np.float32))
+    graph.add("Max", ["wide_square_sum", "wide_smallest"], "wide_square_norm")
+    graph.add("Sqrt", ["wide_square_norm"], "wide_norm")
     graph.add("Unsqueeze", ["wide_norm", graph.axis(1)], "wide_divisor")
-    return graph.add("Div", [total, "wide_divisor"], "wide_logits")
+    graph.add("Div", ["wide_total", "wide_divisor"], "wide_mean")
+    return graph.add("Add", ["wide_mean", "wide_start"], "wide_logits")
+
+
+def _shifted(graph: _Graph, values: str, name: str) -> str:
+    """Return int64 [batch, time] values one place later, 0 in the first."""
+    graph.ints("front", 0, 1, 0, 0)
+    graph.ints("first", 0)
+    graph.ints("but_last", -1)
+    graph.add("Pad", [values, "front"], f"{name}_padded")
+    return graph.add("Slice", [f"{name}_padded", "first", "but_last", graph.axis(1)], name)
 
 
 def _checked(graph: _Graph, classes: int, metadata: dict[str, str]) -> onnx.ModelProto:

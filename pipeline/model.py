@@ -15,7 +15,7 @@ from pipeline.tokenizer import PADDING
 
 EMBEDDING_SPREAD = 0.1
 PAIR_FACTOR = 1_000_003  # a prime: spreads the pairs of frequent words over the buckets
-WIDE_NUMBERS = 2**23  # most numbers in the linear branch's table: 32 MiB, however many classes there are
+SMALLEST_NORM = 1e-6  # of a text none of whose words any training text had
 
 
 class LstmLayer(nn.Module):
@@ -67,6 +67,8 @@ def dropped(values: Tensor, share: float, random: torch.Generator | None) -> Ten
 class Classifier(nn.Module):
     """Embedding, LSTM layers, pooling over time, optional dense layers, one logit for each class.
 
+    Linear branches, where there are any, add their logits.
+
     Args:
         vocabulary_size: ids there are.
         classes: how many.
@@ -94,8 +96,8 @@ class Classifier(nn.Module):
             self.dense.append(nn.Linear(size, dense_size))
             size = dense_size
         self.output = nn.Linear(size, classes)
-        self.average: Average | None = None  # there once document vectors are, see average_of
-        self.wide = Wide(vocabulary_size, classes, config) if config.wide_buckets else None
+        self.average: Average | None = None  # the linear branches join once the LSTM is trained
+        self.wide: Wide | None = None
 
     def start_from(self, token_ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         """Take word vectors [words, embedding size] for some token ids [words] as the first ones."""
@@ -107,34 +109,34 @@ class Classifier(nn.Module):
         with torch.no_grad():
             self.embedding.weight[torch.from_numpy(token_ids)] = 0.0
 
-    def average_of(self, vectors: Tensor) -> "Average":
-        """Add a linear branch over the mean of fixed word vectors [vocabulary, size], and return it."""
-        self.average = Average(vectors, self.output.out_features)
-        return self.average
-
     def forward(self, token_ids: Tensor, lengths: Tensor, random: torch.Generator | None = None) -> Tensor:
         """Return logits [batch, classes].
 
         Args:
-            token_ids: int64 [batch, time], 0 past each row's length.
+            token_ids: integers [batch, time], 0 past each row's length.
             lengths: int64 [batch], each from 1 to time.
             random: where dropout comes from; without it nothing is dropped.
         """
+        return self.with_branches(self.lstm_logits(token_ids, lengths, random), token_ids)
+
+    def lstm_logits(self, token_ids: Tensor, lengths: Tensor, random: torch.Generator | None = None) -> Tensor:
+        """Return what the LSTM alone says, as `forward`."""
         mirror = mirrored_places(lengths, token_ids.shape[1])
         states = dropped(self.embedding(token_ids.t()), self.config.embedding_dropout, random)
         for number, layer in enumerate(self.layers):
             states = layer(dropped(states, self.config.layer_dropout, random) if number else states, mirror)
-        return self.logits(states, token_ids, lengths, random)
+        return self.read_out(states, lengths, random)
 
-    def logits(
-        self, states: Tensor, token_ids: Tensor, lengths: Tensor, random: torch.Generator | None = None
-    ) -> Tensor:
+    def read_out(self, states: Tensor, lengths: Tensor, random: torch.Generator | None = None) -> Tensor:
         """Return logits [batch, classes] from the last layer's states [time, batch, size]."""
         inside = torch.arange(len(states), device=states.device)[:, None] < lengths
-        total = self.head(self.pool(states, inside, lengths), random)
-        if self.average is not None:
-            total = total + self.average(token_ids, self.config.head_dropout, random)
-        return total if self.wide is None else total + self.wide(token_ids.t(), inside, lengths, random)
+        return self.head(self.pool(states, inside, lengths), random)
+
+    def with_branches(self, logits: Tensor, token_ids: Tensor) -> Tensor:
+        """Add what the linear branches say of token_ids [batch, time] to logits [batch, classes]."""
+        for branch in (self.average, self.wide):
+            logits = logits if branch is None else logits + branch(token_ids)
+        return logits
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return probabilities [batch, classes]: of each class by itself where a document can have several."""
@@ -182,34 +184,41 @@ def _normalise(norm: nn.BatchNorm1d, pooled: Tensor) -> Tensor:
 
 
 class Wide(nn.Module):
-    """A linear branch over words and hashed word pairs, whose logits are added to the LSTM's.
+    """A linear model over the words and hashed word pairs of a text, each counted once, rare ones for more.
 
-    What a linear model knows is so never lost (wide and deep: Cheng et al. 2016; hashed pairs: fastText,
-    Joulin et al. 2016). Gradients are sparse: a step costs what its batch touches, not the whole table.
+    Its weights come from a linear classifier of its own, see `pipeline.linear`; its logits are added to the LSTM's.
+    What a linear model knows is so never lost (wide and deep: Cheng et al. 2016; hashed pairs: Joulin et al. 2016).
+
+    Args:
+        vocabulary_size: ids there are.
+        classes: how many.
+        buckets: rows for word pairs.
     """
 
-    def __init__(self, vocabulary_size: int, classes: int, config: ModelConfig) -> None:
+    squares: Tensor
+
+    def __init__(self, vocabulary_size: int, classes: int, buckets: int) -> None:
         super().__init__()
-        self.vocabulary_size = vocabulary_size
-        self.buckets = min(config.wide_buckets, WIDE_NUMBERS // classes)
-        self.dropout = config.wide_dropout
-        self.table = nn.Embedding(vocabulary_size + self.buckets, classes, sparse=True)
-        nn.init.zeros_(self.table.weight)
+        self.vocabulary_size, self.buckets = vocabulary_size, buckets
+        features = vocabulary_size + buckets
+        self.table = nn.Parameter(torch.zeros(features, classes), requires_grad=False)
+        self.start = nn.Parameter(torch.zeros(classes), requires_grad=False)
+        self.register_buffer("squares", torch.zeros(features))  # of what each feature counts for
 
-    def forward(
-        self, token_ids: Tensor, inside: Tensor, lengths: Tensor, random: torch.Generator | None = None
-    ) -> Tensor:
-        """Return logits [batch, classes] of token_ids [time, batch]; `inside` is bool [time, batch]."""
+    def features(self, token_ids: Tensor) -> Tensor:
+        """Return what a text has, each once, int64 [batch, 2 x time], 0 for nothing, of token_ids [batch, time]."""
         words = token_ids.long()
-        before = torch.cat([torch.zeros_like(words[:1]), words[:-1]])  # the first word has padding before it
+        before = nn.functional.pad(words, (1, 0))[:, :-1]  # the first word has padding before it
         pairs = (before * PAIR_FACTOR + words) % self.buckets + self.vocabulary_size
-        weights = inside.to(self.table.weight.dtype)
-        total = self._sum(words, weights, random) + self._sum(pairs, weights, random)
-        return total / (2 * lengths[:, None]).sqrt()
+        ordered = torch.cat([words, pairs * (words != PADDING)], dim=1).sort(dim=1, descending=True).values
+        repeated = nn.functional.pad(ordered[:, 1:] == ordered[:, :-1], (1, 0))
+        return ordered * ~repeated
 
-    def _sum(self, features: Tensor, weights: Tensor, random: torch.Generator | None) -> Tensor:
-        kept = dropped(weights, self.dropout, random)
-        return (self.table(features) * kept[..., None]).sum(dim=0)
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """Return logits [batch, classes] of token_ids [batch, time]."""
+        features = self.features(token_ids)
+        norm = self.squares[features].sum(dim=1, keepdim=True).clamp(min=SMALLEST_NORM).sqrt()
+        return self.table[features].sum(dim=1) / norm + self.start
 
 
 class Average(nn.Module):
@@ -250,9 +259,9 @@ class Average(nn.Module):
         self.center.copy_(means.mean(dim=0))
         self.spread.copy_(means.std(dim=0, correction=0).clamp(min=1e-6))
 
-    def forward(self, token_ids: Tensor, dropout: float = 0.0, random: torch.Generator | None = None) -> Tensor:
+    def forward(self, token_ids: Tensor) -> Tensor:
         """Return logits [batch, classes] of token_ids [batch, time]."""
-        return self.output(dropped(self.standard(token_ids), dropout, random))
+        return self.output(self.standard(token_ids))
 
     def by_word(self) -> tuple[Tensor, Tensor]:
         """Return what each word adds to the logits [vocabulary, classes], before the mean, and what they start at."""
@@ -293,4 +302,4 @@ def packed_logits(model: Classifier, token_ids: Tensor, lengths: Tensor) -> Tens
     lstm.to(model.embedding.weight.dtype).load_state_dict(weights)
     packed = nn.utils.rnn.pack_padded_sequence(model.embedding(token_ids.t()), lengths.cpu(), enforce_sorted=False)
     states, _ = nn.utils.rnn.pad_packed_sequence(lstm(packed)[0], total_length=token_ids.shape[1])
-    return model.logits(states, token_ids, lengths)
+    return model.with_branches(model.read_out(states, lengths), token_ids)

@@ -14,7 +14,6 @@ from pipeline.workspace import check_name
 # What is searched, and between which values. A starting value outside of them is let in.
 SPACE: dict[str, BaseDistribution] = {
     "training.learning_rate": FloatDistribution(5e-4, 2e-2, log=True),
-    "training.wide_learning_rate": FloatDistribution(3e-3, 3e-1, log=True),
     "training.batch_size": CategoricalDistribution((16, 32, 64, 128)),
     "training.word_dropout": FloatDistribution(0.0, 0.4),
     "training.weight_decay": FloatDistribution(1e-4, 3e-1, log=True),
@@ -24,11 +23,9 @@ SPACE: dict[str, BaseDistribution] = {
     "model.hidden_size": CategoricalDistribution((64, 128, 256)),
     "model.pooling": CategoricalDistribution(("max", "mean", "attention")),
     "model.embedding_dropout": FloatDistribution(0.0, 0.6),
-    "model.wide_dropout": FloatDistribution(0.0, 0.7),
     "model.head_dropout": FloatDistribution(0.0, 0.7),
 }
 ENCODED = ("model.embedding_size", "model.hidden_size")
-WIDE_ONLY = ("training.wide_learning_rate", "model.wide_dropout")  # without effect where there is no wide branch
 DIGITS = 2  # significant ones, of a number that is sampled
 
 
@@ -110,8 +107,6 @@ def make_plan(
 def _not_searched(start: Recipe, *, embeddings: bool, encoder: bool) -> dict[str, str]:
     """Return why a field is not searched, by `section.field`."""
     reasons: dict[str, str] = {}
-    if not start.model.wide_buckets:
-        reasons |= dict.fromkeys(WIDE_ONLY, "this model has no linear branch")
     if start.training.class_balance == "try":
         reasons["training.class_balance"] = "every training tries all of its values"
     if embeddings:

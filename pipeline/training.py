@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.batching import plan_batches, shuffled_batches
+from pipeline.blending import Part
 from pipeline.config import TrainingConfig
 from pipeline.cores import Cores, generator
 from pipeline.errors import DeviceError
@@ -67,6 +68,7 @@ class TrainedModel:
     tokens_per_second: float
     device: str
     best_macro_f1: float
+    parts: Sequence[Part] = ()
     candidates: Sequence[Candidate] = ()
 
 
@@ -126,23 +128,16 @@ def _stalled(state: TrainingState, config: TrainingConfig) -> bool:
 
 
 class Trainer:
-    """The optimizers and what one step needs. A batch is shared out over the cores, a part of its rows to each."""
+    """The optimizer and what one step needs. A batch is shared out over the cores, a part of its rows to each."""
 
     def __init__(self, model: Classifier, train_set: TokenSet, config: TrainingConfig, cores: Cores) -> None:
         self.model, self.train_set, self.config, self.cores = model, train_set, config, cores
-        wide = list(model.wide.parameters()) if model.wide is not None else []
-        self.dense = [one for one in model.parameters() if not any(one is other for other in wide)]
-        self.parameters = [*self.dense, *wide]
+        self.parameters = list(model.parameters())
         groups = [
             {"params": parameters, "rate": config.learning_rate * config.layer_decay**depth, "thaws": thaw}
-            for depth, thaw, parameters in by_depth(model, self.dense, config.frozen_share)
+            for depth, thaw, parameters in by_depth(model, config.frozen_share)
         ]
-        self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
-        ]
-        if wide:
-            group = {"params": wide, "rate": config.wide_learning_rate, "thaws": 0.0}
-            self.optimizers.append(torch.optim.SparseAdam([group]))
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
         self.objective = Objective(train_set, model.multi_label, config, cores.device)
 
     def run_epoch(self, state: TrainingState, checkpoint: Path | None, progress: Progress | None) -> None:
@@ -182,12 +177,11 @@ class Trainer:
         results = self.cores.map(lambda part: self._gradients(*part, len(rows)), parts)
         for parameter, *gradients in zip(self.parameters, *(gradients for _, gradients in results), strict=True):
             parameter.grad = sum(gradients[1:], start=gradients[0])
-        nn.utils.clip_grad_norm_(self.dense, self.config.gradient_norm)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                awake = done >= group["thaws"]
-                group["lr"] = group["rate"] * schedule(self.config.schedule, done) if awake else 0.0
-            optimizer.step()
+        nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_norm)
+        for group in self.optimizer.param_groups:
+            awake = done >= group["thaws"]
+            group["lr"] = group["rate"] * schedule(self.config.schedule, done) if awake else 0.0
+        self.optimizer.step()
         return sum(loss for loss, _ in results)
 
     def _gradients(self, rows: np.ndarray, random: torch.Generator, of: int) -> tuple[float, Sequence[Tensor]]:
@@ -207,7 +201,7 @@ class Trainer:
         value = {
             "state": vars(state),
             "model": self.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizer": self.optimizer.state_dict(),
         }
         with atomic_path(path) as temporary:
             torch.save(value, temporary)
@@ -215,27 +209,27 @@ class Trainer:
     def load(self, path: Path) -> TrainingState:
         value: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         self.model.load_state_dict(value["model"])
-        for optimizer, state in zip(self.optimizers, value["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
+        self.optimizer.load_state_dict(value["optimizer"])
         return TrainingState(**value["state"])
 
 
-def by_depth(
-    model: Classifier, parameters: Sequence[nn.Parameter], frozen_share: float
-) -> list[tuple[int, float, list[nn.Parameter]]]:
+def by_depth(model: Classifier, frozen_share: float) -> list[tuple[int, float, list[nn.Parameter]]]:
     """Return parameters by layer, from the head (depth 0) down to the embedding, with the time at which each thaws.
 
     Slower rates for lower layers and gradual unfreezing are from Howard and Ruder (2018).
 
     Args:
         model: whose parameters they are.
-        parameters: those to sort.
         frozen_share: share of the training in which layers below the head thaw one by one.
     """
     layers: list[nn.Module] = [model.embedding, *model.layers]
     depth_of = {id(one): len(layers) - number for number, layer in enumerate(layers) for one in layer.parameters()}
     return [
-        (depth, frozen_share * depth / len(layers), [one for one in parameters if depth_of.get(id(one), 0) == depth])
+        (
+            depth,
+            frozen_share * depth / len(layers),
+            [one for one in model.parameters() if depth_of.get(id(one), 0) == depth],
+        )
         for depth in range(len(layers) + 1)
     ]
 

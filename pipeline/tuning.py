@@ -20,13 +20,13 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.pruners import MedianPruner
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline import build
-from pipeline.build import Prepared, Start
+from pipeline.candidates import fit, forget_checkpoints
 from pipeline.config import Recipe
 from pipeline.corpus import TRAIN
 from pipeline.encoder import named_encoder
 from pipeline.figures import tuning_trials
 from pipeline.files import atomic_path, value_digest
+from pipeline.preparation import Prepared, Start, prepare
 from pipeline.search_space import Plan, changed, value_of
 from pipeline.study import START, opened
 from pipeline.training import OnEpoch, Progress, enough_epochs
@@ -121,7 +121,7 @@ def search(workspace: Workspace, plan: Plan, progress: Progress | None = None) -
     workspace.prepare()
     encoder = named_encoder(workspace, plan.encoder, plan.start) if plan.encoder else None
     start = Start(plan.embeddings, encoder, plan.teacher)
-    prepared = build.prepare(workspace, plan.start, plan.batches, start)
+    prepared = prepare(workspace, plan.start, plan.batches, start)
     with opened(workspace.tuning_of(plan.name), plan, _facts(plan, prepared)) as study:
         return _Run(workspace, plan, prepared, study, progress).to_the_end()
 
@@ -179,7 +179,7 @@ class _Run:
         recipe = self._recipe(trial)
         return Trial(
             number=number,
-            score=max([*trial.intermediate_values.values(), *(trial.values or ())], default=None),
+            score=max(trial.values or trial.intermediate_values.values(), default=None),
             epochs=trial.last_step or 0,
             seconds=trial.duration.total_seconds(),
             pruned=trial.state == TrialState.PRUNED,
@@ -201,12 +201,12 @@ class _Run:
         trial = self.study.ask(self.plan.space)
         recipe, place = self._recipe(trial), Workspace(self.folder)
         try:
-            trained = build.fit(place, self.prepared, recipe, self._inside(), on_epoch=_pruning(trial, recipe))
+            trained = fit(place, self.prepared, recipe, self._inside(), on_epoch=_pruning(trial, recipe))
         except (optuna.TrialPruned, torch.OutOfMemoryError):  # too large for this GPU is a bad choice, like a low score
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
             self.study.tell(trial, trained.best_macro_f1)
-        build.forget_checkpoints(place, self.prepared, recipe)
+        forget_checkpoints(place, self.prepared, recipe)
         self._conclude()
 
     def _inside(self) -> Progress:

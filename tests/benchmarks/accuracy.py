@@ -23,12 +23,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.build import Start, assess, fit, prepare
+from pipeline.build import assess
+from pipeline.candidates import fit
 from pipeline.config import IngestConfig, Recipe, load_recipe
 from pipeline.corpus import TEST, TRAIN, VALIDATION
 from pipeline.encoder import pretrain_encoder
 from pipeline.evaluation import macro_f1
 from pipeline.ingest import ingest
+from pipeline.preparation import Start, prepare
 from pipeline.workspace import Workspace
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -151,6 +153,7 @@ class Run:
     pretraining_minutes: float
     perplexity: float | None
     candidates: list[dict[str, Any]]
+    parts: list[dict[str, Any]]
 
 
 def runs(name: str, options: argparse.Namespace) -> Iterator[Run]:
@@ -180,6 +183,7 @@ def runs(name: str, options: argparse.Namespace) -> Iterator[Run]:
                 (encoder.settings["seconds"] if encoder else between - started) / 60,
                 encoder.settings["perplexity"] if encoder else None,
                 metrics["candidates"],
+                metrics["parts"],
             )
 
 
@@ -226,6 +230,8 @@ def main() -> None:
             found.append(run)
             for candidate in run.candidates:
                 print(f"  {candidate['name']}: validation {candidate['best_macro_f1']:.4f}", flush=True)
+            for part in run.parts:
+                print(f"  {part['name']}: {part['macro_f1']:.4f} alone, weight {part['weight']:.2f}", flush=True)
         print(row(name, found, options), flush=True)
 
 

@@ -109,7 +109,7 @@ def test_the_report_for_the_ui_holds_the_picture_and_what_mattered(
 ) -> None:
     run("ingest", "weather.jsonl")
     capsys.readouterr()
-    rates = ["training.learning_rate", "training.wide_learning_rate"]
+    rates = ["training.learning_rate", "training.word_dropout"]
     found = search(Workspace(home / "workspace"), make_plan(settings=SMALL[1::2], only=rates, trials=12))
     report = tuning_report(found, pictures=True)
     assert "![trials](data:image/png;base64," in report

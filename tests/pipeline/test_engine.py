@@ -21,7 +21,7 @@ NVIDIA L4, 580.65.06, 23034, GPU-ccc
 
 @pytest.fixture
 def model_path(tmp_path: Path) -> Path:
-    onnx.save(build_graph(trained_model(wide_buckets=101)), tmp_path / "model.onnx")
+    onnx.save(build_graph(trained_model(wide=101)), tmp_path / "model.onnx")
     return tmp_path / "model.onnx"
 
 

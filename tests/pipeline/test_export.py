@@ -12,7 +12,7 @@ import torch
 from pipeline.batching import TokenLists
 from pipeline.config import ModelConfig, load_recipe
 from pipeline.export import build_graph
-from pipeline.model import Classifier
+from pipeline.model import Average, Classifier, Wide
 from pipeline.parity import TOLERANCE, prove_parity
 from pipeline.tokens import TokenSet
 
@@ -28,19 +28,22 @@ def ragged_texts(count: int = 40, longest: int = 30) -> TokenSet:
     )
 
 
-def trained_model(*, multi_label: bool = False, average: bool = False, **config: object) -> Classifier:
+def trained_model(*, multi_label: bool = False, average: bool = False, wide: int = 0, **config: object) -> Classifier:
     """A model with large weights and moving batch statistics, as after training; dropout at its defaults."""
     torch.manual_seed(1)
-    settings = {"embedding_size": 8, "hidden_size": 12, "wide_buckets": 0, **config}
+    settings = {"embedding_size": 8, "hidden_size": 12, **config}
     model = Classifier(VOCABULARY, CLASSES, ModelConfig.model_validate(settings), multi_label=multi_label)
-    if average:
-        model.average_of(torch.randn(VOCABULARY, 5))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3)
-        if model.wide is not None:
-            model.wide.table.weight.normal_()
-        if model.average is not None:
+        if wide:
+            model.wide = Wide(VOCABULARY, CLASSES, wide)
+            model.wide.table[1:].normal_()
+            model.wide.start.normal_()
+            model.wide.squares[1:].uniform_(1, 9)
+        if average:
+            model.average = Average(torch.randn(VOCABULARY, 5), CLASSES)
+            model.average.vectors[0] = 0.0
             model.average.output.weight.normal_()
             model.average.standardise(torch.randn(9, 5))
         if model.norm is not None:
@@ -54,8 +57,8 @@ def trained_model(*, multi_label: bool = False, average: bool = False, **config:
     [
         {},
         {"batch_norm": True, "dense_sizes": (7, 5)},
-        {"wide_buckets": 101},
-        {"wide_buckets": 101, "average": True, "multi_label": True},
+        {"wide": 101},
+        {"wide": 101, "average": True, "multi_label": True},
     ],
     ids=["plain", "norm+dense", "wide", "wide+average+several"],
 )

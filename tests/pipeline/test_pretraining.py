@@ -10,7 +10,8 @@ import torch
 from conftest import tiny_recipe, weather_rows
 from torch import nn
 
-from pipeline.build import Start, build, fit, prepare
+from pipeline.build import build
+from pipeline.candidates import fit
 from pipeline.config import Recipe, override
 from pipeline.cores import Cores, generator
 from pipeline.corpus import TRAIN
@@ -19,6 +20,7 @@ from pipeline.errors import ModelError, TrainingDataError
 from pipeline.language_model import DocumentModel, LanguageModel, WordSampler, exact_loss, sampled_loss
 from pipeline.parity import prove_parity
 from pipeline.pieces import build_pieces, cut
+from pipeline.preparation import Start, prepare
 from pipeline.pretraining import Plan, Pretrained, perplexity, pretrain
 from pipeline.workspace import Batch, Workspace
 

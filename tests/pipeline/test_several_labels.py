@@ -12,10 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import tiny_recipe, weather_rows
 
-from pipeline.build import Start, build, fit, prepare
+from pipeline.build import build
+from pipeline.candidates import fit
 from pipeline.config import Recipe, ScoringConfig, override
 from pipeline.corpus import TEST, TRAIN, VALIDATION
 from pipeline.errors import InputError, TrainingDataError
+from pipeline.preparation import Start, prepare
 from pipeline.schemas import LABELS
 from pipeline.scorer import Scorer
 from pipeline.scoring import score_batch

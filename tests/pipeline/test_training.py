@@ -8,12 +8,12 @@ import torch
 from conftest import tiny_recipe, weather_rows
 
 from pipeline.batching import TokenLists
-from pipeline.build import Prepared, prepare
 from pipeline.config import Recipe
 from pipeline.corpus import TRAIN, VALIDATION
 from pipeline.errors import DeviceError
 from pipeline.model import Classifier
 from pipeline.objective import class_weights
+from pipeline.preparation import Prepared, prepare
 from pipeline.tokens import TokenSet
 from pipeline.training import (
     TrainedModel,
@@ -28,7 +28,7 @@ from pipeline.training import (
 from pipeline.workspace import Batch, Workspace
 
 CPU = torch.device("cpu")
-GOLDEN_LOSS = 0.6536
+GOLDEN_LOSS = 0.6801
 
 
 @pytest.fixture
@@ -193,13 +193,13 @@ def test_a_frozen_layer_does_not_move_until_it_thaws(prepared: Prepared) -> None
     train(model, *sets, recipe.training, device=CPU)
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert "embedding.weight" not in moved
-    assert {"output.weight", "wide.table.weight"} <= moved
+    assert "output.weight" in moved
 
 
 def test_parts_of_a_batch_on_several_cores_add_up_to_the_whole(prepared: Prepared) -> None:
     """Without dropout, what two cores learn from a batch is what one learns, but for rounding."""
-    recipe = tiny_recipe(word_dropout=0.0, epochs=1, batch_size=32, learning_rate=0.001, wide_learning_rate=0.001)
-    still = {"embedding_dropout": 0.0, "head_dropout": 0.0, "wide_dropout": 0.0}
+    recipe = tiny_recipe(word_dropout=0.0, epochs=1, batch_size=32, learning_rate=0.001)
+    still = {"embedding_dropout": 0.0, "head_dropout": 0.0}
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=still)})
     alone = fit(prepared, recipe)
     torch.set_num_threads(2)

@@ -15,10 +15,12 @@ from conftest import weather_rows
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from pipeline import build
+from pipeline import tuning
+from pipeline.candidates import fit
 from pipeline.config import Recipe, load_recipe
 from pipeline.errors import ConfigError, WorkspaceError
 from pipeline.figures import tuning_trials
+from pipeline.preparation import Prepared, prepare
 from pipeline.search_space import SPACE, Plan, changed, make_plan, nearest, value_of
 from pipeline.study import ATTEMPTS, opened
 from pipeline.tuning import Tuning, search
@@ -33,6 +35,7 @@ RATE = "training.learning_rate"
 FACTS = {"documents": "these"}
 RUN = """
 import sys
+from pipeline.preparation import Prepared, prepare
 from pipeline.search_space import make_plan
 from pipeline.tuning import search
 from pipeline.workspace import Workspace
@@ -68,8 +71,8 @@ def test_the_first_trial_is_the_start_and_the_preset_trains_to_the_best_score(wo
     assert found.preset == workspace.root / "presets" / "small.toml"
     recipe = load_recipe(str(found.preset))
     assert recipe == found.best.recipe
-    again = build.fit(workspace, build.prepare(workspace, recipe), recipe)
-    assert max(entry["validation_macro_f1"] for entry in again.history) == found.best.score
+    again = fit(workspace, prepare(workspace, recipe), recipe)
+    assert again.best_macro_f1 == found.best.score
 
 
 def test_a_preset_says_where_it_comes_from_and_only_what_differs_from_the_default(workspace: Workspace) -> None:
@@ -194,14 +197,12 @@ def test_a_trial_that_falls_behind_is_pruned_and_leaves_no_checkpoint(
 def test_settings_that_need_too_much_memory_are_a_trial_without_a_score(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fit = build.fit
-
-    def small_gpu(place: Workspace, prepared: build.Prepared, recipe: Recipe, *args: Any, **named: Any) -> Any:
+    def small_gpu(place: Workspace, prepared: Prepared, recipe: Recipe, *args: Any, **named: Any) -> Any:
         if recipe.model.hidden_size > 64:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return fit(place, prepared, recipe, *args, **named)
 
-    monkeypatch.setattr(build, "fit", small_gpu)
+    monkeypatch.setattr(tuning, "fit", small_gpu)
     settings = [text for text in SMALL if "hidden_size" not in text] + ["model.wide_buckets=0"]
     plan = make_plan(settings=settings, only=["model.hidden_size"])
     found = search(workspace, plan)
@@ -239,10 +240,9 @@ def test_every_searched_setting_exists_and_takes_all_its_values() -> None:
 
 @pytest.mark.parametrize("preset", ["default", "imdb-lstm100", "keras-lstm64", "stacked-lstm128"])
 def test_a_search_can_start_from_any_preset(preset: str) -> None:
-    """Values outside the usual ones are let in; settings without effect are left out."""
+    """Values outside the usual ones are let in."""
     plan = make_plan(preset=preset)
-    wide = plan.start.model.wide_buckets > 0
-    assert ("model.wide_dropout" in plan.space) == ("training.wide_learning_rate" in plan.space) == wide
+    assert set(plan.space) == set(SPACE)
     for field, value in nearest(plan).items():
         distribution = plan.space[field]
         assert distribution._contains(distribution.to_internal_repr(value))
@@ -259,7 +259,6 @@ def test_what_is_fixed_is_not_searched() -> None:
     [
         ({"only": ["training.epochs"]}, "--only 'training.epochs': not a setting that can be searched; there are: tr"),
         ({"only": [RATE], "settings": [f"{RATE}=0.1"]}, f"--only '{RATE}': cannot be searched, because --set fixes it"),
-        ({"only": ["model.wide_dropout"], "settings": ["model.wide_buckets=0"]}, "this model has no linear branch"),
         ({"only": ["model.embedding_size"], "embeddings": "x.txt"}, "the word vectors fix it"),
         ({"settings": [f"{field}={value_of(Recipe(), field)}" for field in SPACE]}, "leave one of them free"),
         ({"trials": 0}, "--trials 0: a search needs at least one"),

@@ -30,7 +30,7 @@ def report(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("pooling", ["last", "max", "mean", "attention"])
 @pytest.mark.parametrize("layers", [1, 2])
 def test_variants_are_written_and_measured_beside_fp32(tmp_path: Path, pooling: str, layers: int) -> None:
-    model = trained_model(pooling=pooling, layers=layers, wide_buckets=101)
+    model = trained_model(pooling=pooling, layers=layers, wide=101)
     onnx.save(build_graph(model), tmp_path / FILES["fp32"])
     write_variants(tmp_path, model, ragged_texts(300), {"labels": "a\nb\nc"})
     facts = read_json(tmp_path / "variants.json")
@@ -52,7 +52,7 @@ def test_variants_are_written_and_measured_beside_fp32(tmp_path: Path, pooling: 
 @pytest.mark.parametrize("pooling", ["last", "max", "mean", "attention"])
 def test_the_half_precision_graph_computes_the_same_model(pooling: str, bidirectional: bool) -> None:
     """No CPU runs an LSTM in half precision, so its rounded weights are run in single precision here."""
-    model = trained_model(pooling=pooling, layers=2, bidirectional=bidirectional, wide_buckets=101)
+    model = trained_model(pooling=pooling, layers=2, bidirectional=bidirectional, wide=101)
     half = build_graph(model, half=True)
     halved = {weight.name for weight in half.graph.initializer if weight.data_type == TensorProto.FLOAT16}
     assert halved == {"embedding", *(f"lstm{layer}_{kind}" for layer in (0, 1) for kind in "WRB")}

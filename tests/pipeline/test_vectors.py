@@ -7,9 +7,11 @@ import pytest
 from conftest import tiny_recipe, weather_rows
 
 from flows.report import model_report
-from pipeline.build import Start, build, fit, prepare
+from pipeline.build import build
+from pipeline.candidates import fit
 from pipeline.errors import InputError
 from pipeline.model import EMBEDDING_SPREAD
+from pipeline.preparation import Start, prepare
 from pipeline.tokenizer import RESERVED
 from pipeline.vectors import read_vectors
 from pipeline.workspace import Batch, Workspace

@@ -1,0 +1,221 @@
+"""The trainings among which the validation split chooses; mostly there is only one."""
+
+import copy
+import logging
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.blending import AVERAGE, LSTM, WIDE, blend
+from pipeline.config import Recipe, TrainingConfig
+from pipeline.cores import Cores
+from pipeline.corpus import TRAIN, VALIDATION
+from pipeline.evaluation import standard_error
+from pipeline.files import value_digest
+from pipeline.linear import fit_average, fit_wide, known
+from pipeline.model import EMBEDDING_SPREAD, Average, Classifier, Wide
+from pipeline.preparation import Prepared
+from pipeline.tokenizer import RESERVED
+from pipeline.tokens import TokenSet
+from pipeline.training import Candidate, OnEpoch, Progress, TrainedModel, choose_device, measure, train
+from pipeline.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+BALANCES = {"none": "", "weights": "class weights", "sampling": "balanced sampling"}
+LINEAR_ALONE = "linear branches alone"
+FEW_TEXTS = 2_000  # labelled ones, up to which an LSTM beside document vectors may do more harm than good
+CLEARLY = 2.0  # standard errors
+
+
+def fit(
+    workspace: Workspace,
+    prepared: Prepared,
+    recipe: Recipe,
+    progress: Progress | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> TrainedModel:
+    """Train a model; a run that was killed goes on from its last checkpoint.
+
+    Where the settings leave a choice open (with or without pretraining, how classes are balanced), each is trained
+    and the validation split chooses. The linear branches are fitted by themselves, and how much each branch has to
+    say is weighed on the validation split too.
+
+    Raises:
+        DeviceError: the requested device is not there.
+    """
+    device = choose_device(recipe.training.device)
+    sets = prepared.read(TRAIN), prepared.read(VALIDATION)
+    linear = _LinearBranches(prepared, recipe, sets[0])
+    runs = _trials(prepared, recipe)
+    trained = []
+    for number, trial in enumerate(runs):
+        model = _new_model(prepared, recipe, sets[0], pretrained=trial.pretrained)
+        logger.info(
+            "training %son %s: %s texts, %s classes, %s parameters",
+            f"{trial.name} " if len(runs) > 1 else "",
+            device.type,
+            f"{prepared.corpus.counts['train']:,}",
+            len(prepared.corpus.labels),
+            f"{model.parameter_count():,}",
+        )
+        alone = train(
+            model,
+            *sets,
+            trial.config,
+            device=device,
+            checkpoint=_checkpoint(workspace, prepared, recipe, trial),
+            progress=_part_of(progress, trial.name, number, len(runs)),
+            on_epoch=on_epoch,
+        )
+        linear.join(model, trial.config)
+        trained.append(_weighed(alone, sets[1], (LSTM, WIDE, AVERAGE)))
+    names, best = [trial.name for trial in runs], max(trained, key=lambda one: one.best_macro_f1)
+    simple = _linear_alone(prepared, recipe, sets, linear)
+    if simple is not None:
+        names, trained = [*names, LINEAR_ALONE], [*trained, simple]
+        # An epoch chosen among many by few texts looks better than it is: it has to be so clearly.
+        lead = best.best_macro_f1 - simple.best_macro_f1
+        if lead <= CLEARLY * standard_error(simple.best_macro_f1, len(sets[1])):
+            best = simple
+    if len(trained) == 1:
+        return best
+    return replace(
+        best,
+        candidates=[
+            Candidate(name, one.history, one.best_macro_f1, one.seconds, one is best)
+            for name, one in zip(names, trained, strict=True)
+        ],
+    )
+
+
+@dataclass
+class _LinearBranches:
+    """The linear branches there are to be, each fitted when it is first asked for."""
+
+    prepared: Prepared
+    recipe: Recipe
+    texts: TokenSet
+    _fitted: dict[bool, tuple[Wide | None, Average | None]] = field(default_factory=dict)
+
+    def join(self, model: Classifier, config: TrainingConfig) -> None:
+        """Give a model branches of its own."""
+        balanced = config.class_balance in ("weights", "sampling")
+        if balanced not in self._fitted:
+            self._fitted[balanced] = self._fit(model.multi_label, balanced)
+        model.wide, model.average = copy.deepcopy(self._fitted[balanced])
+
+    def _fit(self, multi_label: bool, balanced: bool) -> tuple[Wide | None, Average | None]:
+        wide, average, buckets = None, None, self.recipe.model.wide_buckets
+        if buckets:
+            size = self.prepared.cache.tokenizer.size
+            wide = fit_wide(self.texts, size, buckets, multi_label=multi_label, balanced=balanced)
+        vectors = self.prepared.encoder.document_vectors if self.prepared.encoder else None
+        if vectors is not None:
+            average = fit_average(vectors, self.texts, multi_label=multi_label, balanced=balanced)
+        return wide, average
+
+
+def _weighed(trained: TrainedModel, validation: TokenSet, branches: tuple[str, ...]) -> TrainedModel:
+    """Return a trained model whose branches are weighed on the validation split."""
+    started = time.monotonic()
+    with Cores(torch.device("cpu")) as cores:
+        blended = blend(trained.model, validation, cores, branches)
+    return replace(
+        trained,
+        best_macro_f1=blended.macro_f1,
+        parts=blended.parts,
+        seconds=trained.seconds + time.monotonic() - started,
+    )
+
+
+def _linear_alone(
+    prepared: Prepared, recipe: Recipe, sets: tuple[TokenSet, TokenSet], linear: _LinearBranches
+) -> TrainedModel | None:
+    """Return a model whose LSTM is silent, where labels are few and document vectors know more than they."""
+    if prepared.encoder is None or not 0 < len(known(sets[0])) <= FEW_TEXTS:
+        return None
+    model = _new_model(prepared, recipe, sets[0], pretrained=False).eval()
+    linear.join(model, recipe.training)
+    if model.average is None:
+        return None
+    with torch.no_grad():
+        model.output.weight.zero_()
+        model.output.bias.zero_()
+    found = TrainedModel(
+        model=model, history=[], best_epoch=0, seconds=0.0, tokens_per_second=0.0, device="cpu", best_macro_f1=0.0
+    )
+    found = _weighed(found, sets[1], (WIDE, AVERAGE))
+    with Cores(torch.device("cpu")) as cores:
+        entry = {"epoch": 0, "train_loss": measure(model, sets[0], cores)["validation_loss"]}
+        return replace(found, history=[{**entry, **measure(model, sets[1], cores)}])
+
+
+@dataclass(frozen=True)
+class _Trial:
+    name: str
+    config: TrainingConfig
+    pretrained: bool
+
+
+def _trials(prepared: Prepared, recipe: Recipe) -> list[_Trial]:
+    """Return the trainings among which the validation split is to choose; mostly there is only one."""
+    wanted = recipe.training.class_balance
+    balances = list(BALANCES) if wanted == "try" else [wanted]
+    starts = [True] if prepared.encoder else [False]
+    if prepared.encoder and recipe.training.compare_scratch:
+        starts.append(False)
+    return [
+        _Trial(
+            ", ".join(filter(None, ["pretrained" if pretrained else "from scratch", BALANCES[balance]])),
+            recipe.training.model_copy(
+                update={
+                    "class_balance": balance,
+                    **({} if pretrained else {"layer_decay": 1.0, "frozen_share": 0.0}),
+                }
+            ),
+            pretrained,
+        )
+        for pretrained in starts
+        for balance in balances
+    ]
+
+
+def _new_model(prepared: Prepared, recipe: Recipe, texts: TokenSet, *, pretrained: bool) -> Classifier:
+    torch.manual_seed(recipe.training.seed)
+    corpus, size = prepared.corpus, prepared.cache.tokenizer.size
+    model = Classifier(size, len(corpus.labels), recipe.model, multi_label=corpus.multi_label)
+    if prepared.vectors is not None:
+        model.start_from(prepared.vectors.numbers + RESERVED, prepared.vectors.scaled(EMBEDDING_SPREAD))
+    if prepared.encoder is not None:
+        if pretrained:
+            prepared.encoder.start(model)
+        else:
+            model.silence(np.flatnonzero(np.bincount(texts.tokens.values, minlength=size) == 0))
+    return model
+
+
+def _part_of(progress: Progress | None, name: str, number: int, of: int) -> Progress | None:
+    """Return a progress for one of several trainings, which tells its share of the whole."""
+    if progress is None or of == 1:
+        return progress
+    return lambda share, line: progress((number + share) / of, f"{name}: {line}")
+
+
+def _checkpoint(workspace: Workspace, prepared: Prepared, recipe: Recipe, trial: _Trial) -> Path:
+    decided = value_digest(
+        [prepared.cache.fingerprint, recipe.model_dump(mode="json", exclude={"tokenizer", "pretraining"}), trial.name]
+        + ([prepared.vectors.digest] if prepared.vectors else [])
+        + ([prepared.teacher.digest] if prepared.teacher else [])
+        + ([prepared.encoder.name] if prepared.encoder else [])
+    )
+    return workspace.checkpoint_of(decided[:16])
+
+
+def forget_checkpoints(workspace: Workspace, prepared: Prepared, recipe: Recipe) -> None:
+    """Remove what a training kept to go on from, once its result is safe or not wanted."""
+    for trial in _trials(prepared, recipe):
+        _checkpoint(workspace, prepared, recipe, trial).unlink(missing_ok=True)
