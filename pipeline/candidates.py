@@ -142,9 +142,7 @@ def _linear_alone(
     linear.join(model, recipe.training)
     if model.average is None:
         return None
-    with torch.no_grad():
-        model.output.weight.zero_()
-        model.output.bias.zero_()
+    model.silence_lstm()
     found = TrainedModel(
         model=model, history=[], best_epoch=0, seconds=0.0, tokens_per_second=0.0, device="cpu", best_macro_f1=0.0
     )

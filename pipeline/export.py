@@ -64,6 +64,23 @@ def build_graph(model: Classifier, *, metadata: dict[str, str] | None = None, ha
             the probabilities stay in single precision.
     """
     graph = _Graph(half=half)
+    graph.weight("zero", np.array(0, dtype=np.int64))
+    # A silent LSTM would cost nearly all of the time and change nothing.
+    branches = [] if model.lstm_is_silent and (model.average or model.wide) else [_recurrent(graph, model)]
+    if model.average is not None:
+        branches.append(_average(graph, model.average))
+    if model.wide is not None:
+        branches.append(_wide(graph, model.wide))
+    logits = graph.add("Sum", branches, "logits")
+    if model.multi_label:
+        graph.add("Sigmoid", [logits], "probabilities")
+    else:
+        graph.add("Softmax", [logits], "probabilities", axis=-1)
+    return _checked(graph, model.output.out_features, metadata or {})
+
+
+def _recurrent(graph: _Graph, model: Classifier) -> str:
+    """Add embedding, LSTM, pooling and head, logits [batch, classes]."""
     _mask(graph)
     transposed = graph.add("Transpose", ["token_ids"], "token_ids_by_time", perm=[1, 0])
     graph.recurrent_weight("embedding", model.embedding.weight)
@@ -73,23 +90,13 @@ def build_graph(model: Classifier, *, metadata: dict[str, str] | None = None, ha
         # A layer's inputs are as wide as the outputs of the one below.
         inputs = states if number == 0 else _by_row(graph, f"lstm{number - 1}", states, layer.forwards.input_size)
         states, last = _lstm(graph, f"lstm{number}", layer, inputs)
-    logits = _head(graph, model, _pool(graph, model, graph.in_single(states), graph.in_single(last)))
-    if model.average is not None:
-        logits = graph.add("Add", [logits, _average(graph, model.average, transposed)], "logits_with_average")
-    if model.wide is not None:
-        logits = graph.add("Add", [logits, _wide(graph, model.wide, "token_ids")], "logits")
-    if model.multi_label:
-        graph.add("Sigmoid", [logits], "probabilities")
-    else:
-        graph.add("Softmax", [logits], "probabilities", axis=-1)
-    return _checked(graph, model.output.out_features, metadata or {})
+    return _head(graph, model, _pool(graph, model, graph.in_single(states), graph.in_single(last)))
 
 
 def _mask(graph: _Graph) -> None:
     """Add `inside`, bool [time, batch, 1]: where a row has a token."""
     graph.add("Shape", ["token_ids"], "time_axis", start=1, end=2)
     graph.add("Squeeze", ["time_axis"], "time")
-    graph.weight("zero", np.array(0, dtype=np.int64))
     graph.weight("one", np.array(1, dtype=np.int64))
     graph.add("Range", ["zero", "time", "one"], "places")
     graph.ints("column", -1, 1)
@@ -197,17 +204,22 @@ def _head(graph: _Graph, model: Classifier, pooled: str) -> str:
     return _linear(graph, "output", model.output, vectors)
 
 
-def _average(graph: _Graph, average: Average, token_ids: str) -> str:
-    """Add the linear branch over mean word vectors: token ids [time, batch] to logits [batch, classes].
+def _average(graph: _Graph, average: Average) -> str:
+    """Add the linear branch over mean word vectors, logits [batch, classes].
 
     The mean of vectors, then linear, is the mean of what each word adds: one small table instead of the vectors.
     """
     by_word, start = average.by_word()
     graph.weight("average_table", by_word)
     graph.weight("average_start", start)
-    graph.add("Gather", ["average_table", token_ids], "average_words")  # padding adds nothing
-    graph.add("ReduceSum", ["average_words", graph.axis(0)], "average_sum", keepdims=0)
-    graph.add("Div", ["average_sum", _lengths_by_row(graph)], "average_mean")
+    words = _distinct(graph, _words(graph), "average_words")
+    graph.add("Gather", ["average_table", words], "average_found")  # padding adds nothing
+    graph.add("ReduceSum", ["average_found", graph.axis(0)], "average_sum", keepdims=0)
+    graph.add("Greater", [words, "zero"], "average_there")
+    graph.add("Cast", ["average_there"], "average_ones", to=TensorProto.FLOAT)
+    graph.add("ReduceSum", ["average_ones", graph.axis(0)], "average_count", keepdims=0)
+    graph.add("Unsqueeze", ["average_count", graph.axis(1)], "average_divisor")
+    graph.add("Div", ["average_sum", "average_divisor"], "average_mean")
     return graph.add("Add", ["average_mean", "average_start"], "average_logits")
 
 
@@ -219,17 +231,14 @@ def _lengths_by_row(graph: _Graph) -> str:
     return "lengths_by_row"
 
 
-def _wide(graph: _Graph, wide: Wide, token_ids: str) -> str:
-    """Add the linear branch over words and word pairs: token ids [batch, time] to logits [batch, classes].
-
-    All that a text has is sorted, so that what it has several times stands together and counts once.
-    """
+def _wide(graph: _Graph, wide: Wide) -> str:
+    """Add the linear branch over words and word pairs, logits [batch, classes]."""
     graph.weight("wide_table", wide.table)
     graph.weight("wide_squares", wide.squares)
     graph.weight("wide_start", wide.start)
     for name, value in (("factor", PAIR_FACTOR), ("buckets", wide.buckets), ("offset", wide.vocabulary_size)):
         graph.weight(f"wide_{name}", np.array(value, dtype=np.int64))
-    words = graph.add("Cast", [token_ids], "wide_words", to=TensorProto.INT64)
+    words = _words(graph)
     before = _shifted(graph, words, "wide_before")
     graph.add("Mul", [before, "wide_factor"], "wide_product")
     graph.add("Add", ["wide_product", words], "wide_sum")
@@ -238,15 +247,7 @@ def _wide(graph: _Graph, wide: Wide, token_ids: str) -> str:
     graph.add("Equal", [words, "zero"], "wide_outside")
     graph.add("Where", ["wide_outside", "zero", "wide_any_pair"], "wide_pair")
     graph.add("Concat", [words, "wide_pair"], "wide_unordered", axis=1)
-    graph.add("Shape", ["wide_unordered"], "wide_count", start=1, end=2)
-    graph.nodes.append(
-        helper.make_node(
-            "TopK", ["wide_unordered", "wide_count"], ["wide_ordered", "wide_order"], name="wide_ordered", axis=1
-        )
-    )
-    graph.add("Equal", ["wide_ordered", _shifted(graph, "wide_ordered", "wide_last")], "wide_repeated")
-    graph.add("Where", ["wide_repeated", "zero", "wide_ordered"], "wide_features")
-    features = graph.add("Transpose", ["wide_features"], "wide_features_first", perm=[1, 0])
+    features = _distinct(graph, "wide_unordered", "wide_features")
     graph.add("Gather", ["wide_table", features], "wide_found")  # row 0, of nothing, is 0
     graph.add("ReduceSum", ["wide_found", graph.axis(0)], "wide_total", keepdims=0)
     graph.add("Gather", ["wide_squares", features], "wide_square")
@@ -257,6 +258,28 @@ def _wide(graph: _Graph, wide: Wide, token_ids: str) -> str:
     graph.add("Unsqueeze", ["wide_norm", graph.axis(1)], "wide_divisor")
     graph.add("Div", ["wide_total", "wide_divisor"], "wide_mean")
     return graph.add("Add", ["wide_mean", "wide_start"], "wide_logits")
+
+
+def _distinct(graph: _Graph, values: str, name: str) -> str:
+    """Return each value of a row once, [batch, number] to [number, batch], 0 instead of repetitions.
+
+    Sorted, what a row has several times stands together.
+    """
+    graph.add("Shape", [values], f"{name}_count", start=1, end=2)
+    ordered = f"{name}_ordered"
+    graph.nodes.append(
+        helper.make_node("TopK", [values, f"{name}_count"], [ordered, f"{name}_order"], name=ordered, axis=1)
+    )
+    graph.add("Equal", [ordered, _shifted(graph, ordered, f"{name}_last")], f"{name}_repeated")
+    graph.add("Where", [f"{name}_repeated", "zero", ordered], f"{name}_distinct")
+    return graph.add("Transpose", [f"{name}_distinct"], name, perm=[1, 0])
+
+
+def _words(graph: _Graph) -> str:
+    """Return the token ids as int64 [batch, time]."""
+    if not any(node.name == "words" for node in graph.nodes):
+        graph.add("Cast", ["token_ids"], "words", to=TensorProto.INT64)
+    return "words"
 
 
 def _shifted(graph: _Graph, values: str, name: str) -> str:

@@ -138,6 +138,16 @@ class Classifier(nn.Module):
             logits = logits if branch is None else logits + branch(token_ids)
         return logits
 
+    @torch.no_grad()
+    def silence_lstm(self) -> None:
+        """Leave all to the linear branches."""
+        self.output.weight.zero_()
+        self.output.bias.zero_()
+
+    @property
+    def lstm_is_silent(self) -> bool:
+        return not self.output.weight.any() and not self.output.bias.any()
+
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return probabilities [batch, classes]: of each class by itself where a document can have several."""
         return logits.sigmoid() if self.multi_label else logits.softmax(dim=-1)
@@ -183,6 +193,13 @@ def _normalise(norm: nn.BatchNorm1d, pooled: Tensor) -> Tensor:
     return nn.functional.batch_norm(pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias)
 
 
+def distinct(values: Tensor) -> Tensor:
+    """Return each value of a row once, integers [batch, number], largest first and 0 instead of repetitions."""
+    ordered = values.sort(dim=1, descending=True).values
+    repeated = nn.functional.pad(ordered[:, 1:] == ordered[:, :-1], (1, 0))
+    return ordered * ~repeated
+
+
 class Wide(nn.Module):
     """A linear model over the words and hashed word pairs of a text, each counted once, rare ones for more.
 
@@ -210,9 +227,7 @@ class Wide(nn.Module):
         words = token_ids.long()
         before = nn.functional.pad(words, (1, 0))[:, :-1]  # the first word has padding before it
         pairs = (before * PAIR_FACTOR + words) % self.buckets + self.vocabulary_size
-        ordered = torch.cat([words, pairs * (words != PADDING)], dim=1).sort(dim=1, descending=True).values
-        repeated = nn.functional.pad(ordered[:, 1:] == ordered[:, :-1], (1, 0))
-        return ordered * ~repeated
+        return distinct(torch.cat([words, pairs * (words != PADDING)], dim=1))
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """Return logits [batch, classes] of token_ids [batch, time]."""
@@ -222,7 +237,7 @@ class Wide(nn.Module):
 
 
 class Average(nn.Module):
-    """A linear branch over the mean of fixed word vectors, brought to the center and spread of training texts.
+    """A linear branch over the mean vector of the words in a text, brought to the center and spread of training texts.
 
     Word vectors that know in what documents words stand tell by their mean alone what a text is like; with few
     labels that is the most there is to learn from.
@@ -247,8 +262,8 @@ class Average(nn.Module):
         self.register_buffer("spread", torch.ones(size))
 
     def means(self, token_ids: Tensor) -> Tensor:
-        """Return the mean vector [batch, size] of token_ids [batch, time], padding left out."""
-        return nn.functional.embedding_bag(token_ids, self.vectors, mode="mean", padding_idx=PADDING)
+        """Return the mean vector [batch, size] of the words in token_ids [batch, time], each counted once."""
+        return nn.functional.embedding_bag(distinct(token_ids), self.vectors, mode="mean", padding_idx=PADDING)
 
     def standard(self, token_ids: Tensor) -> Tensor:
         """Return the mean vectors [batch, size], brought to center and spread."""

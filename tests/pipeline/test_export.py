@@ -89,6 +89,19 @@ def run(session: onnxruntime.InferenceSession, texts: TokenSet, rows: np.ndarray
     return session.run(None, {"token_ids": token_ids, "lengths": lengths})[0]
 
 
+@pytest.mark.parametrize("branches", [{"wide": 101}, {"average": True}, {"wide": 101, "average": True}])
+def test_a_silent_lstm_is_left_out_of_the_graph(tmp_path: Path, branches: dict[str, object]) -> None:
+    model = trained_model(**branches)  # type: ignore[arg-type]
+    model.silence_lstm()
+    onnx.save(build_graph(model), tmp_path / "model.onnx")
+    assert "LSTM" not in {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
+    texts = ragged_texts()
+    assert prove_parity(model, tmp_path / "model.onnx", texts).largest_difference <= TOLERANCE
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    whole = run(session, texts, np.arange(40))
+    assert np.array_equal(run(session, texts, np.array([3])), whole[[3]])
+
+
 def test_the_training_model_gives_what_the_graph_gives(tmp_path: Path) -> None:
     """Training reverses rows instead of packing them; both must be the same model."""
     model = trained_model(pooling="max", layers=2)

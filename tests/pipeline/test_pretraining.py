@@ -254,10 +254,10 @@ def test_a_training_starts_from_the_encoder_and_keeps_the_better_of_both(
     encoder = pretrain_encoder(filled, recipe("pretraining.epochs=1"))
     slow = recipe("training.epochs=1", "training.learning_rate=1e-9", "training.weight_decay=0.0")
     trained = fit(filled, prepare(filled, slow, start=Start(encoder=encoder)), slow)
-    assert [one.name for one in trained.candidates] == ["pretrained", "from scratch", "document vectors alone"]
+    assert [one.name for one in trained.candidates] == ["pretrained", "from scratch", "linear branches alone"]
     assert sum(candidate.chosen for candidate in trained.candidates) == 1
     alone = override(slow, ["training.compare_scratch=false"])
-    monkeypatch.setattr("pipeline.build.FEW_TEXTS", 0)
+    monkeypatch.setattr("pipeline.candidates.FEW_TEXTS", 0)
     model = fit(filled, prepare(filled, alone, start=Start(encoder=encoder)), alone).model
     assert torch.allclose(model.embedding.weight, encoder.weights["embedding.weight"], atol=1e-6)
     vectors = encoder.weights["document_vectors"]
