@@ -11,7 +11,16 @@ import typer
 from rich.console import Console
 from rich.markdown import Markdown
 
-from pipeline.config import IngestConfig, NightConfig, Recipe, ScoringConfig, load_recipe, override, validated
+from pipeline.config import (
+    HealthConfig,
+    IngestConfig,
+    NightConfig,
+    Recipe,
+    ScoringConfig,
+    load_recipe,
+    override,
+    validated,
+)
 from pipeline.errors import ConfigError, InputError, NightlabelError
 
 app = typer.Typer(
@@ -324,6 +333,7 @@ def score(
     review_below: Annotated[float, typer.Option(help=field_help(ScoringConfig, "review_below"))] = SCORING.review_below,
     batch_tokens: Annotated[int, typer.Option(help=field_help(ScoringConfig, "batch_tokens"))] = SCORING.batch_tokens,
     threads: Annotated[int, typer.Option(help=field_help(ScoringConfig, "threads"))] = SCORING.threads,
+    hold: Annotated[bool, typer.Option("--hold/--no-hold", help=field_help(HealthConfig, "hold"))] = True,
     workspace: Workspace = "workspace",
 ) -> None:
     """Label documents; what is labelled already is left as it is.
@@ -359,7 +369,7 @@ def score(
     from flows import score as score_flow
     from flows.report import labels_report
 
-    reports = score_flow.score(batch or [], model, config, workspace=workspace)
+    reports = score_flow.score(batch or [], model, config, HealthConfig(hold=hold), workspace=workspace)
     if not reports or all(report.skipped for report in reports):
         console.print("Nothing to do: everything asked for is labelled already.")
     if reports:
@@ -378,7 +388,8 @@ def nightly(
     model: ModelSpec = None,
     device: Device = "auto",
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="ingest.FIELD=VALUE or score.FIELD=VALUE. Repeatable.")
+        list[str] | None,
+        typer.Option("--set", help="ingest.FIELD=VALUE, score.FIELD=VALUE or health.FIELD=VALUE. Repeatable."),
     ] = None,
     workspace: Workspace = "workspace",
 ) -> None:
@@ -389,6 +400,8 @@ def nightly(
         nightlabel nightly --source 'feed/2026-11-20/*.csv' --date 2026-11-20
 
         nightlabel nightly --source news.jsonl --text body --set ingest.clean_html=true --set score.review_below=0.8
+
+        nightlabel nightly --source news.jsonl --set health.hold=false --set health.psi_warn=0.2
     """
     named = validated(NightConfig, {"ingest": {"text": text, "id": id_column}, "score": {"device": device}})
     config = override(named, settings or [])
@@ -396,8 +409,57 @@ def nightly(
     from flows import nightly as nightly_flow
 
     day = date.date() if date else None
-    report = nightly_flow.nightly(source or [], day, model, config.ingest, config.score, workspace=workspace)
+    report = nightly_flow.nightly(
+        source or [], day, model, config.ingest, config.score, config.health, workspace=workspace
+    )
     show(report)
+
+
+@app.command()
+def publish(
+    batch: Annotated[str, typer.Argument(metavar="BATCH")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="NAME; may be left out if one model has labelled the batch.")
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "by hand",
+    workspace: Workspace = "workspace",
+) -> None:
+    """Publish the labels of a batch that was held, after a look at its report.
+
+    Examples:
+
+        nightlabel publish 2026-11-20
+
+        nightlabel publish 2026-11-20 --model tickets --reason "the Chinese shop opened"
+    """
+    from pipeline.publishing import publish as publish_labels
+    from pipeline.workspace import Workspace as Place
+
+    labels = publish_labels(Place(workspace), batch, model, reason)
+    console.print(f"Published: {labels.path}", soft_wrap=True)
+
+
+@app.command()
+def up(
+    port: Annotated[
+        int, typer.Option(min=1, max=65_535, help="Port of the Prefect server, on this machine only.")
+    ] = 4200,
+    workspace: Workspace = "workspace",
+) -> None:
+    """Run every night from now on: a Prefect server with its UI, the deployments, and a worker, until Ctrl-C.
+
+    What runs already is used as it is. Ctrl-C lets the parts under way finish and stops all in order; a second one
+    stops at once. Either way nothing is lost: the next run goes on where the last one ended.
+
+    Examples:
+
+        nightlabel up
+
+        nightlabel up --port 4300 --workspace /data/tickets
+    """
+    from flows.up import up as keep_up
+
+    keep_up(workspace, port, lambda line: console.print(line, soft_wrap=True, highlight=False))
 
 
 @models_app.command("list")

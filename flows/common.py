@@ -19,11 +19,13 @@ from pydantic import Field
 
 from pipeline.config import preset_names
 from pipeline.errors import NightlabelError
+from pipeline.workspace import default_root
 
 WorkspacePath = Annotated[str, Field(min_length=1)]
 # The pattern is for the form in the UI; `load_recipe` says more of what is wrong.
 Preset = Annotated[str, Field(json_schema_extra={"pattern": rf"^({'|'.join(preset_names())}|.*\.toml)$"})]
 
+HERE = str(default_root())  # the workspace of a run that names none
 UI_SECONDS = 5.0  # progress in the UI is a call to the API each time
 
 

@@ -10,7 +10,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run, task_run
 from pydantic import Field
 
-from flows.common import RETRY, WorkspacePath, file_names, show_report
+from flows.common import HERE, RETRY, WorkspacePath, file_names, show_report
 from flows.report import ingest_report
 from pipeline.config import IngestConfig
 from pipeline.ingest import IngestReport
@@ -56,7 +56,7 @@ def ingest(
     batch: str | None = None,
     replace: bool = False,
     date: datetime.date | None = None,
-    workspace: WorkspacePath = "workspace",
+    workspace: WorkspacePath = HERE,
 ) -> IngestReport:
     """Read raw files into a batch of documents, every row accounted for.
 

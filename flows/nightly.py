@@ -7,13 +7,15 @@ import datetime
 import sys
 
 from prefect import flow
+from prefect.exceptions import CancelledRun
 from prefect.runtime import flow_run
+from prefect.states import Cancelled
 
-from flows.common import WorkspacePath, file_names, scheduled_day, show_report
+from flows.common import HERE, WorkspacePath, file_names, scheduled_day, show_report
 from flows.ingest import ingest
 from flows.report import ingest_report, labels_report
 from flows.score import score
-from pipeline.config import IngestConfig, ScoringConfig
+from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
 from pipeline.workspace import Workspace
 
 
@@ -30,7 +32,8 @@ def nightly(
     model: str | None = None,
     ingest_config: IngestConfig = IngestConfig(),  # noqa: B008 - frozen
     score_config: ScoringConfig = ScoringConfig(),  # noqa: B008
-    workspace: WorkspacePath = "workspace",
+    health_config: HealthConfig = HealthConfig(),  # noqa: B008
+    workspace: WorkspacePath = HERE,
 ) -> str:
     """Ingest what came in, label everything that has no labels yet, and report.
 
@@ -40,6 +43,7 @@ def nightly(
         model: Name or name@version. Empty: the champion of the only model there is.
         ingest_config: How the files are read.
         score_config: Where and how the model runs.
+        health_config: When a night is out of the ordinary, and whether its labels are held then.
         workspace: Folder in which everything is kept.
     """
     day = date or scheduled_day()
@@ -47,7 +51,10 @@ def nightly(
     parts = [f"# Night of {day.isoformat()}"]
     if came_in:
         parts.append(ingest_report(ingest(came_in, ingest_config, date=day, workspace=workspace)))
-    reports = score(model=model, config=score_config, workspace=workspace)
+    try:
+        reports = score(model=model, config=score_config, health=health_config, workspace=workspace)
+    except CancelledRun as error:
+        return Cancelled(message=str(error))  # type: ignore[return-value]  # the caller gets CancelledRun
     if reports:
         parts.append(labels_report(reports, Workspace(workspace)))
     else:

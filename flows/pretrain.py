@@ -5,7 +5,7 @@ import sys
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.common import RETRY, Preset, RunProgress, WorkspacePath, show_report
+from flows.common import HERE, RETRY, Preset, RunProgress, WorkspacePath, show_report
 from flows.report import encoder_report
 from pipeline.config import Recipe, load_recipe
 from pipeline.encoder import Encoder, pretrain_encoder
@@ -22,7 +22,7 @@ def pretrain(
     preset: Preset = "default",
     settings: list[str] = [],  # noqa: B006 - never changed
     batches: list[str] = [],  # noqa: B006
-    workspace: WorkspacePath = "workspace",
+    workspace: WorkspacePath = HERE,
 ) -> Encoder:
     """Learn from every text there is, labelled or not, so that later trainings start from what it holds.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.files import read_json
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:  # these bring PyTorch along, which an ingest does not need
@@ -252,20 +253,23 @@ def picture(path: Path) -> str:
 
 def labels_report(reports: Sequence[BatchReport], workspace: Workspace) -> str:
     """Return what became of the documents of some batches; they add up."""
+    manifests = [read_json(report.path / "manifest.json") for report in reports]
     rows: list[tuple[object, ...]] = [
         (
             report.batch,
             report.rows,
             *(report.counts.get(status, 0) for status in ("scored", "review", "empty")),
+            "yes" if manifest.get("published", True) else "**held**",
             "already labelled" if report.skipped else f"{report.rows_per_second:,.0f} rows/s",
         )
-        for report in reports
+        for report, manifest in zip(reports, manifests, strict=True)
     ]
     parts = [
         f"## Labels by {reports[0].model} on {'the GPU' if reports[0].device.is_gpu else 'the CPU'}",
-        table(["batch", "documents", "scored", "review", "empty", "speed"], rows),
+        table(["batch", "documents", "scored", "review", "empty", "published", "speed"], rows),
         _how_it_ran(reports),
         _label_mix(reports),
+        *(_health(report.batch, manifest) for report, manifest in zip(reports, manifests, strict=True)),
         "### Some labelled rows",
         sample_table(workspace, reports[-1]),
     ]
@@ -296,6 +300,30 @@ def _label_mix(reports: Sequence[BatchReport]) -> str:
     lines = [(label, count, percent(count / rows)) for label, count in ordered[:WORST_CLASSES]]
     left = len(ordered) - len(lines)
     return table(["label", "rows", "share"], lines) + (f"\n\nand {left} rarer labels." if left else "")
+
+
+def _health(batch: str, manifest: dict[str, Any]) -> str:
+    """Return how a batch compares with the model's reference, and whether its labels may be read."""
+    parts = [f"### Health of {batch}"]
+    if "checks" not in manifest:
+        return f"{parts[0]}\n\nNot known: labelled before it was kept."
+    rows = [
+        (check["measure"], check["tonight"], check["reference"], _distance(check), check["verdict"])
+        for check in manifest["checks"]
+    ]
+    if rows:
+        parts.append(table(["measure", "tonight", "reference", "distance", "verdict"], rows))
+    parts += [f"- {finding['sentence']}" for finding in manifest["findings"]]
+    parts += manifest["notes"]
+    if not manifest["published"]:
+        parts.append(f"**Held: not published.** Look at it, then `nightlabel publish {batch}`.")
+    if by := manifest.get("publication"):
+        parts.append(f"Published by {by['by']} at {by['at']}: {by['reason']}.")
+    return "\n\n".join(parts)
+
+
+def _distance(check: dict[str, Any]) -> str:
+    return "" if check["psi"] is None else f"PSI {check['psi']:.2f}, JS {check['js']:.2f}"
 
 
 def sample_table(workspace: Workspace, report: BatchReport, rows: int = 10) -> str:

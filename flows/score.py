@@ -12,16 +12,22 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, as_completed
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
+from prefect.states import Cancelled
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.common import RETRY, WorkspacePath, show_report
+from flows.common import HERE, RETRY, WorkspacePath, show_report
 from flows.report import labels_report
-from pipeline.config import ScoringConfig
+from pipeline.config import HealthConfig, ScoringConfig
+from pipeline.files import read_json
 from pipeline.labels import BatchReport, PartReport, unlabelled
 from pipeline.registry import Registry
 from pipeline.scorer import Scorer
 from pipeline.scoring import finish_batch, score_part
 from pipeline.workspace import Batch, Workspace
+
+
+class ToldToStopError(Exception):
+    """Somebody asked all work in this workspace to end where it can go on later."""
 
 
 @task(name="score part", task_run_name="score {name}", cache_policy=NO_CACHE, **RETRY)
@@ -30,8 +36,10 @@ def _score_part(workspace: Workspace, batch: Batch, part: dict[str, Any], scorer
 
 
 @task(name="commit", task_run_name="commit {batch.id}", cache_policy=NO_CACHE, **RETRY)
-def _commit(workspace: Workspace, batch: Batch, scorer: Scorer, parts: list[PartReport], seconds: float) -> BatchReport:
-    return finish_batch(workspace, batch, scorer, parts, seconds)
+def _commit(
+    workspace: Workspace, batch: Batch, scorer: Scorer, parts: list[PartReport], seconds: float, health: HealthConfig
+) -> BatchReport:
+    return finish_batch(workspace, batch, scorer, parts, seconds, health)
 
 
 def _run_name() -> str:
@@ -46,7 +54,8 @@ def score(
     batches: list[str] = [],  # noqa: B006 - never changed
     model: str | None = None,
     config: ScoringConfig = ScoringConfig(),  # noqa: B008 - frozen
-    workspace: WorkspacePath = "workspace",
+    health: HealthConfig = HealthConfig(),  # noqa: B008
+    workspace: WorkspacePath = HERE,
 ) -> list[BatchReport]:
     """Label documents with the champion or a named version; parts already labelled are left as they are.
 
@@ -54,6 +63,7 @@ def score(
         batches: Batches to label. Empty: all that have no labels yet.
         model: Name or name@version. Empty: the champion of the only model there is.
         config: Where and how the model runs.
+        health: When a night is out of the ordinary, and whether its labels are held then.
         workspace: Folder in which everything is kept.
     """
     logger = get_run_logger()
@@ -72,12 +82,16 @@ def score(
             scorer.engine.device.name,
         )
         logger.info("precision %s: %s", scorer.precision, scorer.choice.reason)
-        reports = [_score_batch(place, batch, scorer) for batch in wanted]
+        try:
+            reports = [_score_batch(place, batch, scorer, health) for batch in wanted]
+        except ToldToStopError as error:
+            message = f"{error}, as it was asked to; the next run goes on from there"
+            return Cancelled(message=message)  # type: ignore[return-value]  # the caller gets CancelledRun
     show_report("labels", labels_report(reports, place), "Every document accounted for, and some labelled rows")
     return reports
 
 
-def _score_batch(workspace: Workspace, batch: Batch, scorer: Scorer) -> BatchReport:
+def _score_batch(workspace: Workspace, batch: Batch, scorer: Scorer, health: HealthConfig) -> BatchReport:
     started = time.monotonic()
     logger = get_run_logger()
     try:
@@ -85,7 +99,7 @@ def _score_batch(workspace: Workspace, batch: Batch, scorer: Scorer) -> BatchRep
     except BaseException:
         scorer.stop()  # what else is under way would be lost work
         raise
-    report = _commit(workspace, batch, scorer, parts, time.monotonic() - started)
+    report = _commit(workspace, batch, scorer, parts, time.monotonic() - started, health)
     if report.skipped:
         logger.info("batch %s: already labelled by %s, nothing to do", batch.id, report.model)
     else:
@@ -97,7 +111,15 @@ def _score_batch(workspace: Workspace, batch: Batch, scorer: Scorer) -> BatchRep
             len(parts) - len(report.scored_parts),
             len(parts),
         )
+        _tell_findings(batch, read_json(report.path / "manifest.json"))
     return report
+
+
+def _tell_findings(batch: Batch, manifest: dict[str, Any]) -> None:
+    for finding in manifest["findings"]:
+        get_run_logger().warning("batch %s: %s", batch.id, finding["sentence"])
+    if not manifest["published"]:
+        get_run_logger().warning("batch %s is held: not published before nightlabel publish %s", batch.id, batch.id)
 
 
 def _score_parts(workspace: Workspace, batch: Batch, scorer: Scorer) -> list[PartReport]:
@@ -107,7 +129,10 @@ def _score_parts(workspace: Workspace, batch: Batch, scorer: Scorer) -> list[Par
     done: list[PartReport] = []
     started = time.monotonic()
     while waiting or running:
-        while waiting and len(running) < scorer.parts_at_once:
+        to_stop = workspace.is_to_stop
+        if to_stop and not running:
+            raise ToldToStopError(f"stopped after {len(done)} of {len(batch.parts)} parts of batch {batch.id}")
+        while waiting and len(running) < scorer.parts_at_once and not to_stop:
             part = waiting.popleft()
             running.append(_score_part.submit(workspace, batch, part, scorer, f"{batch.id} {part['file']}"))
         future = next(as_completed(running))

@@ -7,7 +7,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from flows.common import RETRY, Preset, RunProgress, WorkspacePath, show_report
+from flows.common import HERE, RETRY, Preset, RunProgress, WorkspacePath, show_report
 from flows.pretrain import pretrain_task
 from flows.report import model_report
 from pipeline.build import Publication, assess, publish
@@ -60,7 +60,7 @@ def train(
     encoder: str | None = None,
     teacher: str | None = None,
     force: bool = False,
-    workspace: WorkspacePath = "workspace",
+    workspace: WorkspacePath = HERE,
 ) -> Publication:
     """Train a model on the labelled documents, prove its export, and promote it if it is not worse.
 

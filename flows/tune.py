@@ -7,7 +7,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from flows.common import RETRY, Preset, RunProgress, WorkspacePath, show_report
+from flows.common import HERE, RETRY, Preset, RunProgress, WorkspacePath, show_report
 from flows.tuning_report import tuning_report
 from pipeline import tuning
 from pipeline.search_space import Plan, make_plan
@@ -32,7 +32,7 @@ def tune(
     embeddings: str | None = None,
     encoder: str | None = None,
     teacher: str | None = None,
-    workspace: WorkspacePath = "workspace",
+    workspace: WorkspacePath = HERE,
 ) -> Tuning:
     """Search for settings that suit the labelled documents, and write the best as a preset.
 

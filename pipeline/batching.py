@@ -37,6 +37,13 @@ class TokenLists:
         texts = max(1, int(np.searchsorted(np.cumsum(self.lengths), tokens, side="right")))
         return TokenLists(self.values, self.starts[:texts], self.lengths[:texts])
 
+    def count(self, token_id: int) -> np.ndarray:
+        """Return int64 [texts], how often a token stands in each text."""
+        places = np.flatnonzero(self.values == token_id)
+        before: np.ndarray = np.searchsorted(places, self.starts)
+        counts: np.ndarray = np.searchsorted(places, self.starts + self.lengths) - before
+        return counts
+
     def pad(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return token_ids int32 [rows, longest], 0 past each length, and lengths int32 [rows]."""
         lengths = self.lengths[rows]

@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,15 @@ from pipeline.cores import Cores
 from pipeline.corpus import TEST, TRAIN, VALIDATION, Corpus
 from pipeline.engine import opened
 from pipeline.errors import ModelError
-from pipeline.evaluation import best_thresholds, decide, evaluate, macro_f1
+from pipeline.evaluation import best_thresholds, confidences, decide, evaluate, macro_f1
 from pipeline.files import write_json
+from pipeline.health import REFERENCE, Health, label_counts
 from pipeline.preparation import FROM_NOTHING, Prepared, Start, prepare
 from pipeline.registry import Registry
+from pipeline.schemas import SPLITS
+from pipeline.tokenizer import UNKNOWN
 from pipeline.training import Progress, TrainedModel, predict
+from pipeline.variants import FILES
 from pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -120,7 +125,7 @@ def publish(
     with workspace.staging() as staging:
         folder = staging / "bundle"
         folder.mkdir()
-        thresholds = metrics["thresholds"]
+        thresholds = None if metrics["thresholds"] is None else np.array(metrics["thresholds"], dtype=np.float32)
         parity = write_model(
             folder,
             trained.model,
@@ -129,9 +134,10 @@ def publish(
             recipe=recipe,
             proof=prepared.read(TRAIN),
             validation=prepared.read(VALIDATION),
-            thresholds=None if thresholds is None else np.array(thresholds, dtype=np.float32),
+            thresholds=thresholds,
         )
         _write_report(folder, {**metrics, "parity": parity.as_dict()}, prepared.corpus.labels)
+        write_json(folder / REFERENCE, reference_health(folder / FILES["fp32"], prepared, thresholds).as_json())
         facts = {
             "preset": preset,
             "promotion": {"promoted": promoted, "forced": force, "reason": reason},
@@ -145,6 +151,28 @@ def publish(
         registry.promote(name, bundle.version, reason)
     forget_checkpoints(workspace, prepared, recipe)
     return Publication(bundle, promoted, reason)
+
+
+def reference_health(model: Path, prepared: Prepared, thresholds: NDArray[np.float32] | None) -> Health:
+    """Return what an exported graph sees and says of the validation and test texts: what nights are compared with.
+
+    Not of the training texts, because a model is surer of those, and knows all their words.
+    """
+    corpus, texts = prepared.corpus, [prepared.read(VALIDATION), prepared.read(TEST)]
+    with opened(model) as engine:
+        found = [engine.probabilities(split.tokens) for split in texts if len(split)]
+    probabilities = np.concatenate([np.empty((0, len(corpus.labels)), np.float32), *found])
+    given = decide(probabilities, thresholds)
+    names = dict(zip(corpus.labels, given.sum(axis=0).tolist(), strict=True))
+    nameless = None if thresholds is None else int(np.count_nonzero(~given.any(axis=1)))
+    empty = sum(prepared.cache.manifest["stats"][SPLITS[split]]["texts"] for split in (VALIDATION, TEST)) - len(given)
+    health = Health.of(
+        np.concatenate([split.tokens.lengths for split in texts]),
+        np.concatenate([split.tokens.count(UNKNOWN) for split in texts]),
+        confidences(probabilities, given),
+        label_counts(names, corpus.labels, nameless),
+    )
+    return replace(health, rows=health.rows + empty, empty=empty)  # the token cache has no empty texts
 
 
 def _write_report(folder: Any, metrics: dict[str, Any], labels: list[str]) -> None:

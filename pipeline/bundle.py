@@ -16,11 +16,13 @@ from pipeline.config import Recipe, stored_recipe
 from pipeline.errors import ModelError
 from pipeline.export import build_graph
 from pipeline.files import file_digest, read_json, value_digest, write_json
+from pipeline.health import REFERENCE, Health
 from pipeline.model import Average, Classifier, Wide
 from pipeline.parity import Parity, prove_parity
 from pipeline.tokenizer import Tokenizer
 from pipeline.tokens import TokenSet, read_vocabulary, write_vocabulary
 from pipeline.variants import FILES, REPORT, write_variants
+from pipeline.workspace import Batch
 
 LIBRARIES = ("torch", "onnx", "onnxruntime-gpu", "onnxruntime", "pyarrow", "numpy", "scikit-learn")
 
@@ -65,6 +67,16 @@ class Bundle:
         """How each variant agrees with fp32; empty for a bundle from before there were any."""
         value: dict[str, Any] = read_json(self.path / REPORT) if REPORT in self.manifest["files"] else {}
         return value
+
+    @cached_property
+    def reference(self) -> Health | None:
+        """What it saw and said when it was tested; None for a bundle from before that was kept."""
+        return Health.from_json(read_json(self.path / REFERENCE)) if REFERENCE in self.manifest["files"] else None
+
+    def trained_on(self, batch: Batch) -> bool:
+        """Return whether it learnt from a batch as it is now."""
+        learnt = self.manifest.get("batches", [])
+        return (batch.id, batch.manifest["fingerprint"]) in [(one["batch"], one["fingerprint"]) for one in learnt]
 
     @cached_property
     def settings(self) -> dict[str, Any]:

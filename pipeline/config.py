@@ -76,7 +76,7 @@ class TokenizerConfig(Settings):
         default=400, description="Longer texts are truncated to this many tokens."
     )
     truncation: Literal["head", "tail", "both"] = Field(
-        default="head", description="What a truncated text keeps: its start, its end, or half of each."
+        default="both", description="What a truncated text keeps: its start, its end, or half of each."
     )
     lowercase: bool = Field(default=True, description="Ignore upper and lower case.")
     remove_punctuation: bool = Field(default=False, description="Drop punctuation instead of making it tokens.")
@@ -230,11 +230,53 @@ class ScoringConfig(Settings):
     threads: Annotated[int, Field(ge=0)] = Field(default=0, description="CPU cores to use; 0 for all.")
 
 
+class HealthConfig(Settings):
+    """When a night is out of the ordinary."""
+
+    hold: bool = Field(
+        default=True,
+        title="Hold bad nights",
+        description="Do not publish the labels of a night that is far out of the ordinary; off, only warn.",
+    )
+    psi_warn: Annotated[float, Field(gt=0.0)] = Field(
+        default=0.1,
+        title="PSI that warns",
+        description="Population stability index against the model's reference from which a night is worth a look.",
+    )
+    psi_hold: Annotated[float, Field(gt=0.0)] = Field(
+        default=0.25,
+        title="PSI that holds",
+        description="Population stability index from which a night is held.",
+    )
+    empty_warn: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        default=0.1,
+        title="Empty texts that warn",
+        description="Share of empty texts, beyond that in the reference, from which a night is worth a look.",
+    )
+    empty_hold: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        default=0.5,
+        title="Empty texts that hold",
+        description="Share of empty texts, beyond that in the reference, from which a night is held.",
+    )
+    volume_factor: Annotated[float, Field(gt=1.0)] = Field(
+        default=10.0,
+        title="Times the usual rows",
+        description="A night with so many times more, or fewer, rows than the median of the nights before is held.",
+    )
+    nights: Annotated[int, Field(ge=1)] = Field(
+        default=14, title="Nights to look back", description="How many of the last published nights say what is usual."
+    )
+    least_nights: Annotated[int, Field(ge=1)] = Field(
+        default=3, title="Nights that make a habit", description="With fewer nights before it, nothing is usual yet."
+    )
+
+
 class NightConfig(Settings):
-    """How a night reads and labels."""
+    """How a night reads, labels, and is judged."""
 
     ingest: IngestConfig = IngestConfig()
     score: ScoringConfig = ScoringConfig()
+    health: HealthConfig = HealthConfig()
 
 
 def preset_names() -> list[str]:

@@ -17,6 +17,10 @@ class BatchError(NightlabelError):
     """A batch is missing, damaged, or exists with other content."""
 
 
+class PublicationError(NightlabelError):
+    """Labels cannot be published: there are none, or they are published already."""
+
+
 class WorkspaceError(NightlabelError):
     """The workspace cannot be read or written."""
 

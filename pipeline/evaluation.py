@@ -63,6 +63,17 @@ def decide(probabilities: NDArray[np.floating], thresholds: NDArray[np.floating]
     return chosen
 
 
+def confidences(probabilities: NDArray[np.floating], given: NDArray[np.bool_]) -> NDArray[np.floating]:
+    """Return how sure each answer is, `[n]`: the highest probability, or where no class is given what it lacks to 1.
+
+    Args:
+        probabilities: `[n, classes]`.
+        given: `[n, classes]`, from `decide`.
+    """
+    highest = probabilities.max(axis=1)
+    return np.where(given.any(axis=1), highest, 1 - highest)
+
+
 def macro_f1(predicted: NDArray[np.bool_], targets: NDArray[np.bool_]) -> float:
     """Return the mean F1 over all classes, 0 where a class is neither predicted nor present.
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from pipeline.config import ScoringConfig
 from pipeline.device import Device
 from pipeline.errors import AccountingError, BatchError
 from pipeline.files import atomic_path, file_digest, read_json, value_digest, write_json
+from pipeline.health import Health, total_health
+from pipeline.judging import Judgement
 from pipeline.stages import total_seconds, wall_shares
 from pipeline.variants import Choice
 from pipeline.workspace import Batch, Workspace
@@ -42,6 +44,7 @@ class PartReport:
     slots: int = 0  # tokens and the padding beside them
     truncated_texts: int = 0
     unknown_tokens: int = 0
+    health: Health | None = None  # of a part from before there was any, None
     seconds: float = 0.0
     stages: Mapping[str, float] = field(default_factory=dict)  # busy seconds, see pipeline.stages
 
@@ -71,6 +74,14 @@ class BatchReport:
     def labels(self) -> dict[str, int]:
         """Rows by label."""
         return dict(sorted(_total(part.labels for part in self.parts).items()))
+
+    @property
+    def health(self) -> Health | None:
+        """What the model saw and said in all parts; None if that is not known of one of them."""
+        found = [part.health for part in self.parts if part.health]
+        if not found or len(found) < len(self.parts) or not all(one.comparable(found[0]) for one in found):
+            return None
+        return total_health(found)
 
     @property
     def skipped(self) -> bool:
@@ -151,20 +162,30 @@ def existing_part(folder: Path, part: dict[str, Any], expected: str) -> PartRepo
     facts = json.loads((metadata.metadata or {}).get(METADATA_KEY, b"{}"))
     if facts.get("fingerprint") != expected or metadata.num_rows != part["rows"]:
         return None
-    return PartReport(part["file"], part["rows"], facts["counts"], facts["labels"], expected, skipped=True)
+    health = Health.from_json(facts["health"]) if facts.get("health") else None
+    return PartReport(
+        part["file"], part["rows"], facts["counts"], facts["labels"], expected, skipped=True, health=health
+    )
 
 
 def write_part(path: Path, labels: pa.Table, report: PartReport) -> None:
     if sum(report.counts.values()) != report.rows:
         raise AccountingError(f"{path}: {report.rows} documents became {report.counts}")
-    facts = {"fingerprint": report.fingerprint, "counts": report.counts, "labels": report.labels}
+    facts = {
+        "fingerprint": report.fingerprint,
+        "counts": report.counts,
+        "labels": report.labels,
+        "health": report.health.as_json() if report.health else None,
+    }
     metadata = {METADATA_KEY: json.dumps(facts, sort_keys=True)}
     with atomic_path(path) as temporary:
         pq.write_table(labels.replace_schema_metadata(metadata), temporary, compression="zstd")
 
 
-def commit_labels(batch: Batch, bundle: Bundle, config: ScoringConfig, report: BatchReport) -> None:
-    """Check that every document is accounted for, then write the manifest.
+def commit_labels(
+    batch: Batch, bundle: Bundle, config: ScoringConfig, report: BatchReport, judgement: Judgement
+) -> None:
+    """Check that every document is accounted for, then write the manifest; one that stands is left as it is.
 
     Raises:
         AccountingError: documents are not scored + review + empty.
@@ -174,7 +195,8 @@ def commit_labels(batch: Batch, bundle: Bundle, config: ScoringConfig, report: B
     for stray in set(report.path.glob("*.parquet")) - {report.path / part.file for part in report.parts}:
         stray.unlink()  # of an earlier, longer content of this batch
     if not (report.skipped and is_labelled_at(report.path, batch)):
-        write_json(report.path / "manifest.json", _manifest(batch, bundle, config, report))
+        manifest = {**_manifest(batch, bundle, config, report), **_health(report, judgement)}
+        write_json(report.path / "manifest.json", manifest)
 
 
 def _manifest(batch: Batch, bundle: Bundle, config: ScoringConfig, report: BatchReport) -> dict[str, Any]:
@@ -214,6 +236,14 @@ def _manifest(batch: Batch, bundle: Bundle, config: ScoringConfig, report: Batch
         "truncated_texts": sum(part.truncated_texts for part in scored),
         "unknown_tokens": sum(part.unknown_tokens for part in scored),
         "tokens": sum(part.tokens for part in scored),
+    }
+
+
+def _health(report: BatchReport, judgement: Judgement) -> dict[str, Any]:
+    return {
+        "published": not judgement.holds,
+        **asdict(judgement),
+        "health": report.health.as_json() if report.health else None,
     }
 
 

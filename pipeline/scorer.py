@@ -125,11 +125,15 @@ class Labelled:
 
     Attributes:
         probabilities: float32 [texts, classes], NaN for texts without tokens.
+        lengths: int32 [texts], tokens of each.
+        unknown: int32 [texts], how many of them are unknown.
         stats: how much of the texts the model saw.
         slots: token slots in all batches, padding included.
     """
 
     probabilities: np.ndarray
+    lengths: np.ndarray
+    unknown: np.ndarray
     stats: TokenStats
     slots: int
 
@@ -141,6 +145,7 @@ class _Labelling:
         self.scorer, self.texts, self.clock = scorer, texts, clock
         self.engine = scorer.engine
         self.probabilities = np.full((len(texts), len(scorer.bundle.labels)), np.nan, dtype=np.float32)
+        self.lengths, self.unknown = np.zeros((2, len(texts)), dtype=np.int32)
         self.ahead: deque[Future[tuple[pa.ListArray, TokenStats]]] = deque()  # slices being tokenized
         self.futures: list[Future[None]] = []  # batches on the model
         self.stats = TokenStats()
@@ -157,7 +162,7 @@ class _Labelling:
                 tokenizing.cancel()
             for running in self.futures:
                 running.cancel()
-        return Labelled(self.probabilities, self.stats, self.slots)
+        return Labelled(self.probabilities, self.lengths, self.unknown, self.stats, self.slots)
 
     def encoded(self) -> Iterator[tuple[int, pa.ListArray, TokenStats]]:
         """Yield the first row, the token ids and what they leave out of each slice, tokenized ahead in threads."""
@@ -185,6 +190,7 @@ class _Labelling:
         self.scorer.go_on()
         with _named_rows(start, start + rows), self.clock("tokenize"):
             encoded = self.scorer.tokenizer.encode(self.texts.slice(start, rows))
+            self.lengths[start : start + rows], self.unknown[start : start + rows] = encoded.lengths, encoded.unknown
             return encoded.token_ids, TokenStats.of(encoded)
 
     def _start_batches(self, start: int, tokens: TokenLists) -> None:

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.config import HealthConfig
 from pipeline.errors import DeviceError, DeviceMemoryError, NightlabelError, ScoringError, StoppedError
-from pipeline.evaluation import decide
+from pipeline.evaluation import confidences, decide
+from pipeline.health import Health, label_counts
 from pipeline.labels import (
     BatchReport,
     PartReport,
@@ -24,6 +26,7 @@ from pipeline.labels import (
     read_documents,
     write_part,
 )
+from pipeline.publishing import judge_batch
 from pipeline.schemas import LABELS, STATUSES
 from pipeline.scorer import Labelled, Scorer
 from pipeline.stages import StageClock
@@ -54,6 +57,13 @@ def score_part(workspace: Workspace, batch: Batch, part: dict[str, Any], scorer:
     labelled = _label_part(scorer, texts, clock, place=f"{batch.id} {part['file']}", numbers=first)
     with clock("write"):
         labels, counts, names = label_rows(table["doc_id"], labelled.probabilities[inverse], scorer)
+        nameless = labels["label"].null_count - counts["empty"] if scorer.bundle.thresholds is not None else None
+        health = Health.of(
+            labelled.lengths[inverse],
+            labelled.unknown[inverse],
+            labels["confidence"].to_numpy(),
+            label_counts(names, scorer.bundle.labels, nameless),
+        )
         report = PartReport(
             file=part["file"],
             rows=len(table),
@@ -64,6 +74,7 @@ def score_part(workspace: Workspace, batch: Batch, part: dict[str, Any], scorer:
             slots=labelled.slots,
             truncated_texts=labelled.stats.truncated_texts,
             unknown_tokens=labelled.stats.unknown_tokens,
+            health=health,
         )
         scorer.go_on()
         write_part(folder / part["file"], labels, report)
@@ -109,13 +120,12 @@ def label_rows(
     empty = np.isnan(probabilities[:, 0])
     classes, thresholds = scorer.bundle.labels, scorer.bundle.thresholds
     given = decide(np.nan_to_num(probabilities, nan=-1.0), thresholds) & ~empty[:, None]
-    confidence = probabilities.max(axis=1)
+    confidence = confidences(probabilities, given)
     best = np.nan_to_num(probabilities).argmax(axis=1).astype(np.int32)
     nameless = empty
     labels = pa.nulls(len(empty), LABELS.field("labels").type)
     if thresholds is not None:
         nameless = ~given.any(axis=1)  # that none of the classes holds is then an answer, and can be doubtful too
-        confidence = np.where(nameless, 1 - confidence, confidence)
         labels = _label_lists(given, empty, classes)
     status = np.where(empty, 2, np.where(confidence < scorer.config.review_below, 1, 0))
     offsets = np.arange(len(empty) + 1, dtype=np.int32) * probabilities.shape[1]
@@ -146,9 +156,17 @@ def _label_lists(given: np.ndarray, empty: np.ndarray, classes: Sequence[str]) -
 
 
 def finish_batch(
-    workspace: Workspace, batch: Batch, scorer: Scorer, parts: Sequence[PartReport], seconds: float
+    workspace: Workspace,
+    batch: Batch,
+    scorer: Scorer,
+    parts: Sequence[PartReport],
+    seconds: float,
+    health: HealthConfig = HealthConfig(),  # noqa: B008 - frozen
 ) -> BatchReport:
-    """Account for every document of a batch and make its labels exist; return what became of it."""
+    """Account for every document of a batch and make its labels exist; return what became of it.
+
+    What is out of the ordinary by `health` is written but not published.
+    """
     report = BatchReport(
         batch=batch.id,
         model=scorer.bundle.title,
@@ -159,11 +177,17 @@ def finish_batch(
         path=workspace.labels_of(scorer.bundle.name, batch.id),
         seconds=seconds,
     )
-    commit_labels(batch, scorer.bundle, scorer.config, report)
+    judgement = judge_batch(workspace, batch, scorer.bundle, report, health)
+    commit_labels(batch, scorer.bundle, scorer.config, report, judgement)
     return report
 
 
-def score_batch(workspace: Workspace, batch: Batch, scorer: Scorer) -> BatchReport:
+def score_batch(
+    workspace: Workspace,
+    batch: Batch,
+    scorer: Scorer,
+    health: HealthConfig = HealthConfig(),  # noqa: B008 - frozen
+) -> BatchReport:
     """Label a whole batch; parts already labelled are left as they are.
 
     Raises:
@@ -178,7 +202,7 @@ def score_batch(workspace: Workspace, batch: Batch, scorer: Scorer) -> BatchRepo
         except BaseException:
             scorer.stop()
             raise
-    return finish_batch(workspace, batch, scorer, parts, time.monotonic() - started)
+    return finish_batch(workspace, batch, scorer, parts, time.monotonic() - started, health)
 
 
 def results(futures: Sequence["Future[PartReport]"]) -> list[PartReport]:

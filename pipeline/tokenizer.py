@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.batching import TokenLists
 from pipeline.characters import CharacterSplitter, Words
 from pipeline.config import TokenizerConfig
 from pipeline.errors import TrainingDataError
@@ -44,9 +45,14 @@ class Encoded:
         """int32 [texts], tokens of each text after truncation."""
         return np.diff(self.token_ids.offsets.to_numpy()).astype(np.int32)
 
+    @cached_property
+    def unknown(self) -> np.ndarray:
+        """int64 [texts], unknown words of each text after truncation."""
+        return TokenLists.of(self.token_ids).count(UNKNOWN)
+
     @property
     def unknown_tokens(self) -> int:
-        return int(np.count_nonzero(self.token_ids.flatten().to_numpy() == UNKNOWN))
+        return int(self.unknown.sum())
 
 
 @dataclass(frozen=True)

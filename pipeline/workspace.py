@@ -87,6 +87,14 @@ class Workspace:
     def labels_of(self, model: str, batch_id: str) -> Path:
         return self.root / "labels" / check_name("model", model) / f"batch={check_name('batch', batch_id)}"
 
+    def labels_manifests(self, model: str) -> list[Path]:
+        return sorted((self.root / "labels" / check_name("model", model)).glob("batch=*/manifest.json"))
+
+    def labelled_by(self, batch_id: str) -> list[str]:
+        """Return the models that have labelled a batch."""
+        manifests = (self.root / "labels").glob(f"*/batch={check_name('batch', batch_id)}/manifest.json")
+        return sorted(manifest.parent.parent.name for manifest in manifests)
+
     def tokens_of(self, fingerprint: str) -> Path:
         return self.root / "tokens" / fingerprint
 
@@ -101,6 +109,38 @@ class Workspace:
 
     def preset_of(self, name: str) -> Path:
         return self.root / "presets" / f"{check_name('preset', name)}.toml"
+
+    def log_of(self, service: str) -> Path:
+        return self.root / "logs" / f"{service}.log"
+
+    def lock_of(self, name: str) -> Path:
+        return self.root / f".{name}.lock"
+
+    @contextmanager
+    def asking_to_stop(self) -> Iterator[None]:
+        """Ask whatever works in this workspace to end where it can go on later."""
+        self._stop.write_text(str(os.getpid()), encoding="ascii")
+        try:
+            yield
+        finally:
+            self.may_go_on()
+
+    def may_go_on(self) -> None:
+        """Take the request to stop back."""
+        self._stop.unlink(missing_ok=True)
+
+    @property
+    def is_to_stop(self) -> bool:
+        """Whether a process that is still there asks to stop."""
+        try:
+            os.kill(int(self._stop.read_text(encoding="ascii")), 0)
+        except (OSError, ValueError):
+            return False
+        return True
+
+    @property
+    def _stop(self) -> Path:
+        return self.root / ".stop"
 
     def encoder_manifests(self) -> list[Path]:
         return sorted((self.root / "encoders").glob("*/manifest.json"))

@@ -71,6 +71,32 @@ def test_a_night_from_raw_file_to_labels(weather: Path, home: Path, capsys: pyte
     assert "Nothing to label" in out
 
 
+def test_a_night_that_looks_wrong_is_held_until_it_is_published(
+    weather: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("ingest", str(weather), "--batch", "history")
+    run("train", "--model", "weather", *TINY)
+    night = write_rows(home / "night.jsonl", [{"id": f"n{n}", "text": "天 气 很 好 吗"} for n in range(60)])
+    assert run("publish", "history") == 2
+    assert "batch history is not labelled" in capsys.readouterr().err
+    assert run("nightly", "--source", str(night), "--date", "2026-11-20") == 0
+    out = capsys.readouterr().out
+    assert "Health of history" in out
+    assert "Not compared: weather@1 was trained on this batch." in out
+    assert "100 % of the words are unknown to the model" in out
+    assert "**Held: not published.** Look at it, then `nightlabel publish 2026-11-20`." in out
+    manifest = home / "workspace/labels/weather/batch=2026-11-20/manifest.json"
+    assert not read_json(manifest)["published"]
+    assert run("publish", "2026-11-20", "--reason", "a Chinese shop") == 0
+    assert read_json(manifest)["publication"]["reason"] == "a Chinese shop"
+    assert run("publish", "2026-11-20") == 2
+    assert "the labels of batch 2026-11-20 by weather are published already" in capsys.readouterr().err
+    assert run("score", "--batch", "2026-11-20") == 0
+    assert "a Chinese shop." in capsys.readouterr().out
+    assert run("score", "--batch", "2026-11-20", "--precision", "fp32", "--review-below", "0.6", "--no-hold") == 0
+    assert "Held" not in capsys.readouterr().out
+
+
 def test_pretraining_serves_the_trainings_after_it(
     weather: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,6 +163,8 @@ def test_models_are_listed_shown_promoted_and_rolled_back(
         (["pretrain", "--set", "pretraining.epochs=0"], "setting pretraining.epochs = 0"),
         (["score"], "no model in workspace yet: train one with nightlabel train"),
         (["nightly"], "no model in workspace yet"),
+        (["nightly", "--set", "health.psi_hold=0"], "setting health.psi_hold = 0"),
+        (["publish", "2026-11-20"], "no batch '2026-11-20' in workspace (there: none yet)"),
         (["models", "list"], "no model in workspace yet"),
         (["bench", "--model", "tickets"], "no model in workspace yet"),
         (["bench", "--plot", "nowhere/time.png"], "--plot nowhere/time.png: there is no folder nowhere"),
@@ -217,7 +245,7 @@ def test_what_is_our_fault_is_status_1(
     assert "RuntimeError: a defect" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["ingest", "pretrain", "train", "tune", "score", "nightly", "bench"])
+@pytest.mark.parametrize("verb", ["ingest", "pretrain", "train", "tune", "score", "nightly", "publish", "bench"])
 def test_help_shows_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(verb, "--help") == 0
     assert f"nightlabel {verb}" in capsys.readouterr().out

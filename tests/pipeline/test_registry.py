@@ -4,7 +4,7 @@ import pytest
 from conftest import tiny_recipe, weather_rows
 
 from pipeline.build import Publication, build
-from pipeline.config import load_recipe
+from pipeline.config import Recipe, load_recipe, override
 from pipeline.errors import ConfigError, ModelError, ParityError
 from pipeline.files import read_json
 from pipeline.registry import Registry
@@ -13,9 +13,9 @@ from pipeline.workspace import Batch, Workspace
 AddBatch = Callable[..., Batch]
 
 
-def spoilt(seed: int = 5) -> object:
-    """A recipe that cannot learn: one step at a rate of almost nothing."""
-    return tiny_recipe(epochs=1, learning_rate=1e-9, seed=seed)
+def spoilt(seed: int = 5) -> Recipe:
+    """A recipe that cannot learn: one pass at a rate of almost nothing, and no linear branch beside the LSTM."""
+    return override(tiny_recipe(epochs=1, learning_rate=1e-9, seed=seed), ["model.wide_buckets=0"])
 
 
 def test_a_bundle_holds_all_that_scoring_and_an_auditor_need(workspace: Workspace, trained: Publication) -> None:
@@ -26,6 +26,7 @@ def test_a_bundle_holds_all_that_scoring_and_an_auditor_need(workspace: Workspac
         "model.int8.onnx",
         "model.fp16.onnx",
         "variants.json",
+        "reference.json",
         "weights.safetensors",
         "vocabulary.txt",
         "model.json",

@@ -17,6 +17,7 @@ from pipeline.candidates import fit
 from pipeline.config import Recipe, ScoringConfig, override
 from pipeline.corpus import TEST, TRAIN, VALIDATION
 from pipeline.errors import InputError, TrainingDataError
+from pipeline.health import NO_CLASS
 from pipeline.preparation import Start, prepare
 from pipeline.schemas import LABELS
 from pipeline.scorer import Scorer
@@ -54,6 +55,8 @@ def test_several_labels_go_from_file_to_labels(workspace: Workspace, add_batch: 
     assert not (bundle.path / "figures" / "confusion_matrix.png").exists()
     assert bundle.metrics["parity"]["equal_labels"] == 1.0
     assert bundle.variants["int8"]["agreement"]["equal_labels"] > 0.9
+    assert bundle.reference is not None
+    assert bundle.reference.labels.bins == (*sorted(WORDS), NO_CLASS)
 
     add_batch([{"id": "none", "text": ""}, *({"id": row["id"], "text": row["text"]} for row in rows)], "night")
     report = score_batch(workspace, workspace.batch("night"), Scorer(bundle, ScoringConfig(device="cpu")))
