@@ -167,7 +167,7 @@ def _fingerprint(batches: Sequence[Batch], chosen: _Chosen, recipe: Recipe) -> s
         {
             "batches": [[batch.id, batch.manifest["fingerprint"]] for batch in batches],
             "rows": hashlib.sha256(chosen.learn.tobytes() + chosen.held_out.tobytes()).hexdigest(),
-            "tokenizer": recipe.tokenizer.model_dump(),
+            "tokenizer": {**recipe.tokenizer.model_dump(), "truncation": "head"},  # nothing is truncated here
         }
     )
     return f"pieces-{decided[:16]}"

@@ -29,7 +29,7 @@ TINY = {
         "head_dropout": 0.1,
         "wide_buckets": 101,
     },
-    "training": {"epochs": 8, "batch_size": 16, "learning_rate": 0.03},
+    "training": {"epochs": 8, "batch_size": 16, "learning_rate": 0.03, "layer_decay": 1.0},
 }
 
 

@@ -225,6 +225,7 @@ def test_an_encoder_is_made_once_and_found_again(filled: Workspace) -> None:
     assert pretrain_encoder(filled, recipe(), progress=lambda share, _: seen.append(share)).name == first.name
     assert not seen  # nothing was done
     assert [encoder.name for encoder in encoders(filled)] == [first.name]
+    assert pretrain_encoder(filled, recipe("tokenizer.truncation=head")).name == first.name  # it reads all of a text
     found = matching_encoder(filled, recipe("training.epochs=1", "tokenizer.max_tokens=12"))
     assert found is not None
     assert found.name == first.name

@@ -176,7 +176,7 @@ def test_training_on_a_gpu_learns_in_mixed_precision(prepared: Prepared) -> None
 
 def test_layers_below_the_head_learn_slower_and_thaw_later() -> None:
     model = Classifier(50, 2, tiny_recipe().model)
-    depths = by_depth(model, list(model.parameters()), frozen_share=0.4)
+    depths = by_depth(model, frozen_share=0.4)
     assert [depth for depth, _, _ in depths] == [0, 1, 2]
     assert [thaw for _, thaw, _ in depths] == [0.0, 0.2, 0.4]
     assert any(one is model.output.weight for one in depths[0][2])

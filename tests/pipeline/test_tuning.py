@@ -186,7 +186,8 @@ def test_a_trial_that_falls_behind_is_pruned_and_leaves_no_checkpoint(
 ) -> None:
     for name in ("UNPRUNED_TRIALS", "COMPARED_TRIALS"):
         monkeypatch.setattr(f"pipeline.tuning.{name}", 1)
-    found = search(workspace, small_plan(trials=8))
+    quick = [text for text in SMALL if "batch_size" not in text] + ["training.batch_size=4"]  # enough to tell apart
+    found = search(workspace, small_plan(trials=8, settings=quick))
     pruned = [trial for trial in found.trials if trial.pruned]
     assert pruned
     assert all(2 <= trial.epochs < 4 for trial in pruned)
