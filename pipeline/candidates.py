@@ -3,7 +3,7 @@
 import copy
 import logging
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +49,6 @@ def fit(
     """
     device = choose_device(recipe.training.device)
     sets = prepared.read(TRAIN), prepared.read(VALIDATION)
-    linear = _LinearBranches(prepared, recipe, sets[0])
     runs = _trials(prepared, recipe)
     trained = []
     for number, trial in enumerate(runs):
@@ -71,10 +70,10 @@ def fit(
             progress=_part_of(progress, trial.name, number, len(runs)),
             on_epoch=on_epoch,
         )
-        linear.join(model, trial.config)
+        _join_branches(model, prepared, recipe, trial.config, sets[0])
         trained.append(_weighed(alone, sets[1], (LSTM, WIDE, AVERAGE)))
     names, best = [trial.name for trial in runs], max(trained, key=lambda one: one.best_macro_f1)
-    simple = _linear_alone(prepared, recipe, sets, linear)
+    simple = _linear_alone(prepared, recipe, sets)
     if simple is not None:
         names, trained = [*names, LINEAR_ALONE], [*trained, simple]
         # An epoch chosen among many by few texts looks better than it is: it has to be so clearly.
@@ -92,31 +91,27 @@ def fit(
     )
 
 
-@dataclass
-class _LinearBranches:
-    """The linear branches there are to be, each fitted when it is first asked for."""
+def _join_branches(
+    model: Classifier, prepared: Prepared, recipe: Recipe, config: TrainingConfig, texts: TokenSet
+) -> None:
+    """Give a model linear branches of its own; they are fitted once for all models that may have the same."""
+    balanced, buckets = config.class_balance in ("weights", "sampling"), recipe.model.wide_buckets
+    if (balanced, buckets) not in prepared.fitted:
+        prepared.fitted[balanced, buckets] = _fit_branches(prepared, texts, buckets, model.multi_label, balanced)
+    model.wide, model.average = copy.deepcopy(prepared.fitted[balanced, buckets])
 
-    prepared: Prepared
-    recipe: Recipe
-    texts: TokenSet
-    _fitted: dict[bool, tuple[Wide | None, Average | None]] = field(default_factory=dict)
 
-    def join(self, model: Classifier, config: TrainingConfig) -> None:
-        """Give a model branches of its own."""
-        balanced = config.class_balance in ("weights", "sampling")
-        if balanced not in self._fitted:
-            self._fitted[balanced] = self._fit(model.multi_label, balanced)
-        model.wide, model.average = copy.deepcopy(self._fitted[balanced])
-
-    def _fit(self, multi_label: bool, balanced: bool) -> tuple[Wide | None, Average | None]:
-        wide, average, buckets = None, None, self.recipe.model.wide_buckets
-        if buckets:
-            size = self.prepared.cache.tokenizer.size
-            wide = fit_wide(self.texts, size, buckets, multi_label=multi_label, balanced=balanced)
-        vectors = self.prepared.encoder.document_vectors if self.prepared.encoder else None
-        if vectors is not None:
-            average = fit_average(vectors, self.texts, multi_label=multi_label, balanced=balanced)
-        return wide, average
+def _fit_branches(
+    prepared: Prepared, texts: TokenSet, buckets: int, multi_label: bool, balanced: bool
+) -> tuple[Wide | None, Average | None]:
+    wide = average = None
+    if buckets:
+        size = prepared.cache.tokenizer.size
+        wide = fit_wide(texts, size, buckets, multi_label=multi_label, balanced=balanced)
+    vectors = prepared.encoder.document_vectors if prepared.encoder else None
+    if vectors is not None:
+        average = fit_average(vectors, texts, multi_label=multi_label, balanced=balanced)
+    return wide, average
 
 
 def _weighed(trained: TrainedModel, validation: TokenSet, branches: tuple[str, ...]) -> TrainedModel:
@@ -132,14 +127,12 @@ def _weighed(trained: TrainedModel, validation: TokenSet, branches: tuple[str, .
     )
 
 
-def _linear_alone(
-    prepared: Prepared, recipe: Recipe, sets: tuple[TokenSet, TokenSet], linear: _LinearBranches
-) -> TrainedModel | None:
+def _linear_alone(prepared: Prepared, recipe: Recipe, sets: tuple[TokenSet, TokenSet]) -> TrainedModel | None:
     """Return a model whose LSTM is silent, where labels are few and document vectors know more than they."""
     if prepared.encoder is None or not 0 < len(known(sets[0])) <= FEW_TEXTS:
         return None
     model = _new_model(prepared, recipe, sets[0], pretrained=False).eval()
-    linear.join(model, recipe.training)
+    _join_branches(model, prepared, recipe, recipe.training, sets[0])
     if model.average is None:
         return None
     model.silence_lstm()

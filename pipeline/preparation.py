@@ -1,9 +1,10 @@
 """The labelled documents, divided and tokenized, and what a training starts from."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pipeline.config import Recipe
 from pipeline.corpus import TRAIN, Corpus, select
@@ -41,6 +42,7 @@ class Prepared:
     vectors: WordVectors | None = None
     encoder: Encoder | None = None
     teacher: Teacher | None = None
+    fitted: dict[Any, Any] = field(default_factory=dict)  # linear branches, which trials of a search share
 
     def read(self, split: int) -> TokenSet:
         """Return the texts of a split; those to train on with the teacher's opinion."""
