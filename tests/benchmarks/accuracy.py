@@ -28,7 +28,7 @@ from pipeline.candidates import fit
 from pipeline.config import IngestConfig, Recipe, load_recipe
 from pipeline.corpus import TEST, TRAIN, VALIDATION
 from pipeline.encoder import pretrain_encoder
-from pipeline.evaluation import macro_f1
+from pipeline.evaluation import best_thresholds, decide, macro_f1
 from pipeline.ingest import ingest
 from pipeline.preparation import Start, prepare
 from pipeline.workspace import Workspace
@@ -100,7 +100,10 @@ def score_of(metrics: dict[str, Any], measure: str) -> float:
 
 
 def linear_scores(workspace: Workspace, recipe: Recipe, batches: list[str], measure: str) -> dict[str, float]:
-    """Return the test scores of two linear models, which learn from train and validation texts alike."""
+    """Return the test scores of two linear models, which learn from train and validation texts alike.
+
+    With several labels they learn from the training texts, and validation gives each class its threshold.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
@@ -115,6 +118,8 @@ def linear_scores(workspace: Workspace, recipe: Recipe, batches: list[str], meas
         return texts, corpus.sets[np.concatenate([ids for _, _, ids in rows])]
 
     texts, targets = read(TRAIN, VALIDATION)
+    train_texts, train_targets = read(TRAIN)
+    validation_texts, validation_targets = read(VALIDATION)
     test_texts, truth = read(TEST)
     found = {}
     for name, pairs, model in (
@@ -124,14 +129,23 @@ def linear_scores(workspace: Workspace, recipe: Recipe, batches: list[str], meas
         vectorizer = TfidfVectorizer(
             ngram_range=(1, pairs), sublinear_tf=True, min_df=2, token_pattern=r"\S+", lowercase=False, dtype=np.float32
         )
-        features = vectorizer.fit_transform(texts)
-        if corpus.multi_label:
-            predicted = OneVsRestClassifier(model).fit(features, targets).predict(vectorizer.transform(test_texts)) > 0
+        if corpus.multi_label:  # with thresholds chosen as ours are, so from the training texts alone
+            features = vectorizer.fit_transform(train_texts)
+            each = OneVsRestClassifier(model).fit(features, train_targets)
+            say = each.predict_proba if pairs == 1 else each.decision_function
+            thresholds = best_thresholds(squashed(say(vectorizer.transform(validation_texts))), validation_targets)
+            predicted = decide(squashed(say(vectorizer.transform(test_texts))), thresholds)
         else:
+            features = vectorizer.fit_transform(texts)
             ids = model.fit(features, targets.argmax(axis=1)).predict(vectorizer.transform(test_texts))
             predicted = np.eye(len(corpus.labels), dtype=bool)[ids]
         found[name] = _plain_score(predicted, truth, corpus.labels, measure)
     return found
+
+
+def squashed(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return values as what `best_thresholds` takes, between 0 and 1, in their order."""
+    return 1 / (1 + np.exp(-values))
 
 
 def _plain_score(predicted: NDArray[np.bool_], truth: NDArray[np.bool_], labels: list[str], measure: str) -> float:
