@@ -1,5 +1,6 @@
 """A Prefect server, and what must be on it: a work pool, the deployments, and what watches over runs."""
 
+import asyncio
 import datetime
 import subprocess
 import sys
@@ -127,9 +128,7 @@ class Orchestrator:
         """Mark runs that no worker has in hand any more as crashed, and return their names."""
         left = self.under_way()
         for run in left:
-            state: State[None] = Crashed(
-                message="Its worker was stopped. Run it again: what is labelled already is not done twice."
-            )
+            state: State[None] = Crashed(message=f"Its worker was stopped. {AGAIN}")
             self.client.set_flow_run_state(UUID(str(run.id)), state, force=True)
         return [run.name for run in left]
 
@@ -141,8 +140,8 @@ class Orchestrator:
             if not one.active or deployment.paused or not isinstance(one.schedule, CronSchedule):
                 continue
             zone = one.schedule.timezone or "UTC"
-            dates = DatedSchedule(cron=one.schedule.cron, timezone=zone)._get_dates_generator(n=1)
-            zones[next(iter(dates))] = zone
+            dates = asyncio.run(DatedSchedule(cron=one.schedule.cron, timezone=zone).get_dates(n=1))
+            zones[dates[0]] = zone
         if not zones:
             return "the schedule of nightly is switched off"
         first = min(zones)

@@ -121,7 +121,7 @@ def up(workspace: str, port: int, say: Say) -> None:
         worker = stack.enter_context(Service("worker", place, environment, "--pool", POOL))
         say(f"the UI is at {url}; {orchestrator.next_night()}; Ctrl-C stops everything in order")
         _watch(services, worker, stopped, say)
-        _wind_down(place, orchestrator, worker, stopped, say)
+        _wind_down(place, orchestrator, worker, stopped, say, alone=bool(services))
 
 
 def _environment(place: Workspace, url: str) -> dict[str, str]:
@@ -222,10 +222,14 @@ def _watch(services: list[Service], worker: Service, stopped: threading.Event, s
 
 
 def _wind_down(
-    place: Workspace, orchestrator: Orchestrator, worker: Service, stopped: threading.Event, say: Say
+    place: Workspace, orchestrator: Orchestrator, worker: Service, stopped: threading.Event, say: Say, *, alone: bool
 ) -> None:
-    """Let what is under way come to a place where it can go on later, then stop the worker."""
-    orchestrator.pause(True)  # what is due now starts when we are back
+    """Let what is under way come to a place where it can go on later, then stop the worker.
+
+    A server that was there before may have other workers: then neither the pool nor their runs are ours to stop.
+    """
+    if alone:
+        orchestrator.pause(True)  # what is due now starts when we are back
     with place.asking_to_stop():
         stopped.clear()  # the next signal means: now
         deadline = time.monotonic() + FINISHING_SECONDS
@@ -238,6 +242,6 @@ def _wind_down(
                 say(f"waiting for the parts under way of {names}; Ctrl-C again stops at once")
             told = names
         worker.stop()
-    for name in orchestrator.crash_leftovers():
+    for name in orchestrator.crash_leftovers() if alone else ():
         say(f"{name} was stopped and marked as crashed; the next run goes on where it ended")
     say("stopped")

@@ -1,6 +1,6 @@
 """A budgeted search for better settings, which a killed run takes up again.
 
-A trial is a training, scored by its best macro-F1 on the validation split; the test split takes no part. Trials
+A trial is a training, scored by its macro-F1 on the validation split; the test split takes no part. Trials
 that fall behind are pruned, and the best settings become a preset.
 """
 
@@ -46,7 +46,7 @@ class Trial:
 
     Attributes:
         number: its place in the order of those that ended, from 1.
-        score: its best validation macro-F1; None if memory did not suffice for an epoch.
+        score: its validation macro-F1, of a pruned one the LSTM's best; None if memory did not suffice for an epoch.
         epochs: how far it came.
         seconds: it took.
         pruned: whether it was stopped early.

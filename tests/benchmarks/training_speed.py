@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from pipeline import training
-from pipeline.config import Recipe, TrainingConfig
+from pipeline.config import Recipe, TrainingConfig, override
 from pipeline.cores import Cores
 from pipeline.corpus import TRAIN, VALIDATION
 from pipeline.model import Classifier
@@ -49,7 +49,8 @@ def main() -> None:
     if not caches:
         print(f"{options.workspace} holds no token ids: train in it first", file=sys.stderr)
         sys.exit(2)
-    cache, recipe = TokenCache(caches[0]), Recipe()
+    cache = TokenCache(caches[0])
+    recipe = override(Recipe(), ["training.layer_decay=1.0"])  # as from scratch: slower lower layers are for encoders
     texts = cache.read(TRAIN)
     if options.to_the_end:
         to_the_end(cache, recipe)
