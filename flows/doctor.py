@@ -4,11 +4,9 @@ import importlib.metadata
 import sys
 from dataclasses import dataclass
 
-import httpx
-from prefect.settings import get_current_settings
-
+from flows.server import check_configured
 from pipeline.device import cuda_obstacle
-from pipeline.errors import WorkspaceError
+from pipeline.errors import ConfigError, WorkspaceError
 from pipeline.workspace import Workspace
 
 SHOWN = ("prefect", "torch", "onnx", "pyarrow")
@@ -63,13 +61,10 @@ def _workspace(path: str) -> Finding:
 
 
 def _server() -> Finding:
-    url = get_current_settings().api.url
+    try:
+        url = check_configured()
+    except ConfigError as error:
+        return Finding(False, str(error))
     if not url:
         return Finding(True, "no Prefect server configured: each command starts a temporary one")
-    try:
-        httpx.get(f"{url}/health", timeout=5).raise_for_status()
-    except httpx.HTTPError as error:
-        return Finding(
-            False, f"no Prefect server answers at {url} ({error}): prefect server start, or unset PREFECT_API_URL"
-        )
     return Finding(True, f"Prefect server at {url}")

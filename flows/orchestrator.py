@@ -1,34 +1,43 @@
 """A Prefect server, and what must be on it: a work pool, the deployments, and what watches over runs."""
 
 import asyncio
-import datetime
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import UUID
 
-from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.blocks.webhook import Webhook
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import DeploymentSchedule, FlowRun, State, StateType
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.events.actions import ChangeFlowRunState
-from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
-from prefect.events.schemas.events import ResourceSpecification
+from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 from prefect.server.schemas.schedules import CronSchedule as DatedSchedule
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed
+from prefect.types import SecretDict
+from pydantic import SecretStr
 
+from flows.automations import (
+    AGAIN,
+    crash_silent_runs,
+    label_announced_batches,
+    tell_of_bad_ends,
+    tell_of_held_batches,
+)
+from flows.common import SCORING_SLOT
 from pipeline.errors import ConfigError
 
+PREFECT_FILE = Path("deploy", "prefect.yaml")
 POOL = "nightlabel"
-SILENCE = datetime.timedelta(seconds=90)  # three heartbeats
+WEBHOOK = "nightlabel"
 UNDER_WAY = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
-ENDS = ("Completed", "Failed", "Cancelled", "Crashed")
-AGAIN = "Run it again: what is labelled already is not done twice."
-WATCH = "nightlabel: crash runs that fell silent"
 
 
 class Orchestrator:
@@ -39,22 +48,46 @@ class Orchestrator:
 
     @classmethod
     @contextmanager
-    def at(cls, api_url: str) -> Iterator["Orchestrator"]:
-        with SyncPrefectClient(api_url) as client:
+    def at(cls, api_url: str, password: str | None = None) -> Iterator["Orchestrator"]:
+        with (
+            temporary_settings({PREFECT_API_URL: api_url, PREFECT_API_AUTH_STRING: password}),
+            get_client(sync_client=True) as client,
+        ):
             yield cls(client)
 
-    def set_up(self, prefect_file: Path, environment: Mapping[str, str]) -> None:
-        """Make the work pool, the automations and the deployments what they should be; what is right stays.
+    def set_up(self, prefect_file: Path, environment: Mapping[str, str], webhook: str | None = None) -> None:
+        """Make pool, limits, deployments and automations what they should be; what is right stays.
+
+        What a person has switched off or on in the UI, a schedule or an automation, stays so.
 
         Args:
             prefect_file: the deployments.
             environment: of the command that deploys.
+            webhook: address that is told of failed and held nights; None leaves it as it is.
 
         Raises:
-            ConfigError: a deployment cannot be made; with what Prefect says of it.
+            ConfigError: a deployment cannot be made, with what Prefect says of it; or the webhook is no address.
         """
+        check_address(webhook)
         self._open_pool()
-        self._watch_heartbeats()
+        self._limit_scoring()
+        before = self._schedules()
+        self._deploy(prefect_file, environment)
+        for key, schedule in self._schedules().items():
+            if key in before and before[key].active != schedule.active:
+                self.client.update_deployment_schedule(key[0], schedule.id, active=before[key].active)
+        self._automate(webhook)
+
+    def _schedules(self) -> dict[tuple[UUID, str], DeploymentSchedule]:
+        """Return the schedules that have a slug, by deployment and slug."""
+        return {
+            (deployment.id, schedule.slug): schedule
+            for deployment in self.client.read_deployments(limit=200)
+            for schedule in deployment.schedules
+            if schedule.slug
+        }
+
+    def _deploy(self, prefect_file: Path, environment: Mapping[str, str]) -> None:
         ended = subprocess.run(
             [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", str(prefect_file), "--all"],
             env=dict(environment),
@@ -63,8 +96,7 @@ class Orchestrator:
             check=False,
         )
         if ended.returncode:
-            said = (ended.stdout + ended.stderr).strip().splitlines()
-            raise ConfigError(f"{prefect_file} cannot be deployed: {said[-1] if said else 'Prefect says nothing'}")
+            raise ConfigError(f"{prefect_file} cannot be deployed: {_reason(ended.stdout + ended.stderr)}")
 
     def _open_pool(self) -> None:
         try:
@@ -79,31 +111,39 @@ class Orchestrator:
         """Make the work pool start no further runs, or go on; what was due meanwhile starts then."""
         self.client.update_work_pool(POOL, WorkPoolUpdate(is_paused=paused))
 
-    def _watch_heartbeats(self) -> None:
-        """A run whose process was killed cannot say so: it is marked as crashed once its heartbeats stay away."""
-        wanted = AutomationCore(
-            name=WATCH,
-            description="A run whose process is gone would stay Running for ever.",
-            trigger=EventTrigger(
-                after={"prefect.flow-run.heartbeat"},
-                expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{end}" for end in ENDS)},
-                match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
-                for_each={"prefect.resource.id"},
-                posture=Posture.Proactive,
-                threshold=1,
-                within=SILENCE,
-            ),
-            actions=[
-                ChangeFlowRunState(
-                    name=None,
-                    state=StateType.CRASHED,
-                    force=False,
-                    message=f"The process of this run is gone: killed, or its machine went down. {AGAIN}",
-                )
-            ],
-        )
-        if not self.client.read_automations_by_name(WATCH):
-            self.client.create_automation(wanted)
+    def _limit_scoring(self) -> None:
+        """One scoring at a time; whoever has several GPUs raises the limit in the UI, and it stays raised."""
+        try:
+            self.client.read_global_concurrency_limit_by_name(SCORING_SLOT)
+        except ObjectNotFound:
+            self.client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=SCORING_SLOT, limit=1))
+
+    def _automate(self, webhook: str | None) -> None:
+        score = self.client.read_deployment_by_name("score/score")
+        self._ensure(crash_silent_runs())
+        self._ensure(label_announced_batches(score.id))
+        block = self._webhook_block(webhook)
+        if block:
+            self._ensure(tell_of_bad_ends(block))
+            self._ensure(tell_of_held_batches(block))
+
+    def _ensure(self, wanted: AutomationCore) -> None:
+        """Create an automation, or bring one of an earlier version up to date; one switched off stays so."""
+        for there in self.client.read_automations_by_name(wanted.name):
+            if there.tags != wanted.tags:
+                self.client.update_automation(there.id, wanted.model_copy(update={"enabled": there.enabled}))
+            return
+        self.client.create_automation(wanted)
+
+    def _webhook_block(self, url: str | None) -> UUID | None:
+        """Return the block with the webhook's address, set to `url` if that is given; None where there is none."""
+        if url:
+            headers = SecretDict({"Content-Type": "application/json"})
+            Webhook(url=SecretStr(url), headers=headers).save(WEBHOOK, overwrite=True, client=None)
+        try:
+            return self.client.read_block_document_by_name(WEBHOOK, "webhook").id
+        except ObjectNotFound:
+            return None
 
     def under_way(self) -> list[FlowRun]:
         """Return the runs that the pool's workers have in hand, and the runs inside of them."""
@@ -146,3 +186,20 @@ class Orchestrator:
             return "the schedule of nightly is switched off"
         first = min(zones)
         return f"the next night runs at {first:%Y-%m-%d %H:%M} ({zones[first]})"
+
+
+def check_address(webhook: str | None) -> None:
+    """See that a webhook can be posted to.
+
+    Raises:
+        ConfigError: it is no address.
+    """
+    if webhook and not (webhook.startswith(("http://", "https://")) and urlsplit(webhook).hostname):
+        raise ConfigError(f"--webhook {webhook}: give an address that starts with http:// or https://")
+
+
+def _reason(said: str) -> str:
+    """Return the line of a failed command that says why: a wrong value's, else the last one."""
+    wrong = re.search(r"Value error, (.+?)(?: \[type=|$)", said, re.MULTILINE)
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return wrong[1] if wrong else next(reversed(lines), "Prefect does not say why")

@@ -5,7 +5,8 @@ import sys
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.common import HERE, RETRY, Preset, RunProgress, WorkspacePath, show_report
+from flows.common import HERE, RETRY, RunProgress, show_report
+from flows.forms import Batches, Preset, SettingChanges, WorkspacePath
 from flows.report import encoder_report
 from pipeline.config import Recipe, load_recipe
 from pipeline.encoder import Encoder, pretrain_encoder
@@ -20,8 +21,8 @@ def pretrain_task(workspace: Workspace, recipe: Recipe, batches: list[str]) -> E
 @flow(name="pretrain", flow_run_name="pretrain with preset {preset}", validate_parameters=True)
 def pretrain(
     preset: Preset = "default",
-    settings: list[str] = [],  # noqa: B006 - never changed
-    batches: list[str] = [],  # noqa: B006
+    settings: SettingChanges = [],  # noqa: B006 - never changed
+    batches: Batches = [],  # noqa: B006
     workspace: WorkspacePath = HERE,
 ) -> Encoder:
     """Learn from every text there is, labelled or not, so that later trainings start from what it holds.
@@ -30,7 +31,7 @@ def pretrain(
         preset: Settings to start from.
         settings: Changes to the preset, each as section.field=value, for example pretraining.epochs=6.
         batches: Batches to learn from. Empty: all of them.
-        workspace: Folder in which everything is kept.
+        workspace: Folder in which everything is kept. Empty: the one that the worker was started with.
     """
     encoder = pretrain_task(Workspace(workspace), load_recipe(preset, settings), batches)
     show_report("encoder", encoder_report(encoder, pictures=True), "What was pretrained, on what, and how well")

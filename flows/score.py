@@ -5,17 +5,28 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Annotated, Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.futures import PrefectFuture, as_completed
+from prefect.futures import PrefectFuture, as_completed, wait
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.common import HERE, RETRY, WorkspacePath, show_report
+from flows.automations import BATCH_HELD
+from flows.common import (
+    HERE,
+    RETRY,
+    OutOfTimeError,
+    announce,
+    end_process,
+    scoring_slot,
+    show_report,
+)
+from flows.forms import Batches, ModelName, WorkspacePath, titled
 from flows.report import labels_report
 from pipeline.config import HealthConfig, ScoringConfig
 from pipeline.files import read_json
@@ -24,6 +35,8 @@ from pipeline.registry import Registry
 from pipeline.scorer import Scorer
 from pipeline.scoring import finish_batch, score_part
 from pipeline.workspace import Batch, Workspace
+
+STOPPING_SECONDS = 10.0  # in which work that does not hang comes to the end of its batch
 
 
 class ToldToStopError(Exception):
@@ -51,10 +64,10 @@ def _run_name() -> str:
 
 @flow(name="score", flow_run_name=_run_name, validate_parameters=True, task_runner=ThreadPoolTaskRunner())  # type: ignore[arg-type]
 def score(
-    batches: list[str] = [],  # noqa: B006 - never changed
-    model: str | None = None,
-    config: ScoringConfig = ScoringConfig(),  # noqa: B008 - frozen
-    health: HealthConfig = HealthConfig(),  # noqa: B008
+    batches: Batches = [],  # noqa: B006 - never changed
+    model: ModelName = None,
+    config: Annotated[ScoringConfig, titled("Labelling")] = ScoringConfig(),  # noqa: B008 - frozen
+    health: Annotated[HealthConfig, titled("Holding bad nights")] = HealthConfig(),  # noqa: B008
     workspace: WorkspacePath = HERE,
 ) -> list[BatchReport]:
     """Label documents with the champion or a named version; parts already labelled are left as they are.
@@ -64,7 +77,7 @@ def score(
         model: Name or name@version. Empty: the champion of the only model there is.
         config: Where and how the model runs.
         health: When a night is out of the ordinary, and whether its labels are held then.
-        workspace: Folder in which everything is kept.
+        workspace: Folder in which everything is kept. Empty: the one that the worker was started with.
     """
     logger = get_run_logger()
     place = Workspace(workspace)
@@ -73,7 +86,7 @@ def score(
     if not wanted:
         logger.info("nothing to do: all %d batches are labelled by %s", len(place.batches()), bundle.name)
         return []
-    with Scorer(bundle, config) as scorer:
+    with scoring_slot(), Scorer(bundle, config) as scorer:
         logger.info(
             "scoring %s with %s on %s (%s)",
             ", ".join(batch.id for batch in wanted),
@@ -111,15 +124,19 @@ def _score_batch(workspace: Workspace, batch: Batch, scorer: Scorer, health: Hea
             len(parts) - len(report.scored_parts),
             len(parts),
         )
-        _tell_findings(batch, read_json(report.path / "manifest.json"))
+        _tell_findings(workspace, batch, read_json(report.path / "manifest.json"))
     return report
 
 
-def _tell_findings(batch: Batch, manifest: dict[str, Any]) -> None:
-    for finding in manifest["findings"]:
-        get_run_logger().warning("batch %s: %s", batch.id, finding["sentence"])
+def _tell_findings(workspace: Workspace, batch: Batch, manifest: dict[str, Any]) -> None:
+    """Say what is out of the ordinary in the log, and of a held batch tell the server."""
+    sentences = [finding["sentence"] for finding in manifest["findings"]]
+    for sentence in sentences:
+        get_run_logger().warning("batch %s: %s", batch.id, sentence)
     if not manifest["published"]:
-        get_run_logger().warning("batch %s is held: not published before nightlabel publish %s", batch.id, batch.id)
+        text = f"batch {batch.id} is held: not published before nightlabel publish {batch.id}"
+        get_run_logger().warning(text)
+        announce(BATCH_HELD, batch.id, workspace.root, " ".join([f"{text}.", *sentences]))
 
 
 def _score_parts(workspace: Workspace, batch: Batch, scorer: Scorer) -> list[PartReport]:
@@ -135,11 +152,30 @@ def _score_parts(workspace: Workspace, batch: Batch, scorer: Scorer) -> list[Par
         while waiting and len(running) < scorer.parts_at_once and not to_stop:
             part = waiting.popleft()
             running.append(_score_part.submit(workspace, batch, part, scorer, f"{batch.id} {part['file']}"))
-        future = next(as_completed(running))
+        future = _next_done(running, batch, scorer)
         running.remove(future)
         done.append(future.result())
         get_run_logger().info(_progress(batch, done, time.monotonic() - started))
     return sorted(done, key=lambda part: part.file)
+
+
+def _next_done(running: list[PrefectFuture[PartReport]], batch: Batch, scorer: Scorer) -> PrefectFuture[PartReport]:
+    """Return the part that is done next; a thread that hangs in a disk or a driver must not hang the night.
+
+    Raises:
+        OutOfTimeError: none is, within the minutes that a part may take.
+    """
+    minutes = scorer.config.part_minutes
+    with suppress(TimeoutError):
+        return next(as_completed(running, timeout=minutes * 60))
+    scorer.stop()
+    message = (
+        f"batch {batch.id}: no part was done within {minutes:g} minutes: does its disk or its device hang? "
+        "What is labelled stays; run it again, or allow more with config.part_minutes"
+    )
+    if wait(running, timeout=STOPPING_SECONDS).not_done:
+        end_process(message)
+    raise OutOfTimeError(message)
 
 
 def _progress(batch: Batch, done: Sequence[PartReport], seconds: float) -> str:

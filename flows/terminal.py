@@ -5,8 +5,8 @@ from pathlib import Path
 
 import prefect.main  # noqa: F401 - importing it sets logging up, which must be done before it is changed here
 from prefect.logging.handlers import PrefectConsoleHandler
-from prefect.settings import get_current_settings
 
+from flows.server import check_configured
 from pipeline.errors import NightlabelError
 
 OURS = (str(Path(__file__).parent), str(Path(__file__).parent.parent / "pipeline"))
@@ -34,10 +34,14 @@ def quiet(*, debug: bool) -> None:
 
 
 def temporary_server_note() -> str | None:
-    """Return what to say where no Prefect server is configured: a temporary one takes its time to start."""
-    if get_current_settings().api.url:
+    """Return what to say where no Prefect server is configured: a temporary one takes its time to start.
+
+    Raises:
+        ConfigError: one is configured, and it does not answer, or does not let us in.
+    """
+    if check_configured():
         return None
     return (
         "Starting a temporary Prefect server, which takes some seconds. To skip this and see runs in the UI: "
-        "prefect server start, and in this shell: export PREFECT_API_URL=http://127.0.0.1:4200/api"
+        "nightlabel up, and in this shell: export PREFECT_API_URL=http://127.0.0.1:4200/api"
     )

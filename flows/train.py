@@ -7,7 +7,18 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from flows.common import HERE, RETRY, Preset, RunProgress, WorkspacePath, show_report
+from flows.common import HERE, RETRY, RunProgress, show_report
+from flows.forms import (
+    A_NAME,
+    Batches,
+    EncoderName,
+    Preset,
+    SettingChanges,
+    TeacherFile,
+    WordVectors,
+    WorkspacePath,
+    titled,
+)
 from flows.pretrain import pretrain_task
 from flows.report import model_report
 from pipeline.build import Publication, assess, publish
@@ -51,15 +62,15 @@ def _publish(
 
 @flow(name="train", flow_run_name="train {model} from preset {preset}", validate_parameters=True)
 def train(
-    model: Annotated[str, Field(min_length=1)] = "default",
+    model: Annotated[str, Field(min_length=1), titled("Model", pattern=A_NAME)] = "default",
     preset: Preset = "default",
-    settings: list[str] = [],  # noqa: B006 - never changed
-    batches: list[str] = [],  # noqa: B006
-    embeddings: str | None = None,
-    pretrain: bool = False,
-    encoder: str | None = None,
-    teacher: str | None = None,
-    force: bool = False,
+    settings: SettingChanges = [],  # noqa: B006 - never changed
+    batches: Batches = [],  # noqa: B006
+    embeddings: WordVectors = None,
+    pretrain: Annotated[bool, titled("Pretrain")] = False,
+    encoder: EncoderName = None,
+    teacher: TeacherFile = None,
+    force: Annotated[bool, titled("Promote in any case")] = False,
     workspace: WorkspacePath = HERE,
 ) -> Publication:
     """Train a model on the labelled documents, prove its export, and promote it if it is not worse.
@@ -74,7 +85,7 @@ def train(
         encoder: Name of the encoder to start from. Empty: with pretrain the newest that suits, else none.
         teacher: File with a doc_id and a column of probabilities for each class, from another model. Empty: none.
         force: Promote the new version even if it is worse than the champion.
-        workspace: Folder in which everything is kept.
+        workspace: Folder in which everything is kept. Empty: the one that the worker was started with.
     """
     recipe = load_recipe(preset, settings)
     place = Workspace(workspace)

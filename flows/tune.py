@@ -7,10 +7,22 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from flows.common import HERE, RETRY, Preset, RunProgress, WorkspacePath, show_report
+from flows.common import HERE, RETRY, RunProgress, show_report
+from flows.forms import (
+    A_NAME,
+    Batches,
+    EncoderName,
+    Preset,
+    TeacherFile,
+    WordVectors,
+    WorkspacePath,
+    changes,
+    optional,
+    titled,
+)
 from flows.tuning_report import tuning_report
 from pipeline import tuning
-from pipeline.search_space import Plan, make_plan
+from pipeline.search_space import SPACE, Plan, make_plan
 from pipeline.tuning import Tuning
 from pipeline.workspace import Workspace
 
@@ -22,16 +34,16 @@ def _search(workspace: Workspace, plan: Plan) -> Tuning:
 
 @flow(name="tune", flow_run_name="tune {name} from preset {preset}", validate_parameters=True)
 def tune(
-    name: Annotated[str, Field(min_length=1)] = "tuned",
+    name: Annotated[str, Field(min_length=1), titled("Name of the search", pattern=A_NAME)] = "tuned",
     preset: Preset = "default",
-    settings: list[str] = [],  # noqa: B006 - never changed
-    only: list[str] = [],  # noqa: B006
-    trials: Annotated[int, Field(ge=1)] = 20,
-    minutes: Annotated[float, Field(gt=0)] | None = None,
-    batches: list[str] = [],  # noqa: B006
-    embeddings: str | None = None,
-    encoder: str | None = None,
-    teacher: str | None = None,
+    settings: Annotated[list[str], changes("Fixed settings", "Settings that are not searched")] = [],  # noqa: B006 - never changed
+    only: Annotated[list[str], titled("Settings to search", items={"type": "string", "enum": list(SPACE)})] = [],  # noqa: B006
+    trials: Annotated[int, Field(ge=1), titled("Trials")] = 20,
+    minutes: Annotated[float | None, *optional("Minutes", type="number", minimum=0)] = None,
+    batches: Batches = [],  # noqa: B006
+    embeddings: WordVectors = None,
+    encoder: EncoderName = None,
+    teacher: TeacherFile = None,
     workspace: WorkspacePath = HERE,
 ) -> Tuning:
     """Search for settings that suit the labelled documents, and write the best as a preset.
@@ -40,14 +52,14 @@ def tune(
         name: Name of the search, and of the preset that it writes. A search of that name goes on.
         preset: Start from default, imdb-lstm100, keras-lstm64, stacked-lstm128, or the path of a .toml file.
         settings: Settings that are fixed, not searched, each as section.field=value, for example training.epochs=6.
-        only: Settings to search, each as section.field, for example training.learning_rate. Empty: all that matter.
+        only: Settings to search, for example training.learning_rate. Empty: all that matter.
         trials: Most trainings, those of earlier runs of this search included.
-        minutes: Minutes spent in trainings, earlier runs included, after which no other begins. Empty: no limit.
+        minutes: Minutes spent in trainings, earlier runs included, after which no other begins. 0: no limit.
         batches: Batches to learn from. Empty: all of them.
         embeddings: File of word vectors to start from, a word and its numbers on each line. Empty: none.
         encoder: Name of the pretrained encoder to start from. Empty: none.
         teacher: File with a doc_id and a column of probabilities for each class, from another model. Empty: none.
-        workspace: Folder in which everything is kept.
+        workspace: Folder in which everything is kept. Empty: the one that the worker was started with.
     """
     plan = make_plan(
         name,

@@ -1,6 +1,7 @@
 """All that nights need on one machine: a Prefect server, the deployments, a worker. Run it with: nightlabel up"""
 
 import fcntl
+import math
 import os
 import signal
 import socket
@@ -10,27 +11,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
 import httpx
-import prefect
 
-from flows.orchestrator import POOL, Orchestrator
+from flows.orchestrator import POOL, PREFECT_FILE, Orchestrator
+from flows.server import ANSWER_SECONDS, check_server
 from pipeline.errors import ConfigError, WorkspaceError
 from pipeline.workspace import Workspace
 
-PREFECT_FILE = Path("deploy", "prefect.yaml")
 STARTING_SECONDS = 180.0  # a server takes about twelve; a busy machine many times as long
 FINISHING_SECONDS = 120.0  # for the parts that are under way when everything is to stop
 HEARTBEAT_SECONDS = 30
 RESTART_SECONDS = 2.0
+STARTS, LONG_SECONDS = 5, 600.0  # a service that ends so often, each time sooner than that, is not to be helped
 Say = Callable[[str], None]
 
 
 class ServiceError(Exception):
-    """The server ended by itself."""
+    """The server or the worker ended by itself, again and again."""
 
 
 class Service:
@@ -40,6 +40,7 @@ class Service:
         self.name, self.log = name, place.log_of(name)
         self._command, self._environment = [sys.executable, "-m", "prefect", name, "start", *options], environment
         self.log.parent.mkdir(exist_ok=True)
+        self.starts, self._started = 0, -math.inf
         self.process = self.start()
 
     def __enter__(self) -> Self:
@@ -52,6 +53,9 @@ class Service:
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start the process, again if it has ended."""
+        now = time.monotonic()
+        self.starts = self.starts + 1 if now - self._started < LONG_SECONDS else 1
+        self._started = now
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 self._command,
@@ -81,17 +85,18 @@ class Service:
                 continue
 
 
-def up(workspace: str, port: int, say: Say) -> None:
+def up(workspace: str, port: int, say: Say, webhook: str | None = None) -> None:
     """Start what is not running yet, and keep it running until SIGINT or SIGTERM.
 
     Args:
         workspace: folder in which everything is kept, the server's database and the logs too.
         port: of the server, on loopback.
         say: told each step in a line.
+        webhook: address that is told of failed and held nights; None leaves it as it is.
 
     Raises:
-        ConfigError: the port is taken, by another program or by another version of Prefect, or this is not the
-            project's folder.
+        ConfigError: the port is taken, by another program or by another version of Prefect; this is not the
+            project's folder; or the webhook is no address.
         ServiceError: the server ended by itself.
     """
     if not PREFECT_FILE.is_file():
@@ -114,13 +119,13 @@ def up(workspace: str, port: int, say: Say) -> None:
             return
         orchestrator = stack.enter_context(Orchestrator.at(f"{url}/api"))
         say("setting up deployments, work pool and automations ...")
-        orchestrator.set_up(PREFECT_FILE, environment)
+        orchestrator.set_up(PREFECT_FILE, environment, webhook)
         if services:  # with the server only just started, what is Running has no worker any more
             for name in orchestrator.crash_leftovers():
                 say(f"{name} had been killed: marked as crashed, the next run goes on where it ended")
         worker = stack.enter_context(Service("worker", place, environment, "--pool", POOL))
         say(f"the UI is at {url}; {orchestrator.next_night()}; Ctrl-C stops everything in order")
-        _watch(services, worker, stopped, say)
+        _watch([*services, worker], stopped, say)
         _wind_down(place, orchestrator, worker, stopped, say, alone=bool(services))
 
 
@@ -132,9 +137,12 @@ def _environment(place: Workspace, url: str) -> dict[str, str]:
         "PREFECT_HOME": str((place.root / "prefect").absolute()),
         "PREFECT_API_URL": f"{url}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # In memory, the default, a server that was killed would leave slots taken for ever.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_WORKER_QUERY_SECONDS": "5",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         "PREFECT_LOGGING_EXTRA_LOGGERS": "pipeline",
+        "PREFECT_CLIENT_MAX_RETRIES": "8",  # some minutes: a run goes on when the server was away
         "NIGHTLABEL_WORKSPACE": str(place.root.absolute()),
     }
 
@@ -184,14 +192,10 @@ def _server_there(url: str, port: int) -> bool:
         if probe.connect_ex(("127.0.0.1", port)):
             return False
     try:
-        version = httpx.get(f"{url}/api/admin/version", timeout=10).raise_for_status().json()
+        httpx.get(f"{url}/api/health", timeout=ANSWER_SECONDS).raise_for_status().json()
     except (httpx.HTTPError, ValueError) as error:
         raise ConfigError(f"port {port} is in use by another program; take another with --port") from error
-    if version != prefect.__version__:
-        raise ConfigError(
-            f"the server at {url} is Prefect {version} and this is {prefect.__version__}; "
-            "stop it, or take another port with --port"
-        )
+    check_server(f"{url}/api", None)
     return True
 
 
@@ -209,16 +213,21 @@ def _await_server(url: str, server: Service, stopped: threading.Event) -> None:
             continue
 
 
-def _watch(services: list[Service], worker: Service, stopped: threading.Event, say: Say) -> None:
-    """Wait for the request to stop; a worker that ends by itself gets a successor, for nobody is there at night."""
+def _watch(services: list[Service], stopped: threading.Event, say: Say) -> None:
+    """Wait for the request to stop; a service that ends by itself gets a successor, for nobody is there at night.
+
+    Raises:
+        ServiceError: a service ends again and again.
+    """
     while not stopped.wait(1.0):
         for service in services:
-            if service.end:
-                raise ServiceError(service.end)
-        if worker.end:
-            say(f"{worker.end}; starting another")
+            if not service.end:
+                continue
+            if service.starts > STARTS:
+                raise ServiceError(f"{service.end}; it was started {service.starts} times")
+            say(f"{service.end}; starting another")
             stopped.wait(RESTART_SECONDS)
-            worker.start()
+            service.start()
 
 
 def _wind_down(

@@ -18,10 +18,19 @@ S = TypeVar("S", bound="Settings")
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
+def _draw_as_one_input(schema: dict[str, Any]) -> None:
+    """Describe each field that may be empty as a plain one: a form would let a person choose between types."""
+    for field in schema["properties"].values():
+        types = [one for one in field.get("anyOf", []) if one != {"type": "null"}]
+        if len(types) == 1:
+            del field["anyOf"], field["default"]
+            field.update(types[0])
+
+
 class Settings(BaseModel):
     """What all settings have in common: they do not change, and an unknown name is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_draw_as_one_input)
 
 
 class IngestConfig(Settings):
@@ -29,37 +38,56 @@ class IngestConfig(Settings):
 
     text: Annotated[list[str], Field(min_length=1)] = Field(
         default=["text"],
+        title="Text columns",
         description="Column with the text; several are joined. Without a header, a number from 1.",
     )
     label: str | None = Field(
         default=None,
+        title="Label column",
         description="Column with the label; empty values are unlabelled rows. Not given: the column 'label', if any.",
     )
     label_separator: Annotated[str, Field(min_length=1)] | None = Field(
         default=None,
+        title="Between several labels",
         description="What joins several labels of a document in the label column, for example '|'. "
         "Not given: each document has one label, unless the column holds lists.",
     )
     id: str | None = Field(
         default=None,
+        title="Id column",
         description="Column with a unique id. Not given: the column 'id' or 'doc_id', if any, else made from the text.",
     )
     split: str | None = Field(
         default=None,
+        title="Split",
         description="train, validation or test, or the name of a column that says so. Not given: decided by the text.",
     )
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "folder"] = Field(
-        default="auto", description="Format of the sources; auto goes by the file name."
+        default="auto", title="File format", description="Format of the sources; auto goes by the file name."
     )
-    header: bool = Field(default=True, description="Whether the first row of a CSV or TSV file names its columns.")
-    encoding: str = Field(default="utf-8", description="Character encoding of text files.")
-    join: str = Field(default="\n", description="What stands between several text columns.")
-    clean_html: bool = Field(default=False, description="Decode HTML entities and remove tags.")
+    header: bool = Field(
+        default=True,
+        title="Header row",
+        description="Whether the first row of a CSV or TSV file names its columns.",
+    )
+    encoding: str = Field(
+        default="utf-8",
+        title="Encoding",
+        description="Character encoding of text files, for example utf-8, cp1252 or shift_jis.",
+    )
+    join: str = Field(
+        default="\n",
+        title="Between text columns",
+        description="What is put between several text columns; unless changed, a line break.",
+    )
+    clean_html: bool = Field(default=False, title="Remove HTML", description="Decode HTML entities and remove tags.")
     max_reject_rate: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
-        default=0.05, description="Share of refused rows above which nothing is committed."
+        default=0.05,
+        title="Refuse above",
+        description="Share of refused rows, from 0 to 1, above which nothing is committed.",
     )
     max_text_bytes: Annotated[int, Field(ge=1)] = Field(
-        default=1_000_000, description="Texts longer than this many bytes are refused."
+        default=1_000_000, title="Longest text", description="Texts longer than this many bytes are refused."
     )
 
 
@@ -213,21 +241,34 @@ class Recipe(Settings):
 class ScoringConfig(Settings):
     """How documents are labelled."""
 
+    review_below: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        default=0.5,
+        title="Review below",
+        description="Rows whose confidence, from 0 to 1, is lower get status 'review'.",
+    )
     device: Literal["auto", "cuda", "cpu"] = Field(
         default="auto",
+        title="Device",
         description="Where to run the model; auto takes the GPU if it works and says so loudly if not.",
     )
     precision: Literal["auto", "fp32", "int8", "fp16"] = Field(
         default="auto",
+        title="Precision",
         description="Numbers the model computes with; auto takes the fastest whose labels agree with fp32.",
     )
+    threads: Annotated[int, Field(ge=0)] = Field(
+        default=0, title="CPU cores", description="CPU cores to use; 0 for all."
+    )
     batch_tokens: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="Most token slots in one call of the model; 0 for what suits the device."
+        default=0,
+        title="Tokens at a time",
+        description="Most token slots in one call of the model; 0 for what suits the device.",
     )
-    review_below: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
-        default=0.5, description="Rows whose confidence is lower get status 'review'."
+    part_minutes: Annotated[float, Field(gt=0.0)] = Field(
+        default=60.0,
+        title="Minutes for a part",
+        description="Minutes without a finished part after which a night has failed: something hangs.",
     )
-    threads: Annotated[int, Field(ge=0)] = Field(default=0, description="CPU cores to use; 0 for all.")
 
 
 class HealthConfig(Settings):
@@ -241,12 +282,13 @@ class HealthConfig(Settings):
     psi_warn: Annotated[float, Field(gt=0.0)] = Field(
         default=0.1,
         title="PSI that warns",
-        description="Population stability index against the model's reference from which a night is worth a look.",
+        description="Population stability index against the model's reference from which a night is worth a look; "
+        "0.1 is a slight difference.",
     )
     psi_hold: Annotated[float, Field(gt=0.0)] = Field(
         default=0.25,
         title="PSI that holds",
-        description="Population stability index from which a night is held.",
+        description="Population stability index from which a night is held; 0.25 is a large difference.",
     )
     empty_warn: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         default=0.1,

@@ -3,6 +3,8 @@
 A batch exists when its `manifest.json` does; readers read only what a manifest lists.
 """
 
+import datetime
+import itertools
 import os
 import re
 import shutil
@@ -60,10 +62,10 @@ class Batch:
 
 
 class Workspace:
-    """A folder with documents, rejects, tokens, models and labels."""
+    """A folder with documents, rejects, tokens, models and labels; without a name, that of the environment."""
 
     def __init__(self, root: Path | str | None = None) -> None:
-        self.root = Path(root) if root is not None else default_root()
+        self.root = Path(root) if root else default_root()
 
     def prepare(self) -> "Workspace":
         """Create the folder and prove that it can be written.
@@ -109,6 +111,12 @@ class Workspace:
 
     def preset_of(self, name: str) -> Path:
         return self.root / "presets" / f"{check_name('preset', name)}.toml"
+
+    def next_report(self, day: datetime.date) -> Path:
+        """Return where the next report of a day goes: numbered where the day has one already."""
+        first = self.root / "reports" / f"{day.isoformat()}.md"
+        numbered = (first.with_stem(f"{first.stem}-{number}") for number in itertools.count(2))
+        return next(path for path in itertools.chain([first], numbered) if not path.exists())
 
     def log_of(self, service: str) -> Path:
         return self.root / "logs" / f"{service}.log"

@@ -1,7 +1,7 @@
 """Tiny corpora, made the way a user makes them: a file, ingested."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from server import Office, open_office
 
 from pipeline.build import Publication, build
 from pipeline.config import IngestConfig, Recipe
@@ -31,6 +32,14 @@ TINY = {
     },
     "training": {"epochs": 8, "batch_size": 16, "learning_rate": 0.03, "layer_decay": 1.0},
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Share tests out to the processes: all that use the office to one, each other file to any; the slowest first."""
+    for item in items:
+        group = "office" if "office" in getattr(item, "fixturenames", ()) else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.get_closest_marker("server") is None)
 
 
 @pytest.fixture
@@ -83,3 +92,10 @@ def trained(workspace: Workspace, add_batch: Callable[..., Batch]) -> Publicatio
 
 def tiny_recipe(**training: Any) -> Recipe:
     return Recipe.model_validate({**TINY, "training": {**TINY["training"], **training}})
+
+
+@pytest.fixture(scope="session")
+def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
+    """One server and worker for all tests that need one; a test takes a workspace of its own."""
+    with open_office(tmp_path_factory.mktemp("office")) as office:
+        yield office

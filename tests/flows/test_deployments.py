@@ -1,164 +1,18 @@
 """The flows, deployed on a real server and run by a real worker, as they are in production."""
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import httpx
 import pyarrow.parquet as pq
 import pytest
 from conftest import weather_rows
+from server import PREFECT_FILE, Office
 
 pytestmark = pytest.mark.server
 
-PREFECT_FILE = Path(__file__).parents[2] / "deploy" / "prefect.yaml"
 FLOWS = {"ingest", "pretrain", "train", "tune", "score", "nightly"}
-T = TypeVar("T")
-SECONDS = 120.0  # a run takes about eight, most of them imports; a busy machine may take many times as long
-ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 TINY = ["training.epochs=1", "model.hidden_size=8", "model.embedding_size=8", "tokenizer.min_count=1"]
-
-
-@dataclass(frozen=True)
-class Office:
-    """A server on loopback, a worker, and the folder from which the deployments were made."""
-
-    folder: Path
-    api: httpx.Client
-    environment: dict[str, str]
-
-    def prefect(self, *words: str) -> None:
-        ended = subprocess.run(
-            [sys.executable, "-m", "prefect", *words],
-            env=self.environment,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert ended.returncode == 0, ended.stdout + ended.stderr
-
-    def deploy(self, *which: str) -> None:
-        self.prefect("--no-prompt", "deploy", "--prefect-file", str(PREFECT_FILE), *which)
-
-    def ask(self, method: str, path: str, body: Any = None) -> httpx.Response:
-        """Ask the API, again while its database is busy, as Prefect's own client does."""
-
-        def answered() -> httpx.Response | None:
-            answer = self.api.request(method, path, json=body)
-            return None if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else answer
-
-        return _until(answered, f"{path}: the database stayed busy")
-
-    def get(self, path: str) -> Any:
-        return self.ask("GET", path).raise_for_status().json()
-
-    def find(self, what: str, **filters: Any) -> Any:
-        return self.ask("POST", f"/{what}/filter", filters).raise_for_status().json()
-
-    def deployment(self, name: str) -> dict[str, Any]:
-        return dict(self.get(f"/deployments/name/{name}/{name}"))
-
-    def create(self, name: str, /, **parameters: Any) -> httpx.Response:
-        path = f"/deployments/{self.deployment(name)['id']}/create_flow_run"
-        return self.ask("POST", path, {"parameters": parameters})
-
-    def start(self, name: str, /, **parameters: Any) -> str:
-        return str(self.create(name, **parameters).raise_for_status().json()["id"])
-
-    def ended(self, run_id: str) -> dict[str, Any]:
-        def poll() -> dict[str, Any] | None:
-            run = dict(self.get(f"/flow_runs/{run_id}"))
-            return run if run["state_type"] in ENDED else None
-
-        return _until(poll, "the run did not end")
-
-    def run(self, name: str, /, **parameters: Any) -> dict[str, Any]:
-        run = self.ended(self.start(name, **parameters))
-        assert run["state_type"] == "COMPLETED", run["state"]["message"]
-        return run
-
-    def log(self, run: dict[str, Any]) -> list[str]:
-        return [line["message"] for line in self.find("logs", logs={"flow_run_id": {"any_": [run["id"]]}})]
-
-
-@pytest.fixture(scope="module")
-def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
-    root = tmp_path_factory.mktemp("prefect")
-    folder, elsewhere = root / "checkout", root / "elsewhere"
-    folder.mkdir()
-    elsewhere.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT", "NIGHTLABEL"))} | {
-        "PREFECT_HOME": str(root / "home"),
-        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    server = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    # The worker is started in another folder than the deployments are made from, as a service would be.
-    worker = ["worker", "start", "--pool", "nightlabel", "--type", "process", "--name", "desk"]
-    with (
-        httpx.Client(base_url=environment["PREFECT_API_URL"], timeout=60) as api,
-        _running(server, environment, elsewhere, root / "server.log"),
-    ):
-        _until(lambda: _healthy(api), f"no server; see {root / 'server.log'}")
-        office = Office(folder, api, environment)
-        office.prefect("work-pool", "create", "nightlabel", "--type", "process")
-        with _running(worker, environment, elsewhere, root / "worker.log"):
-            office.deploy("--all")
-            yield office
-
-
-@contextmanager
-def _running(words: list[str], environment: dict[str, str], folder: Path, log: Path) -> Iterator[None]:
-    """Run a Prefect service with all its children as one process group, and stop that group at the end."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", *words],
-            env=environment,
-            cwd=folder,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            yield
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-
-def _until(poll: Callable[[], T | None], otherwise: str) -> T:
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        if found := poll():
-            return found
-        time.sleep(0.2)
-    raise AssertionError(otherwise)
-
-
-def _healthy(api: httpx.Client) -> bool:
-    try:
-        return api.get("/health").is_success
-    except httpx.TransportError:
-        return False
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -266,5 +120,36 @@ def test_a_schedule_that_was_paused_stays_paused_when_deployed_again(office: Off
     (schedule,) = nightly["schedules"]
     path = f"/deployments/{nightly['id']}/schedules/{schedule['id']}"
     office.ask("PATCH", path, {"active": False}).raise_for_status()
-    office.deploy("--name", "nightly")
+    office.set_up()
     assert [schedule["active"] for schedule in office.deployment("nightly")["schedules"]] == [False]
+
+
+def test_the_weekly_training_is_off_until_switched_on_and_stays_on_then(office: Office) -> None:
+    train = office.deployment("train")
+    (schedule,) = train["schedules"]
+    assert not schedule["active"]
+    path = f"/deployments/{train['id']}/schedules/{schedule['id']}"
+    office.ask("PATCH", path, {"active": True}).raise_for_status()
+    office.set_up()
+    assert [schedule["active"] for schedule in office.deployment("train")["schedules"]] == [True]
+
+
+def test_an_automation_that_was_switched_off_stays_off(office: Office) -> None:
+    (automation,) = [one for one in office.find("automations") if "announced" in one["name"]]
+    path = f"/automations/{automation['id']}"
+    office.ask("PATCH", path, {"enabled": False}).raise_for_status()
+    office.set_up()
+    (same,) = [one for one in office.find("automations") if "announced" in one["name"]]
+    assert (same["id"], same["enabled"]) == (automation["id"], False)
+    office.ask("PATCH", path, {"enabled": True}).raise_for_status()
+
+
+def test_a_time_zone_that_is_unknown_is_named(office: Office, tmp_path: Path) -> None:
+    theirs = tmp_path / "prefect.yaml"
+    theirs.write_text(
+        PREFECT_FILE.read_text(encoding="utf-8").replace("Europe/Berlin", "Mars/Phobos"), encoding="utf-8"
+    )
+    ended = office.nightlabel("setup", "--prefect-file", str(theirs))
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert 'Invalid timezone: "Mars/Phobos"' in line
