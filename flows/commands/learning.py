@@ -1,0 +1,216 @@
+"""Commands that make models, and choose among their versions."""
+
+from typing import Annotated, Any
+
+import typer
+
+from flows.commands.options import (
+    EncoderName,
+    LearnFrom,
+    PresetName,
+    TeacherFile,
+    WordVectors,
+    Workspace,
+    check_encoder,
+    check_file,
+    console,
+    quiet_prefect,
+    show,
+)
+from pipeline.config import load_recipe
+from pipeline.errors import ConfigError
+
+
+def train(
+    model: Annotated[str, typer.Option("--model", "-m", help="Name of the model.")] = "default",
+    preset: PresetName = "default",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="section.field=value, for example training.epochs=5. Repeatable.")
+    ] = None,
+    batch: LearnFrom = None,
+    embeddings: WordVectors = None,
+    pretrain: Annotated[
+        bool, typer.Option("--pretrain", help="Start from what all text here teaches, labelled or not.")
+    ] = False,
+    encoder: EncoderName = None,
+    teacher: TeacherFile = None,
+    force: Annotated[bool, typer.Option("--force", help="Promote it even if it is worse than the champion.")] = False,
+    workspace: Workspace = "workspace",
+) -> None:
+    """Train on the labelled documents, prove the export, and promote the version if it is not worse.
+
+    A training that was killed goes on from its last checkpoint when the same command is given again.
+
+    Examples:
+
+        nightlabel train
+
+        nightlabel train --model tickets --set training.epochs=6 --set model.pooling=attention
+
+        nightlabel train --preset imdb-lstm100
+
+        nightlabel train --preset workspace/presets/tuned.toml
+
+        nightlabel train --pretrain
+
+        nightlabel train --embeddings glove.6B.100d.txt.gz --set model.embedding_size=100
+
+        nightlabel train --teacher opinions.parquet --set training.teacher_weight=0.7
+    """
+    recipe = load_recipe(preset, settings)  # a wrong setting is told at once, not after the server has started
+    check_file("--embeddings", embeddings)
+    check_file("--teacher", teacher)
+    if embeddings and (pretrain or encoder):
+        raise ConfigError("--embeddings and a pretrained encoder are two beginnings: choose one")
+    check_encoder(workspace, encoder, recipe)
+    quiet_prefect()
+    from flows import train as train_flow
+    from flows.report import model_report
+
+    publication = train_flow.train(
+        model,
+        preset,
+        settings or [],
+        batches=batch or [],
+        embeddings=str(embeddings) if embeddings else None,
+        pretrain=pretrain,
+        encoder=encoder,
+        teacher=str(teacher) if teacher else None,
+        force=force,
+        workspace=workspace,
+    )
+    show(model_report(publication, pictures=False))
+    console.print(f"Bundle: {publication.bundle.path}\nNext: nightlabel score", soft_wrap=True)
+
+
+def tune(
+    name: Annotated[str, typer.Option(help="Name of the search, and of the preset that it writes.")] = "tuned",
+    preset: PresetName = "default",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="section.field=value: a setting that is fixed, not searched. Repeatable."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="FIELD", help="section.field: search only this one. Repeatable.")
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Most trainings, those of earlier runs of this search included.")] = 20,
+    minutes: Annotated[
+        float | None, typer.Option(help="Minutes spent in trainings after which no other begins; no limit if empty.")
+    ] = None,
+    batch: LearnFrom = None,
+    embeddings: WordVectors = None,
+    encoder: EncoderName = None,
+    teacher: TeacherFile = None,
+    workspace: Workspace = "workspace",
+) -> None:
+    """Search for settings that suit the labelled documents, and write the best as a preset.
+
+    Each trial is a training, measured on the validation split; those that fall behind are stopped early. The first
+    has the starting preset, so that the report can say what was gained. A search that was killed goes on when the
+    same command is given again; a larger budget continues it.
+
+    Examples:
+
+        nightlabel tune
+
+        nightlabel tune --trials 40 --minutes 120
+
+        nightlabel tune --name rates --only training.learning_rate --only training.word_dropout
+
+        nightlabel tune --name small --set model.hidden_size=64 --set training.epochs=4
+    """
+    from pipeline.search_space import make_plan
+
+    inputs: dict[str, Any] = {
+        "batches": batch or [],
+        "embeddings": str(embeddings) if embeddings else None,
+        "encoder": encoder,
+        "teacher": str(teacher) if teacher else None,
+    }
+    # A wrong setting is told at once, not after the server has started.
+    plan = make_plan(name, preset, settings or [], only or [], trials=trials, minutes=minutes, **inputs)
+    check_file("--embeddings", embeddings)
+    check_file("--teacher", teacher)
+    check_encoder(workspace, encoder, plan.start)
+    quiet_prefect()
+    from flows import tune as tune_flow
+    from flows.tuning_report import tuning_report
+
+    tuning = tune_flow.tune(
+        name,
+        preset,
+        settings or [],
+        only or [],
+        trials=trials,
+        minutes=minutes,
+        **inputs,
+        workspace=workspace,
+    )
+    show(tuning_report(tuning, pictures=False))
+    console.print(f"Preset: {tuning.preset or 'none'}\nPicture: {tuning.picture}", soft_wrap=True)
+
+
+def pretrain(
+    preset: PresetName = "default",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="section.field=value, for example pretraining.epochs=6. Repeatable."),
+    ] = None,
+    batch: LearnFrom = None,
+    workspace: Workspace = "workspace",
+) -> None:
+    """Learn from every text there is, labelled or not, for later trainings to start from.
+
+    A pretraining that was killed goes on from its last checkpoint when the same command is given again. The texts of
+    the test split are left out, so that the test stays one; labels are never used.
+
+    Examples:
+
+        nightlabel pretrain
+
+        nightlabel pretrain --set pretraining.epochs=8
+
+        nightlabel pretrain --set pretraining.leave_out_test=false --batch 2026-11-20
+    """
+    load_recipe(preset, settings)
+    quiet_prefect()
+    from flows import pretrain as pretrain_flow
+    from flows.report import encoder_report
+
+    encoder = pretrain_flow.pretrain(preset, settings or [], batches=batch or [], workspace=workspace)
+    show(encoder_report(encoder, pictures=False))
+    console.print(f"Encoder: {encoder.path}\nNext: nightlabel train --pretrain", soft_wrap=True)
+
+
+def models_list(workspace: Workspace = "workspace") -> None:
+    """List all versions; the champions are marked."""
+    from flows.models import versions_table
+
+    show(versions_table(workspace))
+
+
+def models_show(
+    spec: Annotated[str, typer.Argument(metavar="NAME[@VERSION]")], workspace: Workspace = "workspace"
+) -> None:
+    """Show how good a version is, and what it was trained on."""
+    from flows.models import version_report
+
+    show(version_report(workspace, spec))
+
+
+def models_promote(
+    spec: Annotated[str, typer.Argument(metavar="NAME@VERSION")],
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "by hand",
+    workspace: Workspace = "workspace",
+) -> None:
+    """Make a version the one that scoring uses by default."""
+    from flows.models import promote
+
+    console.print(promote(workspace, spec, reason))
+
+
+def models_rollback(name: Annotated[str, typer.Argument(metavar="NAME")], workspace: Workspace = "workspace") -> None:
+    """Make the champion before this one champion again."""
+    from flows.models import rollback
+
+    console.print(rollback(workspace, name))
