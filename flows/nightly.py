@@ -5,18 +5,32 @@ Run it with: python -m flows.nightly --source tickets.csv
 
 import datetime
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.exceptions import CancelledRun
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from prefect.states import Cancelled
+from prefect.settings import get_current_settings
+from prefect.states import Cancelled, Completed, Failed
 
-from flows.common import HERE, WorkspacePath, file_names, scheduled_day, show_report
+from flows.common import HERE, file_names, scheduled_day, show_report
+from flows.forms import ModelName, OptionalDay, WorkspacePath, titled
 from flows.ingest import ingest
-from flows.report import ingest_report, labels_report
+from flows.morning import Failure, Morning, idle_report, night_report, outcome
 from flows.score import score
+from pipeline.bundle import Bundle
 from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
-from pipeline.workspace import Workspace
+from pipeline.errors import NightlabelError
+from pipeline.files import atomic_path
+from pipeline.ingest import IngestReport
+from pipeline.labels import unlabelled
+from pipeline.nights import labelled_night
+from pipeline.registry import Registry
+from pipeline.workspace import Batch, Workspace
 
 
 def _run_name() -> str:
@@ -27,41 +41,94 @@ def _run_name() -> str:
 
 @flow(name="nightly", flow_run_name=_run_name, validate_parameters=True)
 def nightly(
-    sources: list[str] = [],  # noqa: B006 - never changed
-    date: datetime.date | None = None,
-    model: str | None = None,
-    ingest_config: IngestConfig = IngestConfig(),  # noqa: B008 - frozen
-    score_config: ScoringConfig = ScoringConfig(),  # noqa: B008
-    health_config: HealthConfig = HealthConfig(),  # noqa: B008
+    sources: Annotated[list[str], titled("Files that came in")] = [],  # noqa: B006 - never changed
+    date: OptionalDay = None,
+    model: ModelName = None,
+    ingest_config: Annotated[IngestConfig, titled("Reading")] = IngestConfig(),  # noqa: B008 - frozen
+    score_config: Annotated[ScoringConfig, titled("Labelling")] = ScoringConfig(),  # noqa: B008
+    health_config: Annotated[HealthConfig, titled("Holding bad nights")] = HealthConfig(),  # noqa: B008
     workspace: WorkspacePath = HERE,
 ) -> str:
     """Ingest what came in, label everything that has no labels yet, and report.
 
+    If the ingest fails, what is there already is labelled all the same, and the run fails afterwards.
+
     Args:
         sources: Files, folders or globs that came in; {date} stands for the night's date. Empty: only label.
-        date: The day the night belongs to. Empty: the day it was scheduled for.
+        date: The day the night belongs to, as 2026-11-20. Empty: the day it was scheduled for.
         model: Name or name@version. Empty: the champion of the only model there is.
         ingest_config: How the files are read.
         score_config: Where and how the model runs.
         health_config: When a night is out of the ordinary, and whether its labels are held then.
-        workspace: Folder in which everything is kept.
+        workspace: Folder in which everything is kept. Empty: the one that the worker was started with.
     """
-    day = date or scheduled_day()
+    day, started, place = date or scheduled_day(), _now(), Workspace(workspace)
     came_in = [source.replace("{date}", day.isoformat()) for source in sources]
-    parts = [f"# Night of {day.isoformat()}"]
-    if came_in:
-        parts.append(ingest_report(ingest(came_in, ingest_config, date=day, workspace=workspace)))
+    failures: list[Failure] = []
+    read: IngestReport | None = None
+    bundle: Bundle | None = None
+    wanted: list[Batch] = []
     try:
-        reports = score(model=model, config=score_config, health=health_config, workspace=workspace)
+        with _noting("ingest", failures):
+            if came_in:
+                read = ingest(came_in, ingest_config, date=day, workspace=workspace)
+                wanted = [] if read.already_there else [place.batch(read.batch_id)]
+        if failures:
+            get_run_logger().warning("the ingest failed; what is there is labelled all the same")
+        with _noting("labelling", failures):
+            bundle = Registry(place).find(model)
+            wanted = unlabelled(place, bundle.name)
+            if wanted:
+                score([batch.id for batch in wanted], bundle.title, score_config, health_config, workspace=workspace)
     except CancelledRun as error:
         return Cancelled(message=str(error))  # type: ignore[return-value]  # the caller gets CancelledRun
-    if reports:
-        parts.append(labels_report(reports, Workspace(workspace)))
-    else:
-        parts.append("Nothing to label: every batch has its labels.")
-    report = "\n\n".join(parts)
-    show_report("night", report, f"The night of {day.isoformat()}")
-    return report
+    night = labelled_night(place, bundle.name, wanted) if bundle else None
+    morning = Morning(day, started, _now(), place, read, wanted, bundle, night, failures)
+    return _end(morning)  # type: ignore[return-value]  # the caller gets the text, or the error
+
+
+@contextmanager
+def _noting(what: str, failures: list[Failure]) -> Iterator[None]:
+    """Note what fails, so that the night goes on with the rest; a run that is cancelled does not."""
+    try:
+        yield
+    except CancelledRun:
+        raise
+    except Exception as error:
+        if not isinstance(error, NightlabelError):
+            get_run_logger().exception("the %s failed", what)
+        failures.append(Failure(what, error))
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now().astimezone()
+
+
+def _end(morning: Morning) -> State[str] | State[Exception]:
+    """Report a night, and return the state that its run ends in, whose message says what it did."""
+    said = [*map(str, morning.failures), *outcome(morning)]
+    for line in said[1 if morning.failures else 0 :]:  # the first failure is told as that of the run
+        get_run_logger().info(line)
+    if morning.worth_keeping:
+        said.append(f"report {_keep_report(morning)}")
+    if morning.failures:
+        return Failed(message="; ".join(said), data=morning.failures[0].error)
+    text = idle_report(morning) if morning.idle else night_report(morning, pictures=False)
+    return Completed(message="; ".join(said), data=text)
+
+
+def _keep_report(morning: Morning) -> str:
+    """Write a night's report and show it in the UI; return its path within the workspace."""
+    text = night_report(morning, pictures=True)
+    path = morning.workspace.next_report(morning.day)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    get_run_logger().info("the report of the night: %s", path)
+    artifact = show_report("night", text, f"The night of {morning.day.isoformat()}")
+    ui = get_current_settings().ui_url
+    if artifact and ui:
+        get_run_logger().info("the report in the UI: %s/artifacts/artifact/%s", ui, artifact)
+    return path.relative_to(morning.workspace.root).as_posix()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,13 +24,14 @@ if TYPE_CHECKING:  # these bring PyTorch along, which an ingest does not need
 WORST_CLASSES = 12  # a table of 150 classes is read by nobody
 LISTED_SETTINGS = 8
 SAMPLE_CHARACTERS = 110
+NUMBER = re.compile(r"[\d,.]+( ?[^\s\d]+)?")  # and its unit
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a Markdown table; numbers are aligned to the right."""
     body = [[_cell(value) for value in row] for row in rows]
     numeric = [
-        bool(body) and all(row[column][:1].isdigit() or row[column] == "" for row in body)
+        bool(body) and all(NUMBER.fullmatch(row[column]) or row[column] == "" for row in body)
         for column in range(len(header))
     ]
     rule = ["---:" if right else "---" for right in numeric]
@@ -246,9 +248,14 @@ def _class_table(per_class: list[dict[str, Any]]) -> str:
 
 
 def picture(path: Path) -> str:
-    """Return a PNG as a Markdown image that holds the picture itself."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f"![{path.stem.replace('_', ' ')}](data:image/png;base64,{data})"
+    """Return a PNG file as a Markdown image that holds the picture itself."""
+    return embedded(path.read_bytes(), path.stem.replace("_", " "))
+
+
+def embedded(png: bytes, text: str) -> str:
+    """Return a PNG as a Markdown image that holds the picture itself, and for who cannot see it a text."""
+    plain = " ".join(text.translate({ord("["): "(", ord("]"): ")"}).split())
+    return f"![{plain}](data:image/png;base64,{base64.b64encode(png).decode()})"
 
 
 def labels_report(reports: Sequence[BatchReport], workspace: Workspace) -> str:
@@ -269,7 +276,7 @@ def labels_report(reports: Sequence[BatchReport], workspace: Workspace) -> str:
         table(["batch", "documents", "scored", "review", "empty", "published", "speed"], rows),
         _how_it_ran(reports),
         _label_mix(reports),
-        *(_health(report.batch, manifest) for report, manifest in zip(reports, manifests, strict=True)),
+        *(health_section(report.batch, manifest) for report, manifest in zip(reports, manifests, strict=True)),
         "### Some labelled rows",
         sample_table(workspace, reports[-1]),
     ]
@@ -302,7 +309,7 @@ def _label_mix(reports: Sequence[BatchReport]) -> str:
     return table(["label", "rows", "share"], lines) + (f"\n\nand {left} rarer labels." if left else "")
 
 
-def _health(batch: str, manifest: dict[str, Any]) -> str:
+def health_section(batch: str, manifest: dict[str, Any]) -> str:
     """Return how a batch compares with the model's reference, and whether its labels may be read."""
     parts = [f"### Health of {batch}"]
     if "checks" not in manifest:
@@ -335,10 +342,15 @@ def sample_table(workspace: Workspace, report: BatchReport, rows: int = 10) -> s
     lines = []
     for row in chosen:
         confidence = labels["confidence"][row].as_py()
-        text = " ".join(texts["text"][row].as_py()[: 4 * SAMPLE_CHARACTERS].split())
-        short = text if len(text) <= SAMPLE_CHARACTERS else text[: SAMPLE_CHARACTERS - 1] + "…"
-        lines.append((_label_of(labels, row), percent(confidence), labels["status"][row].as_py(), short))
+        text = first_words(texts["text"][row].as_py())
+        lines.append((_label_of(labels, row), percent(confidence), labels["status"][row].as_py(), text))
     return table(["label", "confidence", "status", "text"], lines)
+
+
+def first_words(text: str) -> str:
+    """Return the beginning of a text, on one line."""
+    line = " ".join(text[: 4 * SAMPLE_CHARACTERS].split())
+    return line if len(line) <= SAMPLE_CHARACTERS else line[: SAMPLE_CHARACTERS - 1] + "…"
 
 
 def _label_of(labels: pa.Table, row: int) -> str | None:

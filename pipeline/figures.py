@@ -1,24 +1,31 @@
 """The pictures of trainings and measurements, as PNG bytes: small enough to embed, readable 700 pixels wide."""
 
-import io
 import itertools
 import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.drawing import (
+    BLUE,
+    FAINT,
+    INK,
+    MUTED,
+    ORANGE,
+    SERIES,
+    as_png,
+    headline,
+    label_fonts,
+    new_figure,
+    plain_axes,
+    shortened,
+)
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-WIDTH, DPI = 7.0, 100  # inches, dots per inch: 700 pixels
-INK, MUTED, FAINT = "#1f2933", "#6b7785", "#d9dee4"
-BLUE, ORANGE = "#2563eb", "#ea580c"
-SERIES = (BLUE, "#64748b", "#0d9488", "#9333ea", "#b45309", "#be185d")
 NUMBERED_CELLS = 15  # above this many classes a cell is too small for its number
 NAMED_CLASSES = 30  # above this many, a row is too low for its name
 LISTED_CONFUSIONS = 8
@@ -32,7 +39,7 @@ def learning_curve(histories: Mapping[str, Sequence[dict[str, Any]]]) -> bytes:
         histories: for each training, by name, one entry an epoch, with `epoch`, `train_loss`, `validation_loss` and
             `validation_macro_f1`; a value may be None.
     """
-    figure = _figure(height=3.6 if len(histories) < 2 else 3.9)
+    figure = new_figure(height=3.6 if len(histories) < 2 else 3.9)
     losses, scores = figure.subplots(1, 2)
     every: list[tuple[str, list[int], NDArray[np.float64]]] = []
     for (name, history), color in zip(histories.items(), itertools.cycle(SERIES)):
@@ -50,14 +57,14 @@ def learning_curve(histories: Mapping[str, Sequence[dict[str, Any]]]) -> bytes:
     longest = max((epochs for _, epochs, _ in every), key=len, default=[])
     titles = ("Loss", "Validation macro-F1") if len(histories) < 2 else ("Validation loss", "Validation macro-F1")
     for axes, title in zip((losses, scores), titles, strict=True):
-        _plain(axes)
+        plain_axes(axes)
         axes.set_title(title, loc="left", color=INK, fontsize=10)
         axes.set_xlabel("epoch", color=MUTED, fontsize=9)
         _whole_epochs(axes, longest)
     if longest:
         losses.legend(frameon=False, fontsize=9, labelcolor=INK)
-    _title(figure, _learning_title(every))
-    return _png(figure)
+    headline(figure, _learning_title(every))
+    return as_png(figure)
 
 
 def perplexity_curve(history: Sequence[dict[str, Any]]) -> bytes:
@@ -66,7 +73,7 @@ def perplexity_curve(history: Sequence[dict[str, Any]]) -> bytes:
     Args:
         history: one entry an epoch, with `epoch` and `perplexity`.
     """
-    figure = _figure(height=3.2)
+    figure = new_figure(height=3.2)
     axes = figure.subplots()
     epochs = [entry["epoch"] for entry in history]
     _line(axes, epochs, np.array([entry["perplexity"] for entry in history]), BLUE, "")
@@ -81,11 +88,11 @@ def perplexity_curve(history: Sequence[dict[str, Any]]) -> bytes:
             fontsize=9,
         )
     axes.margins(y=0.25)
-    _plain(axes)
+    plain_axes(axes)
     axes.set_xlabel("epoch", color=MUTED, fontsize=9)
     _whole_epochs(axes, epochs)
-    _title(figure, f"Perplexity on held-out text: {history[-1]['perplexity']:,.1f}")
-    return _png(figure)
+    headline(figure, f"Perplexity on held-out text: {history[-1]['perplexity']:,.1f}")
+    return as_png(figure)
 
 
 def confusion_matrix(confusion: Sequence[Sequence[int]], labels: Sequence[str]) -> bytes:
@@ -101,7 +108,7 @@ def confusion_matrix(confusion: Sequence[Sequence[int]], labels: Sequence[str]) 
     counts = np.asarray(confusion, dtype=np.int64).reshape(len(labels), len(labels))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     many = len(labels) > NAMED_CLASSES
-    figure = _figure(height=8.6 if many else _matrix_height(len(labels)))
+    figure = new_figure(height=8.6 if many else _matrix_height(len(labels)))
     if many:
         axes, below = figure.subplots(2, 1, height_ratios=[6.2, 2.0])
         _list_confusions(below, counts, labels)
@@ -111,8 +118,8 @@ def confusion_matrix(confusion: Sequence[Sequence[int]], labels: Sequence[str]) 
     _name_classes(axes, labels, many)
     if len(labels) <= NUMBERED_CELLS:
         _number_cells(axes, counts, shares)
-    _title(figure, _confusion_title(counts))
-    return _png(figure)
+    headline(figure, _confusion_title(counts))
+    return as_png(figure)
 
 
 def reliability_diagram(reliability: Sequence[dict[str, Any]], calibration_error: float | None) -> bytes:
@@ -122,7 +129,7 @@ def reliability_diagram(reliability: Sequence[dict[str, Any]], calibration_error
         reliability: bins as made by `pipeline.evaluation.reliability_bins`.
         calibration_error: expected calibration error, 0 to 1; None where there are no documents.
     """
-    figure = _figure(height=5.6)
+    figure = new_figure(height=5.6)
     accuracy, histogram = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1.0])
     filled = [bin_ for bin_ in reliability if bin_["count"]]
     lows, highs = [b["low"] for b in filled], [b["high"] for b in filled]
@@ -140,14 +147,14 @@ def reliability_diagram(reliability: Sequence[dict[str, Any]], calibration_error
     accuracy.hlines(claims, lows, highs, color=ORANGE, linewidth=3, zorder=4, label="claimed")
     histogram.bar(lows, [b["count"] for b in filled], widths, align="edge", color=FAINT, edgecolor="white")
     for axes, name in ((accuracy, "share of documents"), (histogram, "documents")):
-        _plain(axes)
+        plain_axes(axes)
         axes.set_ylabel(name, color=MUTED, fontsize=9)
     accuracy.set(xlim=(0, 1), ylim=(0, 1.02))
     if filled:
         accuracy.legend(frameon=False, fontsize=9, labelcolor=INK, loc=(0.7, 1.0), ncols=2)
     histogram.set_xlabel("confidence", color=MUTED, fontsize=9)
-    _title(figure, _reliability_title(filled, calibration_error))
-    return _png(figure)
+    headline(figure, _reliability_title(filled, calibration_error))
+    return as_png(figure)
 
 
 def time_spent(
@@ -162,7 +169,7 @@ def time_spent(
         reached: rows/s from Parquet to Parquet.
         precision: what `reached` was computed in.
     """
-    figure = _figure(height=3.4)
+    figure = new_figure(height=3.4)
     left, right = figure.subplots(1, 2)
     left.barh(list(shares), [100 * share for share in shares.values()], color=BLUE)
     for place, share in enumerate(shares.values()):
@@ -180,10 +187,10 @@ def time_spent(
     right.invert_yaxis()
     right.set_xlabel("rows a second", color=MUTED, fontsize=9)
     for axes, name in ((left, "Busy"), (right, "Speed")):
-        _plain(axes)
+        plain_axes(axes)
         axes.set_title(name, loc="left", color=INK, fontsize=10)
-    _title(figure, f"{reached / ceilings[precision]:.0%} of the model's own speed is reached end to end")
-    return _png(figure)
+    headline(figure, f"{reached / ceilings[precision]:.0%} of the model's own speed is reached end to end")
+    return as_png(figure)
 
 
 def tuning_trials(
@@ -202,7 +209,7 @@ def tuning_trials(
         learning_rates: of each trial, drawn where there is no importance and they differ.
     """
     values, stopped = np.array([_number(score) for score in scores]), np.array(pruned, dtype=bool)
-    figure = _figure(height=3.6)
+    figure = new_figure(height=3.6)
     rates = len(set(learning_rates)) > 1
     if importance or rates:
         left, right = figure.subplots(1, 2, width_ratios=[1.25, 1.0])
@@ -213,53 +220,8 @@ def tuning_trials(
     else:
         left = figure.subplots()
     _draw_trials(left, values, stopped)
-    _title(figure, _tuning_title(values, stopped))
-    return _png(figure)
-
-
-def _figure(height: float) -> "Figure":
-    # The object interface keeps no global state, so it works in threads and never opens a window.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # type: ignore[union-attr,call-arg]
-    return figure
-
-
-def _png(figure: "Figure") -> bytes:
-    buffer = io.BytesIO()
-    with _quiet_fonts():
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
-
-
-@contextmanager
-def _quiet_fonts() -> Iterator[None]:
-    with warnings.catch_warnings():
-        # A label in a script without a font here becomes boxes; the numbers beside it are still right.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        yield
-
-
-def _label_fonts() -> list[str]:
-    """Return the default font, then what is installed here for scripts that it lacks."""
-    from matplotlib import font_manager
-
-    wanted = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Source Han Sans SC", "Noto Sans")
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    return ["DejaVu Sans", *(name for name in wanted if name in installed)]
-
-
-def _title(figure: "Figure", text: str) -> None:
-    figure.suptitle(text, x=0.015, ha="left", color=INK, fontsize=12, fontweight="bold")
-
-
-def _plain(axes: "Axes") -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.grid(axis="y", color=FAINT, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=MUTED, labelsize=9, length=0)
+    headline(figure, _tuning_title(values, stopped))
+    return as_png(figure)
 
 
 def _number(value: Any) -> float:
@@ -321,16 +283,16 @@ def _name_classes(axes: "Axes", labels: Sequence[str], many: bool) -> None:
     axes.tick_params(colors=MUTED, labelsize=8, length=0)
     if many:
         return
-    names = [_short(label, 22) for label in labels]
+    names = [shortened(label, 22) for label in labels]
     upright = len(labels) > 4
     # A dollar sign in a label is a dollar sign, not the start of a formula.
-    axes.set_yticks(range(len(labels)), names, color=INK, parse_math=False, family=_label_fonts())
+    axes.set_yticks(range(len(labels)), names, color=INK, parse_math=False, family=label_fonts())
     axes.set_xticks(
         range(len(labels)),
         names,
         color=INK,
         parse_math=False,
-        family=_label_fonts(),
+        family=label_fonts(),
         rotation=40 if upright else 0,
         ha="right" if upright else "center",
         rotation_mode="anchor" if upright else None,
@@ -359,17 +321,12 @@ def _list_confusions(axes: "Axes", counts: NDArray[np.int64], labels: Sequence[s
         _text_cell(axes, 0.06, y, f"{wrong[row, column]:,}", "right")
         for x, class_id in ((0.14, row), (0.62, column)):
             _text_cell(axes, x - 0.01, y, str(class_id), "right")
-            _text_cell(axes, x, y, _short(labels[class_id], 36), "left")
+            _text_cell(axes, x, y, shortened(labels[class_id], 36), "left")
     axes.set(xlim=(0, 1), ylim=(0, 1))
 
 
 def _text_cell(axes: "Axes", x: float, y: float, text: str, align: Literal["left", "right"]) -> None:
-    axes.text(x, y, text, ha=align, va="center", color=INK, fontsize=9, parse_math=False, family=_label_fonts())
-
-
-def _short(text: str, length: int) -> str:
-    # Cut in the middle: names of classes often start alike.
-    return text if len(text) <= length else f"{text[: length // 2]}…{text[-((length - 1) // 2) :]}"
+    axes.text(x, y, text, ha=align, va="center", color=INK, fontsize=9, parse_math=False, family=label_fonts())
 
 
 def _confusion_title(counts: NDArray[np.int64]) -> str:
@@ -397,7 +354,7 @@ def _draw_trials(axes: "Axes", scores: NDArray[np.float64], pruned: NDArray[np.b
     best = np.maximum.accumulate(complete)
     known = np.isfinite(best)
     axes.plot(numbers[known], best[known], color=ORANGE, linewidth=2, drawstyle="steps-post", label="best so far")
-    _plain(axes)
+    plain_axes(axes)
     axes.set_title("Validation macro-F1 of each trial", loc="left", color=INK, fontsize=10)
     axes.set_xlabel("trial", color=MUTED, fontsize=9)
     axes.set_xlim(0.3, len(scores) + 0.7)
@@ -447,7 +404,7 @@ def _draw_importance(axes: "Axes", importance: dict[str, float]) -> None:
         axes.text(share + max(shares) * 0.03, place, f"{share:.0f} %", va="center", color=INK, fontsize=9)
     axes.set_xlim(0, max(shares) * 1.25)
     axes.invert_yaxis()
-    _plain(axes)
+    plain_axes(axes)
     axes.grid(visible=False)
     axes.set_xticks([])
     axes.set_title("Share in the differences", loc="left", color=INK, fontsize=10)
@@ -463,7 +420,7 @@ def _draw_rates(
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
-    _plain(axes)
+    plain_axes(axes)
     axes.margins(y=0.1)
     axes.set_title("By learning rate", loc="left", color=INK, fontsize=10)
     axes.set_xlabel("learning rate", color=MUTED, fontsize=9)

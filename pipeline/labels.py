@@ -24,6 +24,7 @@ from pipeline.files import atomic_path, file_digest, read_json, value_digest, wr
 from pipeline.health import Health, total_health
 from pipeline.judging import Judgement
 from pipeline.stages import total_seconds, wall_shares
+from pipeline.strangeness import Strange
 from pipeline.variants import Choice
 from pipeline.workspace import Batch, Workspace
 
@@ -45,6 +46,7 @@ class PartReport:
     truncated_texts: int = 0
     unknown_tokens: int = 0
     health: Health | None = None  # of a part from before there was any, None
+    strange: Sequence[Strange] | None = None  # likewise
     seconds: float = 0.0
     stages: Mapping[str, float] = field(default_factory=dict)  # busy seconds, see pipeline.stages
 
@@ -159,13 +161,34 @@ def existing_part(folder: Path, part: dict[str, Any], expected: str) -> PartRepo
         metadata = pq.read_metadata(path)
     except (OSError, pa.ArrowInvalid):
         return None  # damaged: written again
-    facts = json.loads((metadata.metadata or {}).get(METADATA_KEY, b"{}"))
+    facts = _facts(metadata)
     if facts.get("fingerprint") != expected or metadata.num_rows != part["rows"]:
         return None
-    health = Health.from_json(facts["health"]) if facts.get("health") else None
     return PartReport(
-        part["file"], part["rows"], facts["counts"], facts["labels"], expected, skipped=True, health=health
+        file=part["file"],
+        rows=part["rows"],
+        counts=facts["counts"],
+        labels=facts["labels"],
+        fingerprint=expected,
+        skipped=True,
+        health=Health.from_json(facts["health"]) if facts.get("health") else None,
+        strange=_strange(facts),
     )
+
+
+def strange_rows(path: Path) -> list[Strange] | None:
+    """Return the strangest rows of a labels part; None for one from before they were kept."""
+    return _strange(_facts(pq.read_metadata(path)))
+
+
+def _facts(metadata: pq.FileMetaData) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((metadata.metadata or {}).get(METADATA_KEY, b"{}"))
+    return value
+
+
+def _strange(facts: dict[str, Any]) -> list[Strange] | None:
+    kept = facts.get("strange")
+    return None if kept is None else [Strange.from_json(one) for one in kept]
 
 
 def write_part(path: Path, labels: pa.Table, report: PartReport) -> None:
@@ -176,6 +199,7 @@ def write_part(path: Path, labels: pa.Table, report: PartReport) -> None:
         "counts": report.counts,
         "labels": report.labels,
         "health": report.health.as_json() if report.health else None,
+        "strange": None if report.strange is None else [one.as_json() for one in report.strange],
     }
     metadata = {METADATA_KEY: json.dumps(facts, sort_keys=True)}
     with atomic_path(path) as temporary:

@@ -51,12 +51,12 @@ def published_batches(workspace: Workspace, model: str) -> list[LabelledBatch]:
     documents = {batch.id: batch for batch in workspace.batches()}
     return [
         batch
-        for batch in _labelled(workspace, model)
+        for batch in labelled_batches(workspace, model)
         if batch.published and (batch.id not in documents or is_labelled_at(batch.path, documents[batch.id]))
     ]
 
 
-def _labelled(workspace: Workspace, model: str) -> list[LabelledBatch]:
+def labelled_batches(workspace: Workspace, model: str) -> list[LabelledBatch]:
     """Return what a model has labelled, by batch; a damaged manifest counts as none."""
     found = []
     for path in workspace.labels_manifests(model):
@@ -76,7 +76,7 @@ def earlier_nights(workspace: Workspace, bundle: Bundle, batch_id: str, limit: i
     learnt = {one["batch"] for one in bundle.manifest.get("batches", [])}
     nights = [
         batch
-        for batch in _labelled(workspace, bundle.name)
+        for batch in labelled_batches(workspace, bundle.name)
         if batch.published and batch.id != batch_id and batch.id not in learnt
     ]
     nights.sort(key=lambda batch: (batch.manifest.get("created", ""), batch.id), reverse=True)

@@ -30,6 +30,7 @@ from pipeline.publishing import judge_batch
 from pipeline.schemas import LABELS, STATUSES
 from pipeline.scorer import Labelled, Scorer
 from pipeline.stages import StageClock
+from pipeline.strangeness import strangest
 from pipeline.workspace import Batch, Workspace
 
 
@@ -58,10 +59,11 @@ def score_part(workspace: Workspace, batch: Batch, part: dict[str, Any], scorer:
     with clock("write"):
         labels, counts, names = label_rows(table["doc_id"], labelled.probabilities[inverse], scorer)
         nameless = labels["label"].null_count - counts["empty"] if scorer.bundle.thresholds is not None else None
+        confidence = labels["confidence"].to_numpy()
         health = Health.of(
             labelled.lengths[inverse],
             labelled.unknown[inverse],
-            labels["confidence"].to_numpy(),
+            confidence,
             label_counts(names, scorer.bundle.labels, nameless),
         )
         report = PartReport(
@@ -75,6 +77,7 @@ def score_part(workspace: Workspace, batch: Batch, part: dict[str, Any], scorer:
             truncated_texts=labelled.stats.truncated_texts,
             unknown_tokens=labelled.stats.unknown_tokens,
             health=health,
+            strange=strangest(first, labelled.lengths, labelled.unknown, confidence[first], scorer.bundle.reference),
         )
         scorer.go_on()
         write_part(folder / part["file"], labels, report)
