@@ -95,6 +95,7 @@ def open_office(root: Path) -> Iterator[Office]:
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "2",
         "CUDA_VISIBLE_DEVICES": "",
     }
     server = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]

@@ -199,8 +199,8 @@ def test_the_report_of_the_night_is_found_from_its_run_and_its_pictures_are_draw
     expect(visit.page.get_by_role("heading", name=f"Night of {NIGHT}")).to_be_visible()
     expect(visit.page.get_by_role("listitem").get_by_text("every row is accounted for")).to_be_visible()
     pictures = visit.page.get_by_role("main").get_by_role("img", name=re.compile("."))
-    assert len(widths := [one.evaluate("img => img.naturalWidth") for one in pictures.all()]) >= 2
-    assert min(widths) > 0
+    expect(pictures.nth(1)).to_be_visible()
+    until(lambda: all(one.evaluate("img => img.naturalWidth") for one in pictures.all()), "a picture is not drawn")
 
 
 def test_the_graph_shows_a_bar_for_the_ingest_and_one_for_the_labelling(visit: Visit, night: str) -> None:
