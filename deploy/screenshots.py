@@ -41,9 +41,8 @@ GREEN = (33, 157, 75)  # what is completed, in the graph
 def main() -> None:
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="nightlabel-") as folder, nightlabel_up(Path(folder)) as url:
-        files = [str(path) for path in write_files(Path(folder) / "raw")]
+        labelled, *nights = write_files(Path(folder))
         with httpx.Client(base_url=f"{url}/api", timeout=120) as api:
-            labelled, *nights = files
             run(api, "ingest", sources=[labelled], batch="labelled", config={**COLUMNS, "label": "queue"})
             run(api, "train", model="tickets", settings=["training.epochs=4"])
             run(api, "nightly", sources=[nights[0]], date=NIGHTS[0], ingest_config=COLUMNS)
@@ -53,14 +52,14 @@ def main() -> None:
         print(f"{picture}: {picture.stat().st_size / 1000:.0f} kB")
 
 
-def write_files(folder: Path) -> tuple[Path, Path, Path]:
-    """Return labelled tickets, and those of two nights."""
+def write_files(folder: Path) -> tuple[str, str, str]:
+    """Return where labelled tickets lie, and those of two nights; of the second as a form is told of it."""
     first = write_tickets(folder / "first", night=NIGHT_ROWS * 9 // 10)
     second = write_tickets(folder / "second", labelled=100, night=NIGHT_ROWS, seed=8)
-    night = folder / "incoming" / "tickets.csv"
-    night.parent.mkdir()
-    second.night.rename(night)
-    return first.tickets, first.night, night
+    incoming = folder / "incoming"
+    (incoming / NIGHTS[1]).mkdir(parents=True)
+    second.night.rename(incoming / NIGHTS[1] / "tickets.csv")
+    return str(first.tickets), str(first.night), str(incoming / "{date}" / "tickets.csv")
 
 
 @contextmanager
@@ -195,7 +194,7 @@ def picture(page: Page, name: str, height: int) -> None:
     page.mouse.move(0, 0)
     page.wait_for_timeout(2000)  # for what moves to come to rest
     shot = Image.open(io.BytesIO(page.screenshot(animations="disabled")))
-    shot.convert("RGB").quantize(128).save(PICTURES / f"{name}.png", optimize=True)
+    shot.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(PICTURES / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

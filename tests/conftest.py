@@ -1,6 +1,7 @@
 """Tiny corpora, made the way a user makes them: a file, ingested."""
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from pipeline.config import IngestConfig, Recipe
 from pipeline.ingest import ingest
 from pipeline.workspace import Batch, Workspace
 
+# A test that builds a model outside of any run says so to no server.
+os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
 torch.set_num_threads(1)  # models this small only wait for a second thread
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -34,6 +37,7 @@ TINY = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Share tests out to the processes: all that use the office to one, each other file to any; the slowest first."""
     for item in items:

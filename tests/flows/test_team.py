@@ -2,7 +2,6 @@
 
 import asyncio
 import datetime
-import importlib.util
 import json
 import os
 import re
@@ -20,6 +19,11 @@ import pytest
 import redis
 from compose import RefusedError, Stack, load, missing, running
 from conftest import weather_rows
+from prefect.settings import Settings
+from prefect.settings.legacy import _get_valid_setting_names
+from prefect_redis.cleanup_queue import RedisWorkerCleanupQueueSettings
+from prefect_redis.client import RedisMessagingSettings
+from prefect_redis.messaging import RedisMessagingPublisherSettings
 from server import ENDED, Office, until
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
@@ -35,7 +39,7 @@ CPU = {**SECRETS, "NIGHTLABEL_INCOMING": "/srv/incoming", "COMPOSE_PROFILES": "c
 NAME, WRONG = "nightlabel", "nightlabel:wrong"
 TINY = ["training.epochs=1", "model.hidden_size=8", "model.embedding_size=8", "tokenizer.min_count=1"]
 DAY = "2026-11-20"
-INSTALL = "apt-get install postgresql redis-server haproxy wget, and uv sync"
+INSTALL = "apt-get install postgresql redis-server haproxy wget"
 
 server = pytest.mark.server
 
@@ -43,9 +47,9 @@ server = pytest.mark.server
 # What the files say.
 
 
-@pytest.mark.parametrize("name", [*SECRETS, "NIGHTLABEL_INCOMING"])
+@pytest.mark.parametrize("name", CPU)
 @pytest.mark.parametrize("value", [None, ""])
-def test_without_a_password_nothing_starts(name: str, value: str | None) -> None:
+def test_without_a_password_or_a_folder_nothing_starts(name: str, value: str | None) -> None:
     given = {key: kept for key, kept in CPU.items() if key != name} | ({} if value is None else {name: value})
     with pytest.raises(RefusedError, match=rf"{name}: .*TEAM\.md"):
         load(COMPOSE, given)
@@ -95,13 +99,6 @@ def test_the_proxy_knows_each_replica() -> None:
 
 
 def test_every_variable_of_prefect_is_a_setting_that_the_installed_prefect_knows() -> None:
-    pytest.importorskip("prefect_redis")
-    from prefect.settings import Settings
-    from prefect.settings.legacy import _get_valid_setting_names
-    from prefect_redis.cleanup_queue import RedisWorkerCleanupQueueSettings
-    from prefect_redis.client import RedisMessagingSettings
-    from prefect_redis.messaging import RedisMessagingPublisherSettings
-
     models = (Settings, RedisMessagingSettings, RedisMessagingPublisherSettings, RedisWorkerCleanupQueueSettings)
     known = {name for model in models for name in _get_valid_setting_names(model)}
     used = {key for service in load(COMPOSE, CPU).values() for key in service.get("environment", {})}
@@ -163,7 +160,7 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 @pytest.fixture(scope="module")
 def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
-    if lacking := [*missing(), *(["prefect-redis"] if not importlib.util.find_spec("prefect_redis") else [])]:
+    if lacking := missing():
         say = pytest.fail if os.environ.get("NIGHTLABEL_ALL_TESTS") == "1" else pytest.skip
         say(f"{', '.join(lacking)} not installed: {INSTALL}")
     incoming = tmp_path_factory.mktemp("incoming")
