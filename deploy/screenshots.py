@@ -132,7 +132,7 @@ def take_pictures(page: Page, url: str, night: str) -> None:
     picture(page, "form", 1180)
     page.get_by_role("button", name="Submit").click()
     page.get_by_role("button", name="View run").click()
-    page.wait_for_url("**/runs/flow-run/*")
+    page.get_by_role("tab", name="Artifacts").wait_for()
     page.get_by_text("Completed", exact=True).first.wait_for()
     address = page.url
     page.goto(address)  # the graph of a run that was watched does not always show what came last

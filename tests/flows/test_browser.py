@@ -138,7 +138,7 @@ def night(visit: Visit, home: Path) -> str:
     visit.input("Workspace folder").fill(str(home / "workspace"))
     submit(visit, "create_flow_run")
     visit.page.get_by_role("button", name="View run").click()
-    visit.page.wait_for_url("**/runs/flow-run/*")
+    expect(visit.page.get_by_role("tab", name="Artifacts")).to_be_visible()
     expect(visit.page.get_by_text(re.compile("^(Completed|Failed|Crashed)$")).first).to_have_text("Completed")
     return visit.page.url
 
