@@ -17,6 +17,7 @@ BATCH_READY = f"{BATCH}.ready"
 BATCH_HELD = f"{BATCH}.held"
 
 SILENCE = datetime.timedelta(seconds=90)  # three heartbeats
+REPEATS = datetime.timedelta(minutes=10)  # within which a run's end is told once
 AGAIN = "Run it again: what is labelled already is not done twice."
 ENDS = ("Completed", "Failed", "Cancelled", "Crashed")
 BAD_ENDS = ("Failed", "Crashed", "TimedOut")
@@ -72,9 +73,10 @@ def tell_of_bad_ends(webhook: UUID) -> AutomationCore:
             expect={f"prefect.flow-run.{end}" for end in BAD_ENDS},
             match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
             match_related=ResourceSpecification({"prefect.resource.role": ["deployment"]}),
+            for_each={"prefect.resource.id"},
             posture=Posture.Reactive,
             threshold=1,
-            within=datetime.timedelta(0),
+            within=REPEATS,  # a busy database can make a client say the same end several times
         ),
         CallWebhook(block_document_id=webhook, payload=END_TOLD),
     )

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
-from typing import Annotated, Any, NoReturn, cast
+from typing import Any, NoReturn, cast
 from uuid import UUID
 
 import httpx
@@ -23,15 +23,9 @@ from prefect.runtime import flow_run
 from prefect.states import Failed
 from prefect.tasks import Task
 from prefect.utilities.urls import url_for
-from pydantic import Field
 
 from flows.automations import BATCH
-from pipeline.config import preset_names
 from pipeline.errors import NightlabelError
-
-WorkspacePath = str
-# The pattern is for the form in the UI; `load_recipe` says more of what is wrong.
-Preset = Annotated[str, Field(json_schema_extra={"pattern": rf"^({'|'.join(preset_names())}|.*\.toml)$"})]
 
 HERE = ""  # a run that names no workspace takes the one of the process it runs in
 SCORING_SLOT = "nightlabel-scoring"  # of the server's concurrency limit: how many score at once

@@ -37,15 +37,6 @@ TINY = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Share tests out to the processes: all that use the office to one, each other file to any; the slowest first."""
-    for item in items:
-        group = "office" if "office" in getattr(item, "fixturenames", ()) else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: item.get_closest_marker("server") is None)
-
-
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "workspace")
@@ -100,6 +91,6 @@ def tiny_recipe(**training: Any) -> Recipe:
 
 @pytest.fixture(scope="session")
 def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
-    """One server and worker for all tests that need one; a test takes a workspace of its own."""
+    """One server and worker for all tests of a process that need one; a test takes a workspace of its own."""
     with open_office(tmp_path_factory.mktemp("office")) as office:
         yield office
