@@ -97,7 +97,7 @@ def up(workspace: str, port: int, say: Say, webhook: str | None = None) -> None:
     Raises:
         ConfigError: the port is taken, by another program or by another version of Prefect; this is not the
             project's folder; or the webhook is no address.
-        ServiceError: the server ended by itself.
+        ServiceError: the server or the worker ended by itself, again and again.
     """
     if not PREFECT_FILE.is_file():
         raise ConfigError(f"there is no {PREFECT_FILE} here: run nightlabel up in the project's folder")
