@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from flows.commands import learning, machine, nights
+from flows.commands import learning, machine, nights, review
 from flows.commands.options import complaints, is_debugging
 from pipeline.errors import NightlabelError
 
@@ -46,9 +46,16 @@ for command in (
 models_app = typer.Typer(help="Versions of models, and which one scoring uses.", no_args_is_help=True)
 models_app.command("list")(learning.models_list)
 models_app.command("show")(learning.models_show)
+models_app.command("card")(learning.models_card)
+models_app.command("compare")(learning.models_compare)
 models_app.command("promote")(learning.models_promote)
 models_app.command("rollback")(learning.models_rollback)
 app.add_typer(models_app, name="models")
+
+review_app = typer.Typer(help="Rows for people to review, and their answers.", no_args_is_help=True)
+review_app.command("export")(review.review_export)
+review_app.command("import")(review.review_import)
+app.add_typer(review_app, name="review")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,8 +1,14 @@
 """Looks at the registry, and changes of champion, for the command line."""
 
-from flows.report import model_report, percent, table
+from flows.comparison_report import comparison_report
+from flows.markdown import percent, table
+from flows.model_report import model_report
 from pipeline.build import Publication
-from pipeline.errors import ModelError
+from pipeline.comparing.comparison import compare_bundles, read_comparison
+from pipeline.comparing.contenders import Contender
+from pipeline.comparing.held_out import corpus_of
+from pipeline.comparing.promotion import challenge, check_force, gate, rule
+from pipeline.errors import ModelError, PromotionError
 from pipeline.registry import Registry
 from pipeline.workspace import Workspace
 
@@ -37,20 +43,57 @@ def version_report(workspace: str, spec: str) -> str:
     bundle = registry.find(spec)
     promotion = bundle.manifest["promotion"]
     champion = registry.champion(bundle.name) == bundle.version
-    return model_report(Publication(bundle, champion, promotion["reason"]), pictures=False)
+    publication = Publication(bundle, champion, promotion["reason"], read_comparison(bundle))
+    return model_report(publication, pictures=False)
 
 
-def promote(workspace: str, spec: str, reason: str) -> str:
-    """Make `name@version` champion, and say so.
+def compare(workspace: str, champion: str, challenger: str) -> str:
+    """Return two versions beside each other, and what the rule of the second says of it.
+
+    Raises:
+        ModelError: one of them is unknown or damaged, both are the same, or nothing is left to test them on.
+    """
+    place = Workspace(workspace)
+    one, other = Registry(place).find(champion), Registry(place).find(challenger)
+    if one.title == other.title:
+        raise ModelError(f"{one.title} and {other.title}: compare two different versions, for example NAME@1 NAME@2")
+    limits = other.promotion_config.model_dump()
+    comparison = compare_bundles(place, one, other)
+    return comparison_report(comparison, gate(comparison, **limits), rule(**limits), pictures=False)
+
+
+def promote(workspace: str, spec: str, *, force: bool = False, reason: str | None = None) -> str:
+    """Make `name@version` champion if it is not worse than the one there is, or by force, and say so.
 
     Raises:
         ModelError: no version is named, or it is unknown or damaged.
+        ConfigError: force without a reason.
+        PromotionError: it does not pass; says why, and how to promote it all the same.
     """
+    check_force(force, reason)
     name, _, version = spec.partition("@")
     if not version.isdecimal():
         raise ModelError(f"promote {spec!r}: name a version, for example {name}@2")
-    Registry(Workspace(workspace)).promote(name, int(version), reason)
-    return f"{name}@{version} is champion now."
+    registry = Registry(Workspace(workspace))
+    bundle = registry.load(name, int(version))
+    if registry.champion(name) == bundle.version:
+        return f"{bundle.title} is champion already."
+    limits = bundle.promotion_config.model_dump()
+    decision, _ = challenge(
+        registry,
+        Contender.of(bundle),
+        lambda: corpus_of(registry.workspace, bundle),
+        force=reason if force else None,
+        **limits,
+    )
+    if not decision.promoted:
+        raise PromotionError(
+            f"{bundle.title} is not promoted: {decision.reason}. To do so all the same: "
+            f'nightlabel models promote {bundle.title} --force --reason "..."'
+        )
+    told = decision.reason if decision.forced or not reason else f"{reason}; {decision.reason}"
+    registry.promote(name, bundle.version, told, forced=decision.forced)
+    return f"{bundle.title} is champion now: {told}."
 
 
 def rollback(workspace: str, name: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from flows.markdown import percent
 from flows.night_sections import (
     changes_section,
     labels_section,
@@ -19,7 +20,8 @@ from flows.night_sections import (
     strangest_section,
     trust_section,
 )
-from flows.report import percent
+from flows.promise_report import promise_line
+from flows.review_report import broken_promise
 from pipeline.errors import BatchError, NightlabelError
 from pipeline.nights import (
     Account,
@@ -153,7 +155,7 @@ def night_report(morning: Morning, *, pictures: bool) -> str:
     if morning.night and morning.bundle:
         parts += [
             *changes_section(morning.night, morning.before),
-            *trust_section(morning.night, morning.bundle, pictures),
+            *trust_section(morning.workspace, morning.night, morning.bundle, pictures),
             *labels_section(morning.night, morning.bundle, pictures),
             *strangest_section(morning.workspace, morning.night),
             *run_section(morning.night),
@@ -221,16 +223,17 @@ def _sum_labelled(accounts: Sequence[Account]) -> str:
 def _accuracy(night: LabelledNight, bundle: Bundle) -> str:
     """Return about how many labels are right, or why that cannot be said."""
     found = estimate_accuracy(night, bundle)
+    promised = promise_line(night.manifest.get("promise"))
     reasons = " ".join(f"Of batch {batch} nothing can be said: {why}." for batch, why in found.left_out.items())
     if found.share is None:
-        return reasons
+        return f"{promised} {reasons}".strip()
     meant = "it meant on the test texts"
     if found.calibration_error is not None:
         meant += f", where it was off by {100 * found.calibration_error:.1f} points"
     what = "the likeliest labels" if bundle.thresholds is not None else "the labels"
     of = f" of {', '.join(found.batches)}" if found.left_out else ""
     answer = f"About {found.share:.0%} of {what}{of} are right, if confidence means tonight what {meant}."
-    return f"{answer.replace('%', ' %')} {reasons}".rstrip()
+    return " ".join(filter(None, [answer.replace("%", " %"), promised, reasons]))
 
 
 def _changed(night: LabelledNight, before: LabelledNight | None) -> str:
@@ -263,12 +266,14 @@ def _tasks(morning: Morning) -> list[str]:
         f"Mend what made the {failure.what} fail, see above; then run this night again." for failure in morning.failures
     ]
     tasks += _held_lines(morning)
+    if morning.night and morning.bundle:
+        tasks += broken_promise(morning.workspace, morning.night, morning.bundle)
     batches = morning.night.batches if morning.night else []
     for batch in batches:
         if batch.published:
             tasks += [f"{batch.id}: {finding['sentence']}" for finding in batch.manifest.get("findings", [])]
     tasks += [line for batch in morning.wanted if (line := _refused_line(morning.workspace, batch))]
-    tasks += [_review_line(batch) for batch in batches if batch.manifest["counts"]["review"]]
+    tasks += [_review_line(morning.workspace, batch) for batch in batches if batch.manifest["counts"]["review"]]
     if morning.night and morning.bundle and morning.bundle.reference is None:
         tasks.append(f"Train again: {morning.bundle.title} has no reference for a night to be compared with.")
     return tasks
@@ -301,7 +306,10 @@ def _refused_line(workspace: Workspace, batch: Batch) -> str:
     return f"{batch.id}: {refused:,} refused ({why}), kept in `{workspace.rejects_of(batch.id)}`."
 
 
-def _review_line(batch: LabelledBatch) -> str:
+def _review_line(workspace: Workspace, batch: LabelledBatch) -> str:
     counts = batch.manifest["counts"]
     share = percent(counts["review"] / counts["documents"])
-    return f"{batch.id}: {counts['review']:,} for review ({share}), status `review` in `{batch.path}`."
+    several = len(workspace.labelled_by(batch.id)) > 1
+    model = f" --model {batch.path.parent.name}" if several else ""
+    command = f"nightlabel review export --batch {batch.id}{model}"
+    return f"{batch.id}: {counts['review']:,} for review ({share}), status `review` in `{batch.path}`: `{command}`"

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from flows.report import embedded, first_words, health_section, percent, table
+from flows.markdown import embedded, first_words, percent, table
+from flows.promise_report import night_promise
+from flows.report import WEIGHTS, health_section
+from flows.review_report import reviewed_section
 from pipeline.histograms import Histogram
 from pipeline.nights import Account, LabelledNight, label_moves, strangest_rows
 
@@ -65,10 +68,11 @@ def changes_section(night: LabelledNight, before: LabelledNight | None) -> list[
     return ["## What changed", table(header[:columns], (line[:columns] for line in lines)), note]
 
 
-def trust_section(night: LabelledNight, bundle: Bundle, pictures: bool) -> list[str]:
+def trust_section(workspace: Workspace, night: LabelledNight, bundle: Bundle, pictures: bool) -> list[str]:
     """Return what speaks for the labels and against them."""
     health, usual = night.health, _comparable(night, bundle)
-    parts = ["## Are the labels right?", _test_line(bundle)]
+    parts = ["## Are the labels right?", _test_line(bundle), *night_promise(night, bundle)]
+    parts += reviewed_section(workspace, night, bundle)
     if pictures and health and health.spoken:
         from pipeline.night_figures import histograms
 
@@ -136,19 +140,23 @@ def strangest_section(workspace: Workspace, night: LabelledNight) -> list[str]:
     if not rows:
         return ["## The strangest rows", "Not known: labelled before they were kept."] if night.spoken else []
     several = len(night.batches) > 1
+    told = any(row.evidence for row in rows)
     lines = [
         (
             *([row.batch] if several else []),
             _literal(row.doc_id),
             row.label or "none",
+            *([_literal(row.evidence)] if told else []),
             percent(row.confidence),
             row.why,
             _literal(first_words(row.text)),
         )
         for row in rows
     ]
-    header = [*(["batch"] if several else []), "document", "label", "confidence", "what is strange", "text"]
-    return ["## The strangest rows", "Those least like the model's reference.", table(header, lines)]
+    which = ["document", "label", *(["carried by"] if told else [])]
+    header = [*(["batch"] if several else []), *which, "confidence", "what is strange", "text"]
+    note = f" {WEIGHTS}" if told else ""
+    return ["## The strangest rows", f"Those least like the model's reference.{note}", table(header, lines)]
 
 
 def _literal(text: str) -> str:

@@ -79,7 +79,9 @@ def nightly(
             bundle = Registry(place).find(model)
             wanted = unlabelled(place, bundle.name)
             if wanted:
-                score([batch.id for batch in wanted], bundle.title, score_config, health_config, workspace=workspace)
+                names = [batch.id for batch in wanted]
+                labelled = score(names, model or bundle.name, score_config, health_config, workspace=workspace)
+                bundle = Registry(place).find(labelled[-1].model)  # another one may have become champion meanwhile
     except CancelledRun as error:
         return Cancelled(message=str(error))  # type: ignore[return-value]  # the caller gets CancelledRun
     night = labelled_night(place, bundle.name, wanted) if bundle else None

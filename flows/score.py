@@ -28,6 +28,7 @@ from flows.common import (
 )
 from flows.forms import Batches, ModelName, WorkspacePath, titled
 from flows.report import labels_report
+from pipeline.bundle import Bundle
 from pipeline.config import HealthConfig, ScoringConfig
 from pipeline.files import read_json
 from pipeline.labels import BatchReport, PartReport, unlabelled
@@ -41,6 +42,10 @@ STOPPING_SECONDS = 10.0  # in which work that does not hang comes to the end of 
 
 class ToldToStopError(Exception):
     """Somebody asked all work in this workspace to end where it can go on later."""
+
+
+class ReplacedError(Exception):
+    """Another version became champion, by a promotion or a rollback, while a batch was being labelled."""
 
 
 @task(name="score part", task_run_name="score {name}", cache_policy=NO_CACHE, **RETRY)
@@ -86,17 +91,12 @@ def score(
     if not wanted:
         logger.info("nothing to do: all %d batches are labelled by %s", len(place.batches()), bundle.name)
         return []
-    with scoring_slot(), Scorer(bundle, config) as scorer:
-        logger.info(
-            "scoring %s with %s on %s (%s)",
-            ", ".join(batch.id for batch in wanted),
-            bundle.title,
-            scorer.engine.device.provider,
-            scorer.engine.device.name,
-        )
-        logger.info("precision %s: %s", scorer.precision, scorer.choice.reason)
+    reports: list[BatchReport] = []
+    spec = model if model and "@" in model else bundle.name
+    with scoring_slot():
         try:
-            reports = [_score_batch(place, batch, scorer, health) for batch in wanted]
+            while len(reports) < len(wanted):
+                reports += _score_with(place, wanted[len(reports) :], spec, config, health)
         except ToldToStopError as error:
             message = f"{error}, as it was asked to; the next run goes on from there"
             return Cancelled(message=message)  # type: ignore[return-value]  # the caller gets CancelledRun
@@ -104,11 +104,39 @@ def score(
     return reports
 
 
-def _score_batch(workspace: Workspace, batch: Batch, scorer: Scorer, health: HealthConfig) -> BatchReport:
+def _score_with(
+    workspace: Workspace, batches: Sequence[Batch], model: str, config: ScoringConfig, health: HealthConfig
+) -> list[BatchReport]:
+    """Label batches with a version, or with a champion as long as it is one; return what became of those done."""
+    logger = get_run_logger()
+    reports: list[BatchReport] = []
+    bundle = Registry(workspace).find(model)
+    with Scorer(bundle, config) as scorer:
+        logger.info(
+            "scoring %s with %s on %s (%s)",
+            ", ".join(batch.id for batch in batches),
+            bundle.title,
+            scorer.engine.device.provider,
+            scorer.engine.device.name,
+        )
+        logger.info("precision %s: %s", scorer.precision, scorer.choice.reason)
+        try:
+            for batch in batches:
+                reports.append(  # noqa: PERF401 - those that are done are kept
+                    _score_batch(workspace, batch, scorer, health, pinned="@" in model)
+                )
+        except ReplacedError as error:
+            logger.warning("%s", error)
+    return reports
+
+
+def _score_batch(
+    workspace: Workspace, batch: Batch, scorer: Scorer, health: HealthConfig, *, pinned: bool
+) -> BatchReport:
     started = time.monotonic()
     logger = get_run_logger()
     try:
-        parts = _score_parts(workspace, batch, scorer)
+        parts = _score_parts(workspace, batch, scorer, pinned=pinned)
     except BaseException:
         scorer.stop()  # what else is under way would be lost work
         raise
@@ -139,17 +167,31 @@ def _tell_findings(workspace: Workspace, batch: Batch, manifest: dict[str, Any])
         announce(BATCH_HELD, batch.id, workspace.root, " ".join([f"{text}.", *sentences]))
 
 
-def _score_parts(workspace: Workspace, batch: Batch, scorer: Scorer) -> list[PartReport]:
-    """Label all parts, as many at a time as the devices can take, and say how far it is."""
+def _score_parts(workspace: Workspace, batch: Batch, scorer: Scorer, *, pinned: bool) -> list[PartReport]:
+    """Label all parts, as many at a time as the devices can take, and say how far it is.
+
+    A batch has one version's labels only: if another becomes champion meanwhile, this one ends after the parts
+    under way, and the other begins the batch anew (its fingerprints differ, so all parts are labelled again).
+
+    Raises:
+        ToldToStopError: the parts under way are done, and others are left.
+        ReplacedError: likewise.
+    """
     waiting = deque(batch.manifest["parts"])
     running: list[PrefectFuture[PartReport]] = []
     done: list[PartReport] = []
     started = time.monotonic()
     while waiting or running:
-        to_stop = workspace.is_to_stop
-        if to_stop and not running:
-            raise ToldToStopError(f"stopped after {len(done)} of {len(batch.parts)} parts of batch {batch.id}")
-        while waiting and len(running) < scorer.parts_at_once and not to_stop:
+        to_stop, champion = workspace.is_to_stop, None if pinned else _new_champion(workspace, scorer.bundle)
+        if not running:
+            so_far = f"{len(done)} of {len(batch.parts)} parts of batch {batch.id}"
+            if to_stop:
+                raise ToldToStopError(f"stopped after {so_far}")
+            if champion:
+                raise ReplacedError(
+                    f"{champion} is champion now and begins anew, after {so_far} by {scorer.bundle.title}"
+                )
+        while waiting and len(running) < scorer.parts_at_once and not (to_stop or champion):
             part = waiting.popleft()
             running.append(_score_part.submit(workspace, batch, part, scorer, f"{batch.id} {part['file']}"))
         future = _next_done(running, batch, scorer)
@@ -157,6 +199,12 @@ def _score_parts(workspace: Workspace, batch: Batch, scorer: Scorer) -> list[Par
         done.append(future.result())
         get_run_logger().info(_progress(batch, done, time.monotonic() - started))
     return sorted(done, key=lambda part: part.file)
+
+
+def _new_champion(workspace: Workspace, bundle: Bundle) -> str | None:
+    """Return the title of the version that scoring should use, if it is another one by now."""
+    version = Registry(workspace).champion(bundle.name)
+    return None if version in (None, bundle.version) else f"{bundle.name}@{version}"
 
 
 def _next_done(running: list[PrefectFuture[PartReport]], batch: Batch, scorer: Scorer) -> PrefectFuture[PartReport]:

@@ -17,12 +17,17 @@ from flows.forms import (
     TeacherFile,
     WordVectors,
     WorkspacePath,
+    optional,
     titled,
 )
+from flows.model_card import FILE as CARD
+from flows.model_card import model_card
+from flows.model_report import model_report
 from flows.pretrain import pretrain_task
-from flows.report import model_report
-from pipeline.build import Publication, assess, publish
+from pipeline.assessment import assess
+from pipeline.build import Publication, publish
 from pipeline.candidates import fit
+from pipeline.comparing.promotion import check_force
 from pipeline.config import Recipe, load_recipe
 from pipeline.encoder import Encoder, matching_encoder, named_encoder
 from pipeline.preparation import Prepared, Start, prepare
@@ -56,8 +61,11 @@ def _publish(
     metrics: dict[str, Any],
     preset: str,
     force: bool,
+    reason: str | None,
 ) -> Publication:
-    return publish(workspace, model, prepared, trained, recipe, metrics=metrics, preset=preset, force=force)
+    return publish(
+        workspace, model, prepared, trained, recipe, metrics=metrics, preset=preset, force=force, reason=reason
+    )
 
 
 @flow(name="train", flow_run_name="train {model} from preset {preset}", validate_parameters=True)
@@ -66,11 +74,13 @@ def train(
     preset: Preset = "default",
     settings: SettingChanges = [],  # noqa: B006 - never changed
     batches: Batches = [],  # noqa: B006
+    target_precision: Annotated[float, Field(ge=0.0, lt=1.0), titled("Promised precision")] = 0.0,
     embeddings: WordVectors = None,
     pretrain: Annotated[bool, titled("Pretrain")] = False,
     encoder: EncoderName = None,
     teacher: TeacherFile = None,
     force: Annotated[bool, titled("Promote in any case")] = False,
+    reason: Annotated[str | None, *optional("Reason for promoting in any case")] = None,
     workspace: WorkspacePath = HERE,
 ) -> Publication:
     """Train a model on the labelled documents, prove its export, and promote it if it is not worse.
@@ -80,23 +90,37 @@ def train(
         preset: Start from default, imdb-lstm100, keras-lstm64, stacked-lstm128, or the path of a .toml file.
         settings: Changes to the preset, each as section.field=value, for example training.epochs=6.
         batches: Batches to learn from. Empty: all of them.
+        target_precision: Share of the labelled rows that are to be right, for example 0.95; other rows get status
+            'review'. 0: what the preset says, which is no promise unless changed.
         embeddings: File of word vectors to start from, a word and its numbers on each line. Empty: none.
         pretrain: Start from an encoder that was pretrained on all text there is; without one that suits, make one.
         encoder: Name of the encoder to start from. Empty: with pretrain the newest that suits, else none.
         teacher: File with a doc_id and a column of probabilities for each class, from another model. Empty: none.
-        force: Promote the new version even if it is worse than the champion.
+        force: Promote the new version even if it is not shown to be as good as the champion.
+        reason: Why it is promoted in any case, for the record.
         workspace: Folder in which everything is kept. Empty: the one that the worker was started with.
     """
-    recipe = load_recipe(preset, settings)
+    check_force(force, reason)
+    promised = [f"promise.target_precision={target_precision}"] if target_precision else []
+    recipe = load_recipe(preset, [*settings, *promised])
     place = Workspace(workspace)
     start = Start(embeddings, _encoder(place, recipe, encoder, pretrain), teacher)
     prepared = _tokenize(place, recipe, batches, start)
     trained = _fit(place, prepared, recipe)
     metrics = _evaluate(prepared, trained, recipe)
     publication = _publish(
-        place, model, prepared=prepared, trained=trained, recipe=recipe, metrics=metrics, preset=preset, force=force
+        place,
+        model,
+        prepared=prepared,
+        trained=trained,
+        recipe=recipe,
+        metrics=metrics,
+        preset=preset,
+        force=force,
+        reason=reason,
     )
     report = model_report(publication, pictures=True)
+    (publication.bundle.path / CARD).write_text(model_card(publication.bundle), encoding="utf-8")
     show_report("model", report, f"{publication.bundle.title}: how good it is, and whether it is used")
     return publication
 

@@ -2,7 +2,7 @@
 
 import shlex
 
-from flows.report import percent, picture, table
+from flows.markdown import percent, picture, table
 from pipeline.tuning import Trial, Tuning, describe
 
 BEST_TRIALS = 10

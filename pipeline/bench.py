@@ -28,7 +28,8 @@ from pipeline.bundle import Bundle
 from pipeline.config import IngestConfig, ScoringConfig, load_recipe
 from pipeline.demo_corpus import write_tickets
 from pipeline.device import choose_device, usable_cores
-from pipeline.errors import BatchError
+from pipeline.engine import Engine
+from pipeline.errors import BatchError, ModelError
 from pipeline.files import file_digest, write_table
 from pipeline.ingest import ingest
 from pipeline.labels import BatchReport, read_documents
@@ -47,6 +48,7 @@ BATCH_TOKENS = {False: (2048, 4096, 8192, 16_384), True: (65_536, 131_072, 262_1
 DEMO_ROWS = 20_000
 DEMO_RECIPE = ["training.epochs=2", "training.baseline=false"]
 MEGABYTE = 1e6
+EVIDENCE = "evidence"
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,10 @@ def bench(
             name: stack.enter_context(Scorer(subject.bundle, settings.model_copy(update={"precision": name})))
             for name in precisions
         }
-        found = _measure(place, batch, scorers, str(settings.precision), rounds, say)
+        telling = _telling_scorer(subject.bundle, settings)
+        if telling:
+            stack.enter_context(telling)
+        found = _measure(place, batch, scorers, telling, str(settings.precision), rounds, say)
     device = scorers["fp32"].engine.device
     return {
         "device": device.name,
@@ -134,12 +139,28 @@ def bench(
     }
 
 
+def _telling_scorer(bundle: Bundle, config: ScoringConfig) -> Scorer | None:
+    """Return a scorer that tells evidence too; None for a model that cannot."""
+    try:
+        return Scorer(bundle, config.model_copy(update={"evidence": True}))
+    except ModelError:
+        return None
+
+
 def _measure(
-    place: Workspace, batch: Batch, scorers: dict[str, Scorer], precision: str, rounds: int, say: Say
+    place: Workspace,
+    batch: Batch,
+    scorers: dict[str, Scorer],
+    telling: Scorer | None,
+    precision: str,
+    rounds: int,
+    say: Say,
 ) -> dict[str, Any]:
-    """Measure each stage, each precision and the whole, once in every round."""
+    """Measure each stage, each precision and the whole, once in every round, and the whole with evidence beside it."""
     scorer = scorers[precision]
-    _end_to_end(place, batch, scorer)  # what is done once only is not measured
+    whole = [scorer] if telling is None else [scorer, telling]
+    for one in whole:
+        _end_to_end(place, batch, one)  # what is done once only is not measured
     texts = _texts(batch)
     prepared = {name: _Prepared.of(texts, scorer) for name, scorer in scorers.items()}
     work: dict[str, Callable[[], None]] = {
@@ -148,13 +169,17 @@ def _measure(
         "tokenizing together": partial(_tokenize_together, scorer, texts),
         **{name: partial(prepared[name].run, scorers[name]) for name in scorers},
     }
+    if telling:
+        work[EVIDENCE] = partial(prepared[precision].attribute, telling)
     seconds: dict[str, list[float]] = {name: [] for name in work}
-    runs: list[BatchReport] = []
+    all_runs: list[list[BatchReport]] = [[] for _ in whole]
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}")
         for name, step in work.items():
             seconds[name].append(_seconds(step))
-        runs.append(_end_to_end(place, batch, scorer))
+        for runs, one in zip(all_runs, whole, strict=True):
+            runs.append(_end_to_end(place, batch, one))
+    runs = all_runs[0]
     middle = sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
     size = _Size(batch.rows, sum(part.tokens for part in middle.parts), sum(text.nbytes for text in texts) / MEGABYTE)
     return {
@@ -175,7 +200,26 @@ def _measure(
             "stage_shares": middle.stage_shares,
             "workers": middle.workers,
         },
+        EVIDENCE: _evidence(seconds, precision, all_runs, size) if telling else None,
     }
+
+
+def _evidence(
+    seconds: dict[str, list[float]], precision: str, runs: Sequence[Sequence[BatchReport]], size: "_Size"
+) -> dict[str, Any]:
+    """Return the speeds with evidence, and the share of time that it costs: of the model alone, and of the whole."""
+    without, told = ([run.seconds for run in one] for one in runs)
+    return {
+        "model": size.rates(seconds[EVIDENCE]),
+        "end_to_end": size.rates(told),
+        "model_cost": _cost(seconds[precision], seconds[EVIDENCE]),
+        "end_to_end_cost": _cost(without, told),
+    }
+
+
+def _cost(without: Sequence[float], told: Sequence[float]) -> float:
+    """Return by which share it takes longer: the median over the rounds, in each of which both stand side by side."""
+    return statistics.median(after / max(before, 1e-9) for before, after in zip(without, told, strict=True)) - 1
 
 
 def _ceiling(seconds: dict[str, list[float]], precision: str, *, on_gpu: bool) -> float:
@@ -306,8 +350,13 @@ class _Prepared:
         return 1 - sum(int(lengths.sum()) for _, lengths in self.batches) / slots if slots else 0.0
 
     def run(self, scorer: Scorer) -> None:
-        engine = scorer.engine
-        for future in [engine.submit(partial(engine.run, *padded)) for padded in self.batches]:
+        self._all(scorer.engine, scorer.engine.run)
+
+    def attribute(self, scorer: Scorer) -> None:
+        self._all(scorer.engine, scorer.engine.attribute)
+
+    def _all(self, engine: Engine, step: Callable[[np.ndarray, np.ndarray], object]) -> None:
+        for future in [engine.submit(partial(step, *padded)) for padded in self.batches]:
             future.result()
 
 

@@ -16,6 +16,7 @@ from pipeline.model import Classifier
 from pipeline.tokens import TokenSet
 
 LSTM, WIDE, AVERAGE = "LSTM", "words and word pairs", "document vectors"
+BRANCHES = (LSTM, WIDE, AVERAGE)
 # What weights come to on corpora of many sizes: where there are few validation texts, they stay about there.
 USUAL = {LSTM: 0.6, WIDE: 3.0, AVERAGE: 0.5}
 FEWEST = 1e-3  # a weight is positive: a branch may be of no use, but is not turned round
@@ -44,7 +45,7 @@ class Blend:
     macro_f1: float
 
 
-def blend(model: Classifier, texts: TokenSet, cores: Cores, branches: Sequence[str] = (LSTM, WIDE, AVERAGE)) -> Blend:
+def blend(model: Classifier, texts: TokenSet, cores: Cores, branches: Sequence[str] = BRANCHES) -> Blend:
     """Weigh a model's branches so that its log loss on some texts is least, and write the weights into the model.
 
     One number for each branch is a temperature for each, so the probabilities are calibrated by the way.
@@ -69,7 +70,7 @@ def blend(model: Classifier, texts: TokenSet, cores: Cores, branches: Sequence[s
 
 
 def branch_logits(
-    model: Classifier, texts: TokenSet, cores: Cores, branches: Sequence[str]
+    model: Classifier, texts: TokenSet, cores: Cores, branches: Sequence[str] = BRANCHES
 ) -> dict[str, NDArray[np.float32]]:
     """Return the logits [texts, classes] of each branch that is asked for and that a model has."""
     model.eval()
@@ -117,7 +118,7 @@ def best_weights(
 
     def cost(logarithms: NDArray[np.float64]) -> float:
         total = np.tensordot(np.exp(logarithms), stacked, axes=1)
-        loss = log_loss(_probabilities(total, multi_label), targets, multi_label=multi_label) or 0.0
+        loss = log_loss(as_probabilities(total, multi_label), targets, multi_label=multi_label) or 0.0
         return loss * len(targets) + 2 * float(((logarithms - start) ** 2).sum())
 
     bounds = [(np.log(FEWEST), np.log(1 / FEWEST))] * len(start)
@@ -138,13 +139,14 @@ def scale(model: Classifier, weights: dict[str, float]) -> None:
             parameter.mul_(weight)
 
 
-def _probabilities(logits: NDArray[np.floating], multi_label: bool) -> NDArray[np.floating]:
+def as_probabilities(logits: NDArray[np.floating], multi_label: bool) -> NDArray[np.floating]:
+    """Return the probabilities [texts, classes] that logits stand for."""
     whole = torch.from_numpy(logits)
     probabilities: NDArray[np.floating] = (whole.sigmoid() if multi_label else whole.softmax(dim=-1)).numpy()
     return probabilities
 
 
 def _macro_f1(logits: NDArray[np.floating], targets: NDArray[np.float32], multi_label: bool) -> float:
-    probabilities = _probabilities(logits, multi_label)
+    probabilities = as_probabilities(logits, multi_label)
     thresholds = best_thresholds(probabilities, targets > 0) if multi_label else None
     return macro_f1(decide(probabilities, thresholds), targets > 0)

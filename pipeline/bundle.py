@@ -12,18 +12,22 @@ import onnx
 from numpy.typing import NDArray
 from safetensors.torch import load, save
 
-from pipeline.config import Recipe, stored_recipe
+from pipeline.claims import FILE as CLAIMS
+from pipeline.claims import Claims, read_claims
+from pipeline.config import PromiseConfig, PromotionConfig, Recipe, stored_recipe
 from pipeline.errors import ModelError
 from pipeline.export import build_graph
 from pipeline.files import file_digest, read_json, value_digest, write_json
 from pipeline.health import REFERENCE, Health
 from pipeline.model import Average, Classifier, Wide
 from pipeline.parity import Parity, prove_parity
+from pipeline.promise import Promise, check_provable, promises_of
 from pipeline.tokenizer import Tokenizer
 from pipeline.tokens import TokenSet, read_vocabulary, write_vocabulary
 from pipeline.variants import FILES, REPORT, write_variants
 from pipeline.workspace import Batch
 
+LEARNT_SHARE = 0.2  # of a batch's documents, from which on the model knows it, and it is no night any more
 LIBRARIES = ("torch", "onnx", "onnxruntime-gpu", "onnxruntime", "pyarrow", "numpy", "scikit-learn")
 
 
@@ -73,10 +77,64 @@ class Bundle:
         """What it saw and said when it was tested; None for a bundle from before that was kept."""
         return Health.from_json(read_json(self.path / REFERENCE)) if REFERENCE in self.manifest["files"] else None
 
+    @property
+    def learnt(self) -> list[tuple[str, str]]:
+        """The batches that are no nights for it, each with its fingerprint: it learnt from a good part of them.
+
+        A handful of rows that people reviewed does not make a night of ten thousand known to the model, so such a
+        batch goes on being compared, and nights being compared with it. A bundle from before rows were counted has
+        learnt from all of its batches.
+        """
+        return [
+            (one["batch"], one["fingerprint"])
+            for one in self.manifest.get("batches", [])
+            if one.get("learnt", one["documents"]) >= LEARNT_SHARE * one["documents"]
+        ]
+
     def trained_on(self, batch: Batch) -> bool:
-        """Return whether it learnt from a batch as it is now."""
-        learnt = self.manifest.get("batches", [])
-        return (batch.id, batch.manifest["fingerprint"]) in [(one["batch"], one["fingerprint"]) for one in learnt]
+        """Return whether it learnt from a batch as it is now, or a good part of it."""
+        return (batch.id, batch.manifest["fingerprint"]) in self.learnt
+
+    @cached_property
+    def claims(self) -> dict[str, Claims] | None:
+        """What it said of the validation and test texts; None for a bundle from before that was kept."""
+        return read_claims(self.path / CLAIMS) if CLAIMS in self.manifest["files"] else None
+
+    @property
+    def promise_config(self) -> PromiseConfig:
+        return stored_recipe(self.settings["recipe"]).promise
+
+    @property
+    def promotion_config(self) -> PromotionConfig:
+        return stored_recipe(self.settings["recipe"]).promotion
+
+    def promise(self, target: float | None = None) -> Promise | None:
+        """Return the thresholds that keep a precision; None where none is promised.
+
+        Args:
+            target: the precision; 0 for none, None for the one it was trained to promise.
+
+        Raises:
+            ModelError: it was trained before promises could be made.
+            ConfigError: there are too few validation texts to show such a precision.
+        """
+        config = self.promise_config
+        wanted = config.target_precision if target is None else target
+        return self.promises(wanted)[wanted] if wanted else None
+
+    def promises(self, *further: float) -> dict[float, Promise]:
+        """Return the promises that reports show and further ones, by target.
+
+        Raises:
+            ModelError: it was trained before promises could be made.
+            ConfigError: there are too few validation texts to show one of the further precisions.
+        """
+        if self.claims is None:
+            raise ModelError(f"{self.title} was trained before a precision could be promised; train again")
+        validation = self.claims["validation"]
+        for target in further:
+            check_provable(target, len(validation))
+        return promises_of(validation, self.promise_config, self.labels, *further)
 
     @cached_property
     def settings(self) -> dict[str, Any]:

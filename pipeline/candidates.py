@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.blending import AVERAGE, LSTM, WIDE, blend
+from pipeline.blending import AVERAGE, BRANCHES, WIDE, blend
 from pipeline.config import Recipe, TrainingConfig
 from pipeline.cores import Cores
 from pipeline.corpus import TRAIN, VALIDATION
@@ -71,7 +71,7 @@ def fit(
             on_epoch=on_epoch,
         )
         _join_branches(model, prepared, recipe, trial.config, sets[0])
-        trained.append(_weighed(alone, sets[1], (LSTM, WIDE, AVERAGE)))
+        trained.append(_weighed(alone, sets[1], BRANCHES))
     names, best = [trial.name for trial in runs], max(trained, key=lambda one: one.best_macro_f1)
     simple = _linear_alone(prepared, recipe, sets)
     if simple is not None:
@@ -198,7 +198,7 @@ def _part_of(progress: Progress | None, name: str, number: int, of: int) -> Prog
 
 def _checkpoint(workspace: Workspace, prepared: Prepared, recipe: Recipe, trial: _Trial) -> Path:
     decided = value_digest(
-        [prepared.cache.fingerprint, recipe.model_dump(mode="json", exclude={"tokenizer", "pretraining"}), trial.name]
+        [prepared.cache.fingerprint, recipe.model_dump(mode="json", include={"model", "training"}), trial.name]
         + ([prepared.vectors.digest] if prepared.vectors else [])
         + ([prepared.teacher.digest] if prepared.teacher else [])
         + ([prepared.encoder.name] if prepared.encoder else [])

@@ -229,6 +229,43 @@ class PretrainingConfig(Settings):
     seed: Annotated[int, Field(ge=0)] = Field(default=1, description="Same seed, same data, same CPU: same weights.")
 
 
+class PromiseConfig(Settings):
+    """How right labelled rows are to be; what cannot be promised goes to people."""
+
+    target_precision: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.0,
+        description="Share of the labelled rows that are to be right, for example 0.95; other rows get status "
+        "'review'. 0 for no promise.",
+    )
+    per: Literal["all", "class"] = Field(
+        default="all",
+        description="Whether all labelled rows together keep the precision, or those of each class by themselves.",
+    )
+    none_label: str = Field(
+        default="",
+        description="Label of examples that belong to none of the classes; few of them may be labelled as one.",
+    )
+    none_labelled: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        default=0.1, description="Share of texts of none of the classes that may be labelled as one of them."
+    )
+
+
+class PromotionConfig(Settings):
+    """When a new version replaces the champion."""
+
+    margin: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        default=0.005,
+        title="Macro-F1 below the champion's",
+        description="A version with a lower macro-F1 than the champion's passes if, with 95 % confidence, it is less "
+        "than this below it; 0: only versions that are ahead pass.",
+    )
+    class_margin: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        default=0.05,
+        title="F1 of a class below the champion's",
+        description="A version of which a class loses more F1 than this, beyond chance, does not pass.",
+    )
+
+
 class Recipe(Settings):
     """Everything that decides what a training run produces, beside its data."""
 
@@ -236,15 +273,24 @@ class Recipe(Settings):
     model: ModelConfig = ModelConfig()
     pretraining: PretrainingConfig = PretrainingConfig()
     training: TrainingConfig = TrainingConfig()
+    promise: PromiseConfig = PromiseConfig()
+    promotion: PromotionConfig = PromotionConfig()
 
 
 class ScoringConfig(Settings):
     """How documents are labelled."""
 
-    review_below: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
-        default=0.5,
+    target_precision: Annotated[float, Field(ge=0.0, lt=1.0)] | None = Field(
+        default=None,
+        title="Promised precision",
+        description="Share of the labelled rows that are to be right, from 0 to 1; other rows get status 'review'. "
+        "Not given: what the model was trained to promise; 0 for no promise.",
+    )
+    review_below: Annotated[float, Field(ge=0.0, le=1.0)] | None = Field(
+        default=None,
         title="Review below",
-        description="Rows whose confidence, from 0 to 1, is lower get status 'review'.",
+        description="Rows whose confidence, from 0 to 1, is lower get status 'review', whatever is promised. "
+        "Not given: 0.5 where no precision is promised.",
     )
     device: Literal["auto", "cuda", "cpu"] = Field(
         default="auto",
@@ -255,6 +301,11 @@ class ScoringConfig(Settings):
         default="auto",
         title="Precision",
         description="Numbers the model computes with; auto takes the fastest whose labels agree with fp32.",
+    )
+    evidence: bool = Field(
+        default=False,
+        title="Evidence",
+        description="Tell for each row which words carried its label, and how much they weigh.",
     )
     threads: Annotated[int, Field(ge=0)] = Field(
         default=0, title="CPU cores", description="CPU cores to use; 0 for all."

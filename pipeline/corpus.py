@@ -1,7 +1,7 @@
 """Which documents train, validate and test a model, and with which label.
 
 The split is a function of the text, so a document never moves when the corpus grows and equal texts
-never straddle. A split that the user gives wins.
+never straddle. A split that the user gives wins. What people said of texts is put over it, see `pipeline.relabelling`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,12 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.corpus_rows import LEFT_OUT, TEST, TRAIN, VALIDATION, LabelledRows, text_position
 from pipeline.errors import TrainingDataError
-from pipeline.schemas import LABEL_SEPARATOR, SPLITS, split_labels
+from pipeline.relabelling import override, reviews_of, taught_rows
+from pipeline.review.store import TextLabels
+from pipeline.schemas import LABEL_SEPARATOR, SPLITS
 from pipeline.workspace import Batch
 
-TRAIN, VALIDATION, TEST = range(3)
-LEFT_OUT = -1
+__all__ = ["LEFT_OUT", "TEST", "TRAIN", "VALIDATION", "Corpus", "select", "text_position"]
+
 COLUMNS = ["doc_id", "label", "split", "content_hash"]
 
 
@@ -33,6 +36,8 @@ class Corpus:
         splits: int8 [rows], TRAIN, VALIDATION, TEST or LEFT_OUT for each row of all batches in order.
         label_ids: int32 [rows], the label set of each row that is not left out; -1 where only a teacher knows.
         counts: rows of each kind, for the report.
+        learnt: for each batch, rows that had a label, or were used without; see `Bundle.trained_on`.
+        reviews: what people said of some of the texts, in a value for fingerprints; "" if nothing.
     """
 
     batches: Sequence[Batch]
@@ -42,6 +47,8 @@ class Corpus:
     splits: np.ndarray
     label_ids: np.ndarray
     counts: dict[str, int]
+    learnt: Sequence[int]
+    reviews: str = ""
 
     def read(self, split: int) -> Iterator[tuple[pa.Array, pa.Array, np.ndarray]]:
         """Yield doc_ids, texts and label_ids [int32] of one split, a column slice at a time."""
@@ -73,6 +80,7 @@ def select(
     validation_share: float,
     test_share: float,
     taught: pa.Array | None = None,
+    reviewed: TextLabels | None = None,
 ) -> Corpus:
     """Decide what each labelled document is used for.
 
@@ -82,23 +90,45 @@ def select(
         validation_share: share of the texts for validation, unless a validation split is given.
         test_share: share of the texts for testing, unless a test split is given.
         taught: doc_ids of which a teacher knows the classes; those without a label are trained on too.
+        reviewed: what people said of texts, here or elsewhere.
 
     Raises:
         TrainingDataError: no labelled rows, one class only, or a class with a single text.
     """
     table = _read_columns(batches)
-    rows = _Rows.of(table, multi_label=_multi_label(batches))
+    multi_label = _multi_label(batches)
+    found = reviews_of(table, reviewed, multi_label)
+    rows = LabelledRows.of(table, found.labels if found else [], multi_label=multi_label)
     pool, counts = _distinct_pool(rows)
     fixed = rows.labelled & (rows.given != TRAIN)  # rows without a given split are LEFT_OUT so far
     splits = np.where(fixed, rows.given, LEFT_OUT).astype(np.int8)
     splits[pool] = _divide(rows, pool, method, validation_share, test_share)
+    ingested = rows.labelled
+    if found:
+        rows, reviews = override(rows, splits, found, table)
+        counts |= reviews
     _check_classes(rows, splits)
     if taught is not None:
-        new = _taught_rows(rows, splits, pc.is_in(table["doc_id"], value_set=taught).to_numpy())
+        new = taught_rows(rows, splits, pc.is_in(table["doc_id"], value_set=taught).to_numpy())
         splits[new], counts["taught"] = TRAIN, len(new)
     for number, name in enumerate(SPLITS):
         counts[name] = int(np.count_nonzero(splits == number))
-    return Corpus(batches, rows.labels, rows.multi_label, rows.sets, splits, rows.label_ids, counts)
+    return Corpus(
+        batches=batches,
+        labels=rows.labels,
+        multi_label=multi_label,
+        sets=rows.sets,
+        splits=splits,
+        label_ids=rows.label_ids,
+        counts=counts,
+        learnt=_count_by_batch(batches, ingested | (splits != LEFT_OUT)),
+        reviews=found.digest if found else "",
+    )
+
+
+def _count_by_batch(batches: Sequence[Batch], rows: np.ndarray) -> list[int]:
+    ends = np.cumsum([batch.rows for batch in batches])[:-1]
+    return [int(np.count_nonzero(own)) for own in np.split(rows, ends)]
 
 
 def _multi_label(batches: Sequence[Batch]) -> bool:
@@ -119,79 +149,6 @@ def _multi_label(batches: Sequence[Batch]) -> bool:
     return bool(several)
 
 
-def _taught_rows(rows: "_Rows", splits: np.ndarray, taught: np.ndarray) -> np.ndarray:
-    """Return the rows without a label that a teacher knows, each text once, and none that stands in another split."""
-    candidates = np.flatnonzero(taught & ~rows.labelled & (rows.given != TEST) & (rows.given != VALIDATION))
-    candidates = candidates[~np.isin(rows.text_ids[candidates], rows.text_ids[splits != LEFT_OUT])]
-    _, first = np.unique(rows.text_ids[candidates], return_index=True)
-    return candidates[np.sort(first)]
-
-
-@dataclass
-class _Rows:
-    """The labelled documents as numbers; `given` is LEFT_OUT where no split is given."""
-
-    labels: list[str]
-    multi_label: bool
-    sets: np.ndarray  # bool [label sets, classes]
-    label_ids: np.ndarray  # int32 [rows], -1 = unlabelled
-    given: np.ndarray  # int8 [rows]
-    text_ids: np.ndarray  # int64 [rows], equal for equal texts
-    position: np.ndarray  # float64 [rows], the text's place in [0, 1), from its hash
-
-    @classmethod
-    def of(cls, table: pa.Table, *, multi_label: bool) -> "_Rows":
-        names = sorted(pc.unique(table["label"]).drop_null().to_pylist())
-        if not names:
-            raise TrainingDataError(
-                "no labelled rows: ingest documents with a label column (nightlabel ingest FILE --label COLUMN)"
-            )
-        labels, sets = _label_sets(names) if multi_label else (names, np.eye(len(names), dtype=bool))
-        if len(names) == 1:
-            raise TrainingDataError(f"one class only ({names[0]!r}): a classifier needs at least two")
-        hashes = pa.concat_arrays(table["content_hash"].chunks)
-        return cls(
-            labels=labels,
-            multi_label=multi_label,
-            sets=sets,
-            label_ids=_codes(table["label"], names),
-            given=_codes(table["split"], SPLITS).astype(np.int8),
-            text_ids=hashes.dictionary_encode().indices.to_numpy().astype(np.int64),
-            position=text_position(hashes),
-        )
-
-    @property
-    def strata(self) -> np.ndarray:
-        """int32 [rows], what a stratified split divides equally: of several classes the rarest."""
-        sizes = np.bincount(self.label_ids[self.labelled], minlength=len(self.sets)) @ self.sets
-        rarest = np.where(self.sets, sizes, len(self.label_ids) + 1).argmin(axis=1)
-        rarest[~self.sets.any(axis=1)] = len(self.labels)  # those of no class
-        strata: np.ndarray = rarest.astype(np.int32)[self.label_ids]
-        return strata
-
-    @property
-    def labelled(self) -> np.ndarray:
-        return self.label_ids >= 0
-
-
-def _label_sets(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Return the classes that label sets are made of, and bool [sets, classes]."""
-    members = [split_labels(name) for name in names]
-    labels = sorted({label for one in members for label in one})
-    return labels, np.array([[label in one for label in labels] for one in members], dtype=bool)
-
-
-def text_position(hashes: pa.FixedSizeBinaryArray) -> np.ndarray:
-    """Return each text's place in [0, 1), float64 [rows], from its content hash."""
-    heads = np.frombuffer(b"".join(hashes.to_pylist()), dtype=">u8")[::2]
-    return heads / 2.0**64
-
-
-def _codes(column: pa.ChunkedArray, values: Sequence[str]) -> np.ndarray:
-    found = pc.index_in(column, value_set=pa.array(values, pa.string()))
-    return pc.fill_null(found, -1).to_numpy().astype(np.int32)
-
-
 def _parts(batches: Sequence[Batch]) -> list[str]:
     return [str(path) for batch in batches for path in batch.parts]
 
@@ -203,7 +160,7 @@ def _read_columns(batches: Sequence[Batch]) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _distinct_pool(rows: _Rows) -> tuple[np.ndarray, dict[str, int]]:
+def _distinct_pool(rows: LabelledRows) -> tuple[np.ndarray, dict[str, int]]:
     """Return the rows that are free to be divided, each text once; gives them their majority label."""
     fixed = rows.labelled & ((rows.given == TEST) | (rows.given == VALIDATION))
     free = rows.labelled & ~fixed
@@ -225,7 +182,9 @@ def _distinct_pool(rows: _Rows) -> tuple[np.ndarray, dict[str, int]]:
     return pool, counts
 
 
-def _divide(rows: _Rows, pool: np.ndarray, method: str, validation_share: float, test_share: float) -> np.ndarray:
+def _divide(
+    rows: LabelledRows, pool: np.ndarray, method: str, validation_share: float, test_share: float
+) -> np.ndarray:
     """Return the split of each row of the pool, int8."""
     given_train = rows.given[pool] == TRAIN
     if (rows.given == TEST).any():
@@ -269,7 +228,7 @@ def _fill_gaps(
             splits[spare[np.argmin(place[spare])]] = split
 
 
-def _check_classes(rows: _Rows, splits: np.ndarray) -> None:
+def _check_classes(rows: LabelledRows, splits: np.ndarray) -> None:
     used, trained = np.flatnonzero(splits != LEFT_OUT), np.flatnonzero(splits == TRAIN)
     texts = [
         len(np.unique(rows.text_ids[used[rows.sets[rows.label_ids[used], number]]]))

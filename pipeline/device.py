@@ -136,11 +136,11 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def open_session(path: Path, device: Device, number: int = 0) -> onnxruntime.InferenceSession:
+def open_session(model: Path | bytes, device: Device, number: int = 0) -> onnxruntime.InferenceSession:
     """Return a session that really runs on a device, each call on its caller's thread alone.
 
     Args:
-        path: an ONNX file.
+        model: an ONNX file, or what would stand in it.
         device: from `choose_device`.
         number: which of several GPUs.
 
@@ -148,11 +148,11 @@ def open_session(path: Path, device: Device, number: int = 0) -> onnxruntime.Inf
         DeviceError: the model cannot run there; says why and what mends it.
     """
     if not device.is_gpu:
-        return _session(path, [CPU])
+        return _session(model, [CPU])
     onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed
     memory = next((gpu.memory_mib for gpu in gpus() if gpu.number == number), None)
     try:
-        session = _session(path, [(CUDA, cuda_options(number, memory)), CPU])
+        session = _session(model, [(CUDA, cuda_options(number, memory)), CPU])
     except Exception as error:  # ONNX Runtime raises plain exceptions of several kinds
         raise DeviceError(f"device cuda cannot be used: {_first_line(error)}; see `nvidia-smi`") from error
     # A session asked for CUDA falls back to the CPU with no more than a log line.
@@ -201,12 +201,12 @@ def check_placement(providers: Mapping[str, str], wanted: str) -> None:
         )
 
 
-def _session(path: Path, providers: list[object]) -> onnxruntime.InferenceSession:
+def _session(model: Path | bytes, providers: list[object]) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # batches run side by side, which wastes less than sharing one out
     options.log_severity_level = FATAL_ONLY  # what matters is checked and said by us
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    return onnxruntime.InferenceSession(path, options, providers=providers)
+    return onnxruntime.InferenceSession(model, options, providers=providers)
 
 
 def _first_line(error: Exception) -> str:

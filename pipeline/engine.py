@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -32,11 +32,31 @@ OUT_OF_MEMORY = (
 )
 
 
+class Attributed(NamedTuple):
+    """What a model says of a batch, and what each word adds to it.
+
+    Attributes:
+        probabilities: float32 [rows, classes].
+        attributions: float32 [rows, kinds, time], see `pipeline.attribution`.
+        start: float32 [rows], the likeliest class's logit without any word.
+    """
+
+    probabilities: np.ndarray
+    attributions: np.ndarray
+    start: np.ndarray
+
+
+ATTRIBUTED = ("probabilities", "attributions", "attribution_start")
+
+
 class Runner(Protocol):
     """Runs one batch at a time."""
 
     def run(self, token_ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Return probabilities float32 [rows, classes] of token_ids int32 [rows, time] and lengths int32 [rows]."""
+
+    def attribute(self, token_ids: np.ndarray, lengths: np.ndarray) -> Attributed:
+        """Return what each word adds too; the model must have been opened for that."""
 
 
 class HostRunner:
@@ -49,6 +69,9 @@ class HostRunner:
         result: np.ndarray = self.session.run(["probabilities"], {"token_ids": token_ids, "lengths": lengths})[0]
         return result
 
+    def attribute(self, token_ids: np.ndarray, lengths: np.ndarray) -> Attributed:
+        return Attributed(*self.session.run(ATTRIBUTED, {"token_ids": token_ids, "lengths": lengths}))
+
 
 class BoundRunner:
     """Runs a session with token ids bound on the device, and lengths, which cuDNN reads there, on the host.
@@ -60,14 +83,22 @@ class BoundRunner:
         self.session, self.kind, self.number = session, kind, number
 
     def run(self, token_ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        return self._run(token_ids, lengths, ["probabilities"])[0]
+
+    def attribute(self, token_ids: np.ndarray, lengths: np.ndarray) -> Attributed:
+        probabilities, attributions, start = self._run(token_ids, lengths, ATTRIBUTED)
+        return Attributed(probabilities, attributions[:, :, : token_ids.shape[1]], start)
+
+    def _run(self, token_ids: np.ndarray, lengths: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
         padded = pad_time(token_ids, bucket_length(token_ids.shape[1]))
         binding = self.session.io_binding()
         on_device = onnxruntime.OrtValue.ortvalue_from_numpy(padded, self.kind, self.number)
         binding.bind_ortvalue_input("token_ids", on_device)
         binding.bind_cpu_input("lengths", lengths)
-        binding.bind_output("probabilities", "cpu")
+        for output in outputs:
+            binding.bind_output(output, "cpu")
         self.session.run_with_iobinding(binding)
-        result: np.ndarray = binding.copy_outputs_to_cpu()[0]
+        result: list[np.ndarray] = binding.copy_outputs_to_cpu()
         return result
 
 
@@ -129,10 +160,20 @@ class Engine:
         Raises:
             DeviceMemoryError: the batch does not fit into the device's memory.
         """
+        with self._runner(token_ids.size) as runner:
+            return runner.run(token_ids, lengths)
+
+    def attribute(self, token_ids: np.ndarray, lengths: np.ndarray) -> Attributed:
+        """Return what each word adds too, as `run`; the engine must have been opened for that."""
+        with self._runner(token_ids.size) as runner:
+            return runner.attribute(token_ids, lengths)
+
+    @contextmanager
+    def _runner(self, slots: int) -> Iterator[Runner]:
         runner = self._idle.get()
         try:
-            with _memory_errors(token_ids.size):
-                return runner.run(token_ids, lengths)
+            with _memory_errors(slots):
+                yield runner
         finally:
             self._idle.put(runner)
 
@@ -185,11 +226,13 @@ class Engine:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
 
-def open_engine(path: Path, device: Device, *, threads: int = 0, batch_tokens: int = 0, max_tokens: int = 1) -> Engine:
-    """Open a model file on a device.
+def open_engine(
+    model: Path | bytes, device: Device, *, threads: int = 0, batch_tokens: int = 0, max_tokens: int = 1
+) -> Engine:
+    """Open a model on a device.
 
     Args:
-        path: an ONNX file.
+        model: an ONNX file, or what would stand in it.
         device: from `choose_device`.
         threads: batches that run at once on the CPU; 0 for one on each core.
         batch_tokens: most token slots in a batch; 0 for what suits the device.
@@ -199,11 +242,11 @@ def open_engine(path: Path, device: Device, *, threads: int = 0, batch_tokens: i
         DeviceError: the model does not run there; says why and what mends it.
     """
     if device.is_gpu:
-        bound = [BoundRunner(open_session(path, device, number), "cuda", number) for number in device.numbers]
+        bound = [BoundRunner(open_session(model, device, number), "cuda", number) for number in device.numbers]
         engine = Engine(bound, device, batch_tokens or GPU_BATCH_TOKENS)
         engine.warm_up(max_tokens)
         return engine
-    runner = HostRunner(open_session(path, device))  # sessions may be run by several threads at once
+    runner = HostRunner(open_session(model, device))  # sessions may be run by several threads at once
     return Engine([runner] * (threads or usable_cores()), device, batch_tokens or CPU_BATCH_TOKENS)
 
 

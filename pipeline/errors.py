@@ -21,6 +21,10 @@ class PublicationError(NightlabelError):
     """Labels cannot be published: there are none, or they are published already."""
 
 
+class ReviewError(NightlabelError):
+    """Rows cannot be given out for review, or what came back does not fit."""
+
+
 class WorkspaceError(NightlabelError):
     """The workspace cannot be read or written."""
 
@@ -35,6 +39,10 @@ class TrainingDataError(NightlabelError):
 
 class ModelError(NightlabelError):
     """A model is unknown, has no champion, or its bundle is damaged."""
+
+
+class PromotionError(NightlabelError):
+    """A version is not shown to be good enough to replace the champion."""
 
 
 class DeviceError(NightlabelError):

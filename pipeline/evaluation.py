@@ -36,7 +36,7 @@ def evaluate(
     """
     predicted = decide(probabilities, thresholds)
     several = thresholds is not None
-    bins = reliability_bins(*_claims(probabilities, targets, several))
+    bins = reliability(probabilities, targets, several)
     return {
         "n": len(targets),
         "accuracy": float((predicted == targets).all(axis=1).mean()) if len(targets) else None,
@@ -135,13 +135,22 @@ def log_loss(
     return float(losses.mean())
 
 
-def _claims(
+def reliability(
     probabilities: NDArray[np.floating], targets: NDArray[np.bool_], several: bool
-) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
-    """Return the confidence of each claim and whether it came true: one for each document, or for each class of it."""
+) -> list[dict[str, float | int | None]]:
+    """Return `reliability_bins` of what probabilities claim: of each document, or where it can have several classes, of
+    each class of it.
+
+    Args:
+        probabilities: `[n, classes]`.
+        targets: `[n, classes]`.
+        several: whether a document can have several classes.
+    """
     if several:
-        return np.maximum(probabilities, 1 - probabilities).ravel(), ((probabilities >= 0.5) == targets).ravel()
-    return probabilities.max(axis=1), targets[np.arange(len(targets)), probabilities.argmax(axis=1)]
+        claims = np.maximum(probabilities, 1 - probabilities).ravel()
+        return reliability_bins(claims, ((probabilities >= 0.5) == targets).ravel())
+    right = targets[np.arange(len(targets)), probabilities.argmax(axis=1)]
+    return reliability_bins(probabilities.max(axis=1), right)
 
 
 def reliability_bins(

@@ -18,7 +18,7 @@ OPSET, IR_VERSION = 20, 9  # what ONNX Runtime 1.24 and later all load
 LOWEST = np.float32(np.finfo(np.float32).min)
 
 
-class _Graph:
+class Graph:
     """Nodes and weights under construction."""
 
     def __init__(self, *, half: bool = False) -> None:
@@ -63,7 +63,7 @@ def build_graph(model: Classifier, *, metadata: dict[str, str] | None = None, ha
         half: run embedding and LSTM in half precision, which only CUDA can; the rest, pooling included, and
             the probabilities stay in single precision.
     """
-    graph = _Graph(half=half)
+    graph = Graph(half=half)
     graph.weight("zero", np.array(0, dtype=np.int64))
     # A silent LSTM would cost nearly all of the time and change nothing.
     branches = [] if model.lstm_is_silent and (model.average or model.wide) else [_recurrent(graph, model)]
@@ -79,7 +79,7 @@ def build_graph(model: Classifier, *, metadata: dict[str, str] | None = None, ha
     return _checked(graph, model.output.out_features, metadata or {})
 
 
-def _recurrent(graph: _Graph, model: Classifier) -> str:
+def _recurrent(graph: Graph, model: Classifier) -> str:
     """Add embedding, LSTM, pooling and head, logits [batch, classes]."""
     _mask(graph)
     transposed = graph.add("Transpose", ["token_ids"], "token_ids_by_time", perm=[1, 0])
@@ -93,7 +93,7 @@ def _recurrent(graph: _Graph, model: Classifier) -> str:
     return _head(graph, model, _pool(graph, model, graph.in_single(states), graph.in_single(last)))
 
 
-def _mask(graph: _Graph) -> None:
+def _mask(graph: Graph) -> None:
     """Add `inside`, bool [time, batch, 1]: where a row has a token."""
     graph.add("Shape", ["token_ids"], "time_axis", start=1, end=2)
     graph.add("Squeeze", ["time_axis"], "time")
@@ -106,7 +106,7 @@ def _mask(graph: _Graph) -> None:
     graph.add("Unsqueeze", ["inside_2d", graph.axis(2)], "inside")
 
 
-def _lstm(graph: _Graph, name: str, layer: LstmLayer, inputs: str) -> tuple[str, str]:
+def _lstm(graph: Graph, name: str, layer: LstmLayer, inputs: str) -> tuple[str, str]:
     """Add a layer; return its states [time, directions, batch, hidden] and last ones [directions, batch, hidden]."""
     directions = [layer.forwards] + ([layer.backwards] if layer.backwards is not None else [])
     weights = [graph.recurrent_weight(f"{name}_{kind}", _stack(directions, kind)) for kind in ("W", "R", "B")]
@@ -124,14 +124,14 @@ def _lstm(graph: _Graph, name: str, layer: LstmLayer, inputs: str) -> tuple[str,
     return f"{name}_Y", f"{name}_Y_h"
 
 
-def _by_row(graph: _Graph, name: str, states: str, size: int) -> str:
+def _by_row(graph: Graph, name: str, states: str, size: int) -> str:
     """Lay directions side by side: [time, directions, batch, hidden] -> [time, batch, size]."""
     graph.add("Transpose", [states], f"{name}_by_row", perm=[0, 2, 1, 3])
     graph.ints(f"{name}_shape", 0, 0, size)
     return graph.add("Reshape", [f"{name}_by_row", f"{name}_shape"], f"{name}_states")
 
 
-def _joined(graph: _Graph, directions: str, size: int) -> str:
+def _joined(graph: Graph, directions: str, size: int) -> str:
     """Lay directions side by side: [directions, batch, hidden] -> [batch, size]."""
     graph.add("Transpose", [directions], "pooled_by_row", perm=[1, 0, 2])
     graph.ints("pooled_shape", 0, size)
@@ -152,7 +152,7 @@ def _stack(directions: list[torch.nn.LSTM], kind: str) -> np.ndarray:
     return np.stack([np.concatenate([reordered(lstm.bias_ih_l0), reordered(lstm.bias_hh_l0)]) for lstm in directions])
 
 
-def _pool(graph: _Graph, model: Classifier, states: str, last: str) -> str:
+def _pool(graph: Graph, model: Classifier, states: str, last: str) -> str:
     """Add pooling over time: states [time, directions, batch, hidden] to [batch, size].
 
     Directions are laid side by side after pooling, when there is little left to move.
@@ -163,7 +163,10 @@ def _pool(graph: _Graph, model: Classifier, states: str, last: str) -> str:
     if pooling == "max":  # states past a row's end are 0, which would beat negative maxima
         graph.weight("lowest", np.array(LOWEST))
         graph.add("Unsqueeze", ["inside", graph.axis(1)], "inside_directions")
-        masked = graph.add("Where", ["inside_directions", states, "lowest"], "masked_states")
+        graph.weight("nothing", np.array(0, dtype=np.float32))
+        # Adding costs half of what choosing does, and changes no state: past the ends lowest + 0 is lowest.
+        graph.add("Where", ["inside_directions", "nothing", "lowest"], "penalty")
+        masked = graph.add("Add", [states, "penalty"], "masked_states")
         return _joined(graph, graph.add("ReduceMax", [masked, graph.axis(0)], "highest", keepdims=0), size)
     if pooling == "mean":
         total = _joined(graph, graph.add("ReduceSum", [states, graph.axis(0)], "summed", keepdims=0), size)
@@ -180,14 +183,14 @@ def _pool(graph: _Graph, model: Classifier, states: str, last: str) -> str:
     return graph.add("ReduceSum", [weighted, graph.axis(0)], "pooled", keepdims=0)
 
 
-def _linear(graph: _Graph, name: str, layer: torch.nn.Linear, inputs: str) -> str:
+def _linear(graph: Graph, name: str, layer: torch.nn.Linear, inputs: str) -> str:
     graph.weight(f"{name}_weight", layer.weight.t())
     graph.weight(f"{name}_bias", layer.bias)
     product = graph.add("MatMul", [inputs, f"{name}_weight"], f"{name}_product")
     return graph.add("Add", [product, f"{name}_bias"], f"{name}_sum")
 
 
-def _head(graph: _Graph, model: Classifier, pooled: str) -> str:
+def _head(graph: Graph, model: Classifier, pooled: str) -> str:
     """Add everything between the pooled vectors and the logits; dropout is nothing at scoring time."""
     vectors = pooled
     if model.norm is not None:
@@ -204,7 +207,7 @@ def _head(graph: _Graph, model: Classifier, pooled: str) -> str:
     return _linear(graph, "output", model.output, vectors)
 
 
-def _average(graph: _Graph, average: Average) -> str:
+def _average(graph: Graph, average: Average) -> str:
     """Add the linear branch over mean word vectors, logits [batch, classes].
 
     The mean of vectors, then linear, is the mean of what each word adds: one small table instead of the vectors.
@@ -223,7 +226,7 @@ def _average(graph: _Graph, average: Average) -> str:
     return graph.add("Add", ["average_mean", "average_start"], "average_logits")
 
 
-def _lengths_by_row(graph: _Graph) -> str:
+def _lengths_by_row(graph: Graph) -> str:
     """Return the lengths as float32 [batch, 1]."""
     if not any(node.name == "lengths_by_row" for node in graph.nodes):
         graph.add("Cast", ["lengths"], "lengths_float", to=TensorProto.FLOAT)
@@ -231,7 +234,7 @@ def _lengths_by_row(graph: _Graph) -> str:
     return "lengths_by_row"
 
 
-def _wide(graph: _Graph, wide: Wide) -> str:
+def _wide(graph: Graph, wide: Wide) -> str:
     """Add the linear branch over words and word pairs, logits [batch, classes]."""
     graph.weight("wide_table", wide.table)
     graph.weight("wide_squares", wide.squares)
@@ -260,7 +263,7 @@ def _wide(graph: _Graph, wide: Wide) -> str:
     return graph.add("Add", ["wide_mean", "wide_start"], "wide_logits")
 
 
-def _distinct(graph: _Graph, values: str, name: str) -> str:
+def _distinct(graph: Graph, values: str, name: str) -> str:
     """Return each value of a row once, [batch, number] to [number, batch], 0 instead of repetitions.
 
     Sorted, what a row has several times stands together.
@@ -275,14 +278,14 @@ def _distinct(graph: _Graph, values: str, name: str) -> str:
     return graph.add("Transpose", [f"{name}_distinct"], name, perm=[1, 0])
 
 
-def _words(graph: _Graph) -> str:
+def _words(graph: Graph) -> str:
     """Return the token ids as int64 [batch, time]."""
     if not any(node.name == "words" for node in graph.nodes):
         graph.add("Cast", ["token_ids"], "words", to=TensorProto.INT64)
     return "words"
 
 
-def _shifted(graph: _Graph, values: str, name: str) -> str:
+def _shifted(graph: Graph, values: str, name: str) -> str:
     """Return int64 [batch, time] values one place later, 0 in the first."""
     graph.ints("front", 0, 1, 0, 0)
     graph.ints("first", 0)
@@ -291,7 +294,7 @@ def _shifted(graph: _Graph, values: str, name: str) -> str:
     return graph.add("Slice", [f"{name}_padded", "first", "but_last", graph.axis(1)], name)
 
 
-def _checked(graph: _Graph, classes: int, metadata: dict[str, str]) -> onnx.ModelProto:
+def _checked(graph: Graph, classes: int, metadata: dict[str, str]) -> onnx.ModelProto:
     inputs = [
         helper.make_tensor_value_info("token_ids", TensorProto.INT32, ["batch", "time"]),
         helper.make_tensor_value_info("lengths", TensorProto.INT32, ["batch"]),

@@ -122,12 +122,15 @@ def confusion_matrix(confusion: Sequence[Sequence[int]], labels: Sequence[str]) 
     return as_png(figure)
 
 
-def reliability_diagram(reliability: Sequence[dict[str, Any]], calibration_error: float | None) -> bytes:
+def reliability_diagram(
+    reliability: Sequence[dict[str, Any]], calibration_error: float | None, before: Mapping[str, Any] | None = None
+) -> bytes:
     """Draw how often the model was right at each confidence, over how many documents had it.
 
     Args:
         reliability: bins as made by `pipeline.evaluation.reliability_bins`.
         calibration_error: expected calibration error, 0 to 1; None where there are no documents.
+        before: `reliability` and `calibration_error` before calibration, to draw beside.
     """
     figure = new_figure(height=5.6)
     accuracy, histogram = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1.0])
@@ -145,13 +148,20 @@ def reliability_diagram(reliability: Sequence[dict[str, Any]], calibration_error
     )
     claims = [b["confidence"] for b in filled]
     accuracy.hlines(claims, lows, highs, color=ORANGE, linewidth=3, zorder=4, label="claimed")
+    if before and before["calibration_error"] is not None:
+        once = [b for b in before["reliability"] if b["count"]]
+        name = f"right before calibration (off by {100 * before['calibration_error']:.1f})"
+        accuracy.plot(
+            [b["confidence"] for b in once], [b["accuracy"] for b in once], "o--", color=MUTED, markersize=3, label=name
+        )
     histogram.bar(lows, [b["count"] for b in filled], widths, align="edge", color=FAINT, edgecolor="white")
     for axes, name in ((accuracy, "share of documents"), (histogram, "documents")):
         plain_axes(axes)
         axes.set_ylabel(name, color=MUTED, fontsize=9)
     accuracy.set(xlim=(0, 1), ylim=(0, 1.02))
     if filled:
-        accuracy.legend(frameon=False, fontsize=9, labelcolor=INK, loc=(0.7, 1.0), ncols=2)
+        place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 3}
+        accuracy.legend(frameon=False, fontsize=9, labelcolor=INK, **place)
     histogram.set_xlabel("confidence", color=MUTED, fontsize=9)
     headline(figure, _reliability_title(filled, calibration_error))
     return as_png(figure)

@@ -23,6 +23,7 @@ from pipeline.errors import AccountingError, BatchError
 from pipeline.files import atomic_path, file_digest, read_json, value_digest, write_json
 from pipeline.health import Health, total_health
 from pipeline.judging import Judgement
+from pipeline.promise import REVIEW_BELOW, Outcome, Promise
 from pipeline.stages import total_seconds, wall_shares
 from pipeline.strangeness import Strange
 from pipeline.variants import Choice
@@ -140,7 +141,9 @@ def read_documents(path: Path, part: dict[str, Any]) -> pa.Table:
     return pq.read_table(pa.BufferReader(data), columns=["doc_id", "text", "content_hash"], use_threads=False)
 
 
-def part_fingerprint(bundle: Bundle, config: ScoringConfig, precision: str, part: dict[str, Any]) -> str:
+def part_fingerprint(
+    bundle: Bundle, config: ScoringConfig, precision: str, part: dict[str, Any], promise: Promise | None
+) -> str:
     """Return what decides the content of a labels part: the model, the settings that matter, the input."""
     decided = {
         "model": bundle.title,
@@ -148,6 +151,12 @@ def part_fingerprint(bundle: Bundle, config: ScoringConfig, precision: str, part
         "review_below": config.review_below,
         "input": part["sha256"],
     }
+    if promise is not None:
+        decided["thresholds"] = promise.thresholds.tolist()
+    if config.evidence:
+        decided["evidence"] = True
+    elif config.review_below is None:
+        decided["review_below"] = REVIEW_BELOW  # as it stood in the fingerprints of earlier versions
     # In fp32 a row's scores do not depend on anything else, and parts from before there were variants stay valid.
     return value_digest(decided if precision == "fp32" else {**decided, "precision": precision})
 
@@ -236,6 +245,7 @@ def _manifest(batch: Batch, bundle: Bundle, config: ScoringConfig, report: Batch
         "provider": report.device.provider,
         "device": report.device.name,
         "driver": report.device.driver,
+        "promise": _promise(bundle.promise(config.target_precision), bundle),
         "precision": report.precision.precision,
         "precision_reason": report.precision.reason,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -260,6 +270,21 @@ def _manifest(batch: Batch, bundle: Bundle, config: ScoringConfig, report: Batch
         "truncated_texts": sum(part.truncated_texts for part in scored),
         "unknown_tokens": sum(part.unknown_tokens for part in scored),
         "tokens": sum(part.tokens for part in scored),
+    }
+
+
+def _promise(promise: Promise | None, bundle: Bundle) -> dict[str, Any] | None:
+    """Return what was promised of a batch, and what the promise rests on."""
+    if promise is None or bundle.claims is None:
+        return None
+    shown, tested = (Outcome.of(promise, bundle.claims[split]) for split in ("validation", "test"))
+    return {
+        "target": promise.target,
+        "per": promise.per,
+        "validation": asdict(shown),
+        "test": asdict(tested),
+        "on_test": tested.verdict(promise.target),
+        "kept_back": [bundle.labels[number] for number in promise.kept_back],
     }
 
 

@@ -81,7 +81,7 @@ def label_mix(tonight: Histogram, reference: Histogram | None) -> bytes:
     _draw_bars(axes, places - shift, [share.tonight for share in shares], height, BLUE, "tonight")
     if reference:
         _draw_bars(axes, places + shift, [share.reference or 0.0 for share in shares], height, FAINT, "reference")
-    names = [_drawable(share.name, number) for number, share in enumerate(shares, start=1)]
+    names = [drawable(share.name, number) for number, share in enumerate(shares, start=1)]
     plain_axes(axes)
     axes.set_yticks(places, names, color=INK, parse_math=False, family=label_fonts())
     axes.set_xticks([])
@@ -139,7 +139,7 @@ def _mix_title(tonight: Histogram, reference: Histogram | None) -> str:
     return f"Labels: {100 * apart:.{0 if apart > 0.1 else 1}f} points from the reference's mix"
 
 
-def _drawable(name: str, number: int) -> str:
+def drawable(name: str, number: int) -> str:
     """Return a name as it fits beside the bars, or its number where no font here has its letters."""
     return shortened(name, NAME_LENGTH) if set(map(ord, name)) <= _letters() else f"no. {number}"
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from pipeline.bundle import Bundle
 from pipeline.errors import BatchError
+from pipeline.evidence import tell
 from pipeline.files import read_json
 from pipeline.health import MEASURES, Health, total_health
 from pipeline.labels import is_labelled_at, strange_rows
@@ -237,8 +238,7 @@ def estimate_accuracy(night: LabelledNight, bundle: Bundle) -> Estimate:
 
 def _why_unknown(batch: LabelledBatch, bundle: Bundle) -> str | None:
     """Return why the confidence of a batch says nothing of how many labels are right, if so."""
-    learnt = [(one["batch"], one["fingerprint"]) for one in bundle.manifest.get("batches", [])]
-    if (batch.id, batch.manifest["documents_fingerprint"]) in learnt:
+    if (batch.id, batch.manifest["documents_fingerprint"]) in bundle.learnt:
         return f"{bundle.title} was trained on it"
     if batch.health is None:
         return "some of it was labelled before confidence was kept"
@@ -260,6 +260,7 @@ class StrangeRow:
     confidence: float
     why: str
     text: str
+    evidence: str = ""  # what carried the label; "" unless that was asked for
 
 
 def strangest_rows(workspace: Workspace, night: LabelledNight) -> list[StrangeRow]:
@@ -275,7 +276,7 @@ def strangest_rows(workspace: Workspace, night: LabelledNight) -> list[StrangeRo
         document = _read_row(
             workspace.documents_of(batch.id) / part.name, strange.row, ["doc_id", "text", "content_hash"]
         )
-        labels = _read_row(part, strange.row, ["label", "labels", "confidence"])
+        labels = _read_row(part, strange.row, ["label", "labels", "confidence", "evidence"])
         found.setdefault(
             document["content_hash"],
             StrangeRow(
@@ -285,6 +286,7 @@ def strangest_rows(workspace: Workspace, night: LabelledNight) -> list[StrangeRo
                 confidence=labels["confidence"],
                 why=strange.why,
                 text=document["text"],
+                evidence=tell(labels.get("evidence")),
             ),
         )
     return list(found.values())

@@ -6,13 +6,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Recipe
-from pipeline.corpus import TRAIN, Corpus, select
+from pipeline.config import PromiseConfig, Recipe
+from pipeline.corpus import TRAIN, VALIDATION, Corpus, select
 from pipeline.encoder import Encoder
+from pipeline.errors import ConfigError
+from pipeline.promise import check_none_provable, check_provable
+from pipeline.review.store import text_labels
 from pipeline.teacher import Teacher, check_ids, read_teacher
 from pipeline.tokens import TokenCache, TokenSet, build_tokens
 from pipeline.vectors import WordVectors, read_vectors
 from pipeline.workspace import Workspace
+
+LISTED = 8  # labels in an error
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,9 @@ def prepare(
 
     Raises:
         TrainingDataError: the documents cannot train a classifier.
+        ReviewError: what people said of labels cannot be read.
         BatchError: a named batch does not exist.
+        ConfigError: there are too few validation texts for the promised precision.
         InputError: word vectors or a teacher's table cannot be read, or do not suit.
     """
     batches = [workspace.batch(batch_id) for batch_id in batch_ids] or workspace.batches()
@@ -79,12 +86,14 @@ def prepare(
         method=training.split,
         validation_share=training.validation_share,
         test_share=training.test_share,
+        reviewed=text_labels(workspace),
     )
     corpus, teacher = divide(), None
     if start.teacher is not None:
         teacher = read_teacher(Path(start.teacher), corpus.labels, multi_label=corpus.multi_label)
         check_ids(teacher, corpus.all_ids())
         corpus = divide(taught=teacher.doc_ids)
+    _check_promise(recipe.promise, corpus)
     tokenizer = start.encoder.tokenizer(recipe) if start.encoder else None
     cache = build_tokens(workspace, corpus, recipe.tokenizer, tokenizer)
     vectors = None
@@ -92,3 +101,18 @@ def prepare(
         words = cache.tokenizer.vocabulary.to_pylist()
         vectors = read_vectors(Path(start.embeddings), words, recipe.model.embedding_size)
     return Prepared(corpus, cache, vectors, start.encoder, teacher)
+
+
+def _check_promise(config: PromiseConfig, corpus: Corpus) -> None:
+    check_provable(config.target_precision, corpus.counts["validation"])
+    name = config.none_label
+    if not name:
+        return
+    if name not in corpus.labels:
+        more = ", ..." if len(corpus.labels) > LISTED else ""
+        there = f"{', '.join(corpus.labels[:LISTED])}{more}"
+        raise ConfigError(f"promise.none_label: no document has the label {name!r}; there are: {there}")
+    if corpus.multi_label:
+        raise ConfigError("promise.none_label: where documents have several labels, those of no class have none")
+    texts = (corpus.splits == VALIDATION) & (corpus.label_ids == corpus.labels.index(name))
+    check_none_provable(config.none_labelled, int(texts.sum()), name)

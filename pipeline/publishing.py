@@ -1,7 +1,6 @@
 """Which labels may be read: nights that are out of the ordinary wait until a person has looked."""
 
 import datetime
-import getpass
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from pipeline.files import read_json, write_json
 from pipeline.health import Health
 from pipeline.judging import Judgement, Night, judge
 from pipeline.labels import BatchReport, is_labelled_at
+from pipeline.who import user_name
 from pipeline.workspace import Batch, Workspace
 
 
@@ -70,10 +70,10 @@ def labelled_batches(workspace: Workspace, model: str) -> list[LabelledBatch]:
 def earlier_nights(workspace: Workspace, bundle: Bundle, batch_id: str, limit: int) -> list[Night]:
     """Return the most recent published nights of a model but one, newest first.
 
-    Those that the model was trained on are no nights. Health is that of the same version: another one has other
-    words, and is sure of other things.
+    Those that the model was trained on are no nights, see `Bundle.learnt`. Health is that of the same version:
+    another one has other words, and is sure of other things.
     """
-    learnt = {one["batch"] for one in bundle.manifest.get("batches", [])}
+    learnt = {batch for batch, _ in bundle.learnt}
     nights = [
         batch
         for batch in labelled_batches(workspace, bundle.name)
@@ -122,16 +122,9 @@ def publish(workspace: Workspace, batch_id: str, model: str | None = None, reaso
         raise PublicationError(f"the labels of batch {batch_id} by {name} are published already")
     by = {
         "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "by": _user(),
+        "by": user_name(),
         "reason": reason,
     }
     manifest = {**labels.manifest, "published": True, "publication": by}
     write_json(path / "manifest.json", manifest)
     return LabelledBatch(batch_id, path, manifest)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"  # a container may run under a number without a name

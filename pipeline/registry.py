@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.bundle import Bundle, seal
 from pipeline.errors import ModelError
 from pipeline.files import read_json, sync_directory, write_json
+from pipeline.who import user_name
 from pipeline.workspace import Workspace
 
 
@@ -65,18 +66,29 @@ class Registry:
             raise ModelError(f"model {name!r} has no champion: nightlabel models promote {name}@VERSION")
         return self.load(name, champion)
 
+    def next_version(self, name: str) -> int:
+        """Return the number that the next version of a model gets; one that was removed is not given again."""
+        there = (int(path.name) for path in self.workspace.model_versions(name).glob("*") if path.name.isdecimal())
+        return max(there, default=0) + 1
+
     def register(self, name: str, staged: Path, facts: Mapping[str, Any]) -> Bundle:
         """Seal a staged bundle and give it the next version number. It is not champion yet."""
         home = self.workspace.model_versions(name)
         home.mkdir(parents=True, exist_ok=True)
-        version = max([0, *(int(path.name) for path in home.iterdir() if path.name.isdecimal())]) + 1
+        version = self.next_version(name)
         seal(staged, name=name, version=version, **facts)
         staged.rename(home / str(version))
         sync_directory(home)
         return self.load(name, version)
 
-    def promote(self, name: str, version: int, reason: str) -> None:
+    def promote(self, name: str, version: int, reason: str, *, forced: bool = False) -> None:
         """Make a version the champion; the one before is kept for `rollback`.
+
+        Args:
+            name: the model's.
+            version: the new champion.
+            reason: why, for the log, which also keeps who and when.
+            forced: whether it is promoted against the rule of `pipeline.comparing.promotion`.
 
         Raises:
             ModelError: the version is unknown or damaged.
@@ -85,7 +97,7 @@ class Registry:
         state = self._state(name) or {"previous": [], "log": []}
         if state.get("version") not in (None, version):
             state["previous"].append(state["version"])
-        self._write(name, state, version, "promote", reason)
+        self._write(name, state, version, "force" if forced else "promote", reason)
 
     def rollback(self, name: str) -> int:
         """Make the champion before this one champion again, and return its version.
@@ -104,7 +116,8 @@ class Registry:
     def _write(self, name: str, state: dict[str, Any], version: int, action: str, reason: str) -> None:
         at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         state["version"] = version
-        state["log"].append({"at": at, "action": action, "version": version, "reason": reason})
+        by = user_name()
+        state["log"].append({"at": at, "by": by, "action": action, "version": version, "reason": reason})
         write_json(self._champion_file(name), state)
 
     def _state(self, name: str) -> dict[str, Any] | None:

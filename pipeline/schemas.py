@@ -45,10 +45,55 @@ LABELS = pa.schema(
         pa.field("labels", pa.list_(pa.string())),  # all that were given; null where a document has just one label
         pa.field("confidence", pa.float32()),
         pa.field("scores", pa.list_(pa.float32())),  # one per class, in the bundle's label order
+        # What words and word pairs add to the logit of the likeliest class, the most first; null unless asked for.
+        pa.field("evidence", pa.list_(pa.struct([("word", pa.string()), ("weight", pa.float32())]))),
         pa.field("status", pa.string(), nullable=False),  # scored, review, empty
         pa.field("model", pa.string(), nullable=False),  # name@version
     ]
 )
+
+# What a model claimed of texts whose label is known: promises are made from it.
+CLAIMS = pa.schema(
+    [
+        pa.field("split", pa.string(), nullable=False),  # validation, test
+        pa.field("predicted", pa.int32(), nullable=False),
+        pa.field("truth", pa.int32(), nullable=False),  # -1 where a document can have several classes
+        pa.field("confidence", pa.float32(), nullable=False),
+        pa.field("correct", pa.bool_(), nullable=False),
+    ]
+)
+
+# A row that a person was asked to review, and what the model, or the corpus, said of it.
+ASKED = pa.schema(
+    [
+        pa.field("batch", pa.string(), nullable=False),
+        pa.field("doc_id", pa.string(), nullable=False),
+        pa.field("content_hash", pa.binary(16), nullable=False),  # a review is of this text, wherever it stands
+        pa.field("why", pa.string(), nullable=False),  # see REASONS
+        pa.field("label", pa.string(), nullable=False),  # several are joined, see join_labels
+        pa.field("several", pa.bool_(), nullable=False),  # whether a document can have several labels
+        pa.field("second", pa.string()),  # the class next to it
+        pa.field("confidence", pa.float32()),
+        pa.field("status", pa.string(), nullable=False),  # of the labels; "labelled" where the label is the corpus's
+        pa.field("model", pa.string(), nullable=False),  # name@version
+        pa.field("asked_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+
+# What people answered. Nothing is ever changed here: a later answer for the same text counts, both are kept.
+REVIEWS = pa.schema(
+    [
+        *ASKED,
+        pa.field("correct", pa.string(), nullable=False),  # the right label, joined likewise
+        pa.field("new_class", pa.bool_(), nullable=False),  # whether it was allowed though no document had it
+        pa.field("note", pa.string(), nullable=False),
+        pa.field("reviewer", pa.string(), nullable=False),
+        pa.field("reviewed_at", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("file_digest", pa.string(), nullable=False),  # SHA-256 of the file that it came in
+    ]
+)
+
+REASONS = ("doubtful", "sample", "suspicious")
 
 SPLITS = ("train", "validation", "test")
 STATUSES = ("scored", "review", "empty")

@@ -12,8 +12,10 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+import onnx
 import pyarrow as pa
 
+from pipeline.attribution import with_attributions
 from pipeline.batching import TokenLists
 from pipeline.bundle import Bundle
 from pipeline.characters import text_bytes
@@ -21,7 +23,9 @@ from pipeline.config import ScoringConfig
 from pipeline.device import Device, choose_device, usable_cores
 from pipeline.engine import Engine, open_engine
 from pipeline.errors import DeviceError, ModelError, StoppedError
+from pipeline.evidence import Evidence, heaviest
 from pipeline.memory import keep_freed_memory
+from pipeline.promise import review_thresholds
 from pipeline.stages import StageClock
 from pipeline.tokenizer import TokenStats
 from pipeline.variants import Choice, choose_precision
@@ -38,6 +42,8 @@ class Scorer:
         keep_freed_memory()
         self.bundle, self.config = bundle, config
         self.tokenizer = bundle.tokenizer
+        self.promise = bundle.promise(config.target_precision)
+        self.review_below = review_thresholds(self.promise, config.review_below, len(bundle.labels))
         device = choose_device(config.device)
         try:
             self.choice, self.engine = self._open(device)
@@ -52,8 +58,9 @@ class Scorer:
     def _open(self, device: Device) -> tuple[Choice, Engine]:
         bundle, config = self.bundle, self.config
         choice = choose_precision(config.precision, bundle.variants, on_gpu=device.is_gpu, title=bundle.title)
+        path = bundle.model_path(choice.precision)
         engine = open_engine(
-            bundle.model_path(choice.precision),
+            with_attributions(onnx.load(path), bundle.title).SerializeToString() if config.evidence else path,
             device,
             threads=config.threads,
             batch_tokens=config.batch_tokens,
@@ -129,6 +136,7 @@ class Labelled:
         unknown: int32 [texts], how many of them are unknown.
         stats: how much of the texts the model saw.
         slots: token slots in all batches, padding included.
+        evidence: of each text, where that was asked for.
     """
 
     probabilities: np.ndarray
@@ -136,6 +144,7 @@ class Labelled:
     unknown: np.ndarray
     stats: TokenStats
     slots: int
+    evidence: Evidence | None = None
 
 
 class _Labelling:
@@ -146,6 +155,7 @@ class _Labelling:
         self.engine = scorer.engine
         self.probabilities = np.full((len(texts), len(scorer.bundle.labels)), np.nan, dtype=np.float32)
         self.lengths, self.unknown = np.zeros((2, len(texts)), dtype=np.int32)
+        self.evidence = Evidence.none(len(texts)) if scorer.config.evidence else None
         self.ahead: deque[Future[tuple[pa.ListArray, TokenStats]]] = deque()  # slices being tokenized
         self.futures: list[Future[None]] = []  # batches on the model
         self.stats = TokenStats()
@@ -162,7 +172,7 @@ class _Labelling:
                 tokenizing.cancel()
             for running in self.futures:
                 running.cancel()
-        return Labelled(self.probabilities, self.lengths, self.unknown, self.stats, self.slots)
+        return Labelled(self.probabilities, self.lengths, self.unknown, self.stats, self.slots, self.evidence)
 
     def encoded(self) -> Iterator[tuple[int, pa.ListArray, TokenStats]]:
         """Yield the first row, the token ids and what they leave out of each slice, tokenized ahead in threads."""
@@ -210,12 +220,22 @@ class _Labelling:
         with _named_rows(start, start + len(tokens)):
             with self.clock("batch"):
                 token_ids, lengths = tokens.pad(rows)
-            with self.clock("model"):
-                values = self.engine.run(token_ids, lengths)
+            values = self._probabilities(start + rows, token_ids, lengths)
             if np.isnan(values).any():  # must not be taken for empty texts
                 title = self.scorer.bundle.title
                 raise ModelError(f"{title} gives no probabilities (NaN); roll back or train again")
             self.probabilities[start + rows] = values
+
+    def _probabilities(self, texts: np.ndarray, token_ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Return the probabilities of a batch, and keep its evidence where that is asked for."""
+        if self.evidence is None:
+            with self.clock("model"):
+                return self.engine.run(token_ids, lengths)
+        with self.clock("model"):
+            found = self.engine.attribute(token_ids, lengths)
+        with self.clock("batch"):
+            self.evidence.put(texts, heaviest(token_ids, found.attributions))
+        return found.probabilities
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import pyarrow as pa
 from pipeline.config import HealthConfig
 from pipeline.errors import DeviceError, DeviceMemoryError, NightlabelError, ScoringError, StoppedError
 from pipeline.evaluation import confidences, decide
+from pipeline.evidence import evidence_column
 from pipeline.health import Health, label_counts
 from pipeline.labels import (
     BatchReport,
@@ -45,7 +46,7 @@ def score_part(workspace: Workspace, batch: Batch, part: dict[str, Any], scorer:
     """
     scorer.go_on()
     folder = workspace.labels_of(scorer.bundle.name, batch.id)
-    mark = part_fingerprint(scorer.bundle, scorer.config, scorer.precision, part)
+    mark = part_fingerprint(scorer.bundle, scorer.config, scorer.precision, part, scorer.promise)
     done = existing_part(folder, part, mark)
     if done:
         return done
@@ -57,7 +58,8 @@ def score_part(workspace: Workspace, batch: Batch, part: dict[str, Any], scorer:
         texts, first, inverse = unique_texts(table)
     labelled = _label_part(scorer, texts, clock, place=f"{batch.id} {part['file']}", numbers=first)
     with clock("write"):
-        labels, counts, names = label_rows(table["doc_id"], labelled.probabilities[inverse], scorer)
+        evidence = row_evidence(labelled, texts, inverse, scorer)
+        labels, counts, names = label_rows(table["doc_id"], labelled.probabilities[inverse], scorer, evidence)
         nameless = labels["label"].null_count - counts["empty"] if scorer.bundle.thresholds is not None else None
         confidence = labels["confidence"].to_numpy()
         health = Health.of(
@@ -116,8 +118,16 @@ def _label_part(scorer: Scorer, texts: pa.Array, clock: StageClock, *, place: st
             raise kind(f"{where}: {error}") from error
 
 
+def row_evidence(labelled: Labelled, texts: pa.Array, inverse: np.ndarray, scorer: Scorer) -> pa.Array:
+    """Return the column `evidence` of all rows; nulls unless evidence was asked for."""
+    if labelled.evidence is None:
+        return pa.nulls(len(inverse), LABELS.field("evidence").type)
+    found = evidence_column(labelled.evidence, texts, labelled.lengths, scorer.tokenizer)
+    return found if len(texts) == len(inverse) else found.take(pa.array(inverse))
+
+
 def label_rows(
-    doc_ids: pa.ChunkedArray, probabilities: np.ndarray, scorer: Scorer
+    doc_ids: pa.ChunkedArray, probabilities: np.ndarray, scorer: Scorer, evidence: pa.Array
 ) -> tuple[pa.Table, dict[str, int], dict[str, int]]:
     """Turn probabilities [rows, classes] into labels rows and counts by status and label; NaN rows become "empty"."""
     empty = np.isnan(probabilities[:, 0])
@@ -130,7 +140,7 @@ def label_rows(
     if thresholds is not None:
         nameless = ~given.any(axis=1)  # that none of the classes holds is then an answer, and can be doubtful too
         labels = _label_lists(given, empty, classes)
-    status = np.where(empty, 2, np.where(confidence < scorer.config.review_below, 1, 0))
+    status = np.where(empty, 2, np.where(confidence < scorer.review_below[best], 1, 0))
     offsets = np.arange(len(empty) + 1, dtype=np.int32) * probabilities.shape[1]
     scores = pa.ListArray.from_arrays(pa.array(offsets), pa.array(probabilities.ravel()), mask=pa.array(empty))
     table = pa.table(
@@ -140,6 +150,7 @@ def label_rows(
             labels,
             pa.array(confidence, mask=empty),
             scores,
+            evidence,
             pa.array(STATUSES).take(pa.array(status)),
             pa.array([scorer.bundle.title], pa.string()).take(pa.array(np.zeros(len(empty), dtype=np.int32))),
         ],

@@ -206,6 +206,12 @@ class Tokenizer:
         ids[ids < RESERVED] = UNKNOWN
         return Encoded(pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ids)), full_lengths)
 
+    def words(self, texts: pa.Array) -> pa.ListArray:
+        """Return list<string>, the words whose ids `encode` gives, unknown ones as they stand in the text."""
+        words = self.splitter.split(texts)
+        kept = within_limit(np.diff(words.offsets.to_numpy()), self.config.max_tokens, self.config.truncation)
+        return words if kept.all() else _keep_items(words, words.flatten(), kept)
+
     @cached_property
     def _words(self) -> WordTable:
         return WordTable(self.vocabulary.to_pylist())

@@ -127,6 +127,8 @@ def _fingerprint(corpus: Corpus, config: TokenizerConfig, tokenizer: Tokenizer |
             "sets": corpus.sets.tolist() if corpus.multi_label else None,
             "rows": hashlib.sha256(corpus.splits.tobytes() + corpus.label_ids.tobytes()).hexdigest(),
             "tokenizer": tokenizer.digest if tokenizer else config.model_dump(),
+            # Without reviews the caches from before there were any stay valid.
+            **({"reviews": corpus.reviews} if corpus.reviews else {}),
         }
     )
     return decided[:16]

@@ -128,7 +128,7 @@ def search(workspace: Workspace, plan: Plan, progress: Progress | None = None) -
 
 def _facts(plan: Plan, prepared: Prepared) -> dict[str, str]:
     return {
-        "starting settings": value_digest(plan.start.model_dump(mode="json")),
+        "starting settings": value_digest(plan.start.model_dump(mode="json", exclude={"promise", "promotion"})),
         "settings to search": value_digest({field: distribution_to_json(one) for field, one in plan.space.items()}),
         "word vectors": prepared.vectors.digest if prepared.vectors else "",
         "pretrained encoder": plan.encoder or "",

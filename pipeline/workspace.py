@@ -97,6 +97,10 @@ class Workspace:
         manifests = (self.root / "labels").glob(f"*/batch={check_name('batch', batch_id)}/manifest.json")
         return sorted(manifest.parent.parent.name for manifest in manifests)
 
+    @property
+    def reviews(self) -> Path:
+        return self.root / "reviews"
+
     def tokens_of(self, fingerprint: str) -> Path:
         return self.root / "tokens" / fingerprint
 

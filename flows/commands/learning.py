@@ -14,10 +14,11 @@ from flows.commands.options import (
     check_encoder,
     check_file,
     console,
+    field_help,
     quiet_prefect,
     show,
 )
-from pipeline.config import load_recipe
+from pipeline.config import PromiseConfig, load_recipe
 from pipeline.errors import ConfigError
 
 
@@ -28,17 +29,22 @@ def train(
         list[str] | None, typer.Option("--set", help="section.field=value, for example training.epochs=5. Repeatable.")
     ] = None,
     batch: LearnFrom = None,
+    target_precision: Annotated[float, typer.Option(help=field_help(PromiseConfig, "target_precision"))] = 0.0,
     embeddings: WordVectors = None,
     pretrain: Annotated[
         bool, typer.Option("--pretrain", help="Start from what all text here teaches, labelled or not.")
     ] = False,
     encoder: EncoderName = None,
     teacher: TeacherFile = None,
-    force: Annotated[bool, typer.Option("--force", help="Promote it even if it is worse than the champion.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Promote it even if it is not shown to be as good as the champion.")
+    ] = False,
+    reason: Annotated[str | None, typer.Option(help="Why it is promoted by force, for the record.")] = None,
     workspace: Workspace = "workspace",
 ) -> None:
     """Train on the labelled documents, prove the export, and promote the version if it is not worse.
 
+    Both versions label the same test texts; the report says what changed, and why it was promoted or not.
     A training that was killed goes on from its last checkpoint when the same command is given again.
 
     Examples:
@@ -46,6 +52,8 @@ def train(
         nightlabel train
 
         nightlabel train --model tickets --set training.epochs=6 --set model.pooling=attention
+
+        nightlabel train --target-precision 0.95
 
         nightlabel train --preset imdb-lstm100
 
@@ -56,8 +64,18 @@ def train(
         nightlabel train --embeddings glove.6B.100d.txt.gz --set model.embedding_size=100
 
         nightlabel train --teacher opinions.parquet --set training.teacher_weight=0.7
+
+        nightlabel train --set promotion.margin=0
+
+        nightlabel train --force --reason "the old classes are gone"
     """
-    recipe = load_recipe(preset, settings)  # a wrong setting is told at once, not after the server has started
+    if force:
+        from pipeline.comparing.promotion import check_force  # brings PyTorch along
+
+        check_force(force, reason)
+    # A wrong setting is told at once, not after the server has started.
+    promised = [f"promise.target_precision={target_precision}"] if target_precision else []
+    recipe = load_recipe(preset, [*(settings or []), *promised])
     check_file("--embeddings", embeddings)
     check_file("--teacher", teacher)
     if embeddings and (pretrain or encoder):
@@ -65,18 +83,20 @@ def train(
     check_encoder(workspace, encoder, recipe)
     quiet_prefect()
     from flows import train as train_flow
-    from flows.report import model_report
+    from flows.model_report import model_report
 
     publication = train_flow.train(
         model,
         preset,
         settings or [],
         batches=batch or [],
+        target_precision=target_precision,
         embeddings=str(embeddings) if embeddings else None,
         pretrain=pretrain,
         encoder=encoder,
         teacher=str(teacher) if teacher else None,
         force=force,
+        reason=reason,
         workspace=workspace,
     )
     show(model_report(publication, pictures=False))
@@ -198,15 +218,63 @@ def models_show(
     show(version_report(workspace, spec))
 
 
-def models_promote(
-    spec: Annotated[str, typer.Argument(metavar="NAME@VERSION")],
-    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "by hand",
+def models_compare(
+    champion: Annotated[str, typer.Argument(metavar="A", help="NAME@VERSION, or NAME for its champion.")],
+    challenger: Annotated[str, typer.Argument(metavar="B", help="NAME@VERSION, or NAME for its champion.")],
     workspace: Workspace = "workspace",
 ) -> None:
-    """Make a version the one that scoring uses by default."""
+    """Have two versions label the same texts, and show what differs: scores, classes, and last night's labels.
+
+    The texts are B's test split, less those that A learnt from.
+
+    Examples:
+
+        nightlabel models compare tickets tickets@7
+
+        nightlabel models compare tickets@6 tickets@7
+    """
+    from flows.models import compare
+
+    show(compare(workspace, champion, challenger))
+
+
+def models_card(
+    spec: Annotated[str, typer.Argument(metavar="NAME[@VERSION]")], workspace: Workspace = "workspace"
+) -> None:
+    """Say in plain words what a version learnt from, what it is good and bad at, how sure it is, and how fast.
+
+    Examples:
+
+        nightlabel models card tickets
+
+        nightlabel models card tickets@3 > card.md
+    """
+    from flows.model_card import model_card
+    from pipeline.registry import Registry
+    from pipeline.workspace import Workspace as Place
+
+    show(model_card(Registry(Place(workspace)).find(spec)))
+
+
+def models_promote(
+    spec: Annotated[str, typer.Argument(metavar="NAME@VERSION")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Promote it even if it is not shown to be as good as the champion.")
+    ] = False,
+    reason: Annotated[str | None, typer.Option(help="Why, for the record; --force needs one.")] = None,
+    workspace: Workspace = "workspace",
+) -> None:
+    """Make a version the one that scoring uses by default, if it is not worse than the champion.
+
+    Examples:
+
+        nightlabel models promote tickets@7
+
+        nightlabel models promote tickets@7 --force --reason "class refund was split in two"
+    """
     from flows.models import promote
 
-    console.print(promote(workspace, spec, reason))
+    console.print(promote(workspace, spec, force=force, reason=reason), soft_wrap=True)
 
 
 def models_rollback(name: Annotated[str, typer.Argument(metavar="NAME")], workspace: Workspace = "workspace") -> None:

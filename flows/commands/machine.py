@@ -125,7 +125,7 @@ def bench(
     if as_json:
         console.file.write(json.dumps(found, indent=2) + "\n")
         return
-    from flows.report import bench_report
+    from flows.bench_report import bench_report
 
     show(bench_report(found))
 

@@ -91,7 +91,9 @@ def score(
     model: ModelSpec = None,
     device: Device = "auto",
     precision: Precision = "auto",
-    review_below: Annotated[float, typer.Option(help=field_help(ScoringConfig, "review_below"))] = SCORING.review_below,
+    target_precision: Annotated[float | None, typer.Option(help=field_help(ScoringConfig, "target_precision"))] = None,
+    review_below: Annotated[float | None, typer.Option(help=field_help(ScoringConfig, "review_below"))] = None,
+    evidence: Annotated[bool, typer.Option("--evidence", help=field_help(ScoringConfig, "evidence"))] = False,
     batch_tokens: Annotated[int, typer.Option(help=field_help(ScoringConfig, "batch_tokens"))] = SCORING.batch_tokens,
     threads: Annotated[int, typer.Option(help=field_help(ScoringConfig, "threads"))] = SCORING.threads,
     hold: Annotated[bool, typer.Option("--hold/--no-hold", help=field_help(HealthConfig, "hold"))] = True,
@@ -106,13 +108,19 @@ def score(
         nightlabel score --batch 2026-11-20 --model tickets@3 --device cuda
 
         nightlabel score --precision fp32
+
+        nightlabel score --evidence
+
+        nightlabel score --target-precision 0.98
     """
     config = validated(
         ScoringConfig,
         {
             "device": device,
             "precision": precision,
+            "target_precision": target_precision,
             "review_below": review_below,
+            "evidence": evidence,
             "batch_tokens": batch_tokens,
             "threads": threads,
         },
@@ -122,10 +130,11 @@ def score(
     from pipeline.variants import choose_precision
     from pipeline.workspace import Workspace as Place
 
-    # An unknown model, or one without the variant, is told at once.
+    # An unknown model, one without the variant, or a promise it cannot make, is told at once.
     bundle = Registry(Place(workspace)).find(model)
     on_gpu = device == "cuda" or (device == "auto" and cuda_obstacle() is None)
     choose_precision(precision, bundle.variants, on_gpu=on_gpu, title=bundle.title)
+    bundle.promise(target_precision)
     quiet_prefect()
     from flows import score as score_flow
     from flows.report import labels_report

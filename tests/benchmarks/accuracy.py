@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.build import assess
+from pipeline.assessment import assess
 from pipeline.candidates import fit
 from pipeline.config import IngestConfig, Recipe, load_recipe
 from pipeline.corpus import TEST, TRAIN, VALIDATION

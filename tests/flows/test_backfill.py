@@ -406,7 +406,7 @@ def test_a_night_of_the_schedule_is_run_again_as_the_schedule_would_run_it_now(
 @pytest.mark.server
 def test_labels_of_an_older_model_are_done_again_once(place: Workspace, desk: Desk) -> None:
     older = labels_in(place, LABELLED)
-    build(place, "weather", tiny_recipe(epochs=9), force=True)
+    build(place, "weather", tiny_recipe(epochs=9), force=True, reason="for this test")
     nights = Nights(desk.nights.client, str(place.root), None)
     only: list[Reason] = ["stale-model"]
     rows = nights.plan(LABELLED, LABELLED, only)

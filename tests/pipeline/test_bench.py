@@ -49,6 +49,12 @@ def test_every_stage_is_measured_beside_the_whole_and_the_fastest_settings_are_r
     )
     assert 0 <= whole["padding_share"] < 0.5
     assert whole["peak_memory_mb"] > 50
+    told = found["evidence"]
+    for kind in ("model", "end_to_end"):
+        assert told[kind]["rows_per_s"] > 0
+        without = found["variants"][whole["precision"]] if kind == "model" else whole
+        costs = [after / before - 1 for before, after in zip(without["seconds"], told[kind]["seconds"], strict=True)]
+        assert min(costs) - 0.1 < told[f"{kind}_cost"] < max(costs) + 0.1  # seconds are rounded
     best, tried = found["recommended"], found["settings_tried"]
     allowed = choose_precision("auto", trained.bundle.variants, on_gpu=False, title="").precision
     assert {trial["precision"] for trial in tried} == {"fp32", allowed}

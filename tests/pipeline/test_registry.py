@@ -33,6 +33,8 @@ def test_a_bundle_holds_all_that_scoring_and_an_auditor_need(workspace: Workspac
         "metrics.json",
         "parity.json",
         "manifest.json",
+        "claims.parquet",
+        "figures/precision_and_coverage.png",
         "figures/learning_curve.png",
         "figures/confusion_matrix.png",
         "figures/reliability.png",
@@ -62,13 +64,11 @@ def test_a_worse_version_is_registered_but_not_promoted(workspace: Workspace, tr
     assert (worse.bundle.version, worse.promoted) == (2, False)
     assert "macro-F1" in worse.reason
     assert Registry(workspace).find("weather").version == trained.bundle.version == 1
-    forced = build(workspace, "weather", spoilt(6), force=True)  # type: ignore[arg-type]
+    forced = build(workspace, "weather", spoilt(6), force=True, reason="to see it at work")  # type: ignore[arg-type]
     assert forced.promoted
-    assert forced.bundle.manifest["promotion"] == {
-        "promoted": True,
-        "forced": True,
-        "reason": "forced over version 1",
-    }
+    promotion = forced.bundle.manifest["promotion"]
+    assert (promotion["promoted"], promotion["forced"]) == (True, True)
+    assert promotion["reason"].startswith("forced over weather@1: to see it at work; macro-F1")
     assert Registry(workspace).find().version == 3
 
 
@@ -89,6 +89,7 @@ def test_promote_and_rollback_change_the_champion_and_keep_a_log(workspace: Work
         registry.rollback("weather")
     log = read_json(workspace.model_versions("weather") / "champion.json")["log"]
     assert [entry["action"] for entry in log] == ["promote", "promote", "rollback"]
+    assert all(entry["by"] and entry["at"] and entry["reason"] for entry in log)
     assert trained.promoted
 
 

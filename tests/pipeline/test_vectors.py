@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import tiny_recipe, weather_rows
 
-from flows.report import model_report
+from flows.model_report import model_report
 from pipeline.build import build
 from pipeline.candidates import fit
 from pipeline.errors import InputError

@@ -1,0 +1,141 @@
+"""What a trained model is worth: its scores on validation and test, the linear baseline beside it, its reference."""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+
+from pipeline.baseline import linear_baseline
+from pipeline.blending import LSTM, as_probabilities, branch_logits
+from pipeline.config import Recipe
+from pipeline.cores import Cores
+from pipeline.corpus import TEST, TRAIN, VALIDATION
+from pipeline.engine import opened
+from pipeline.evaluation import best_thresholds, calibration_error, confidences, decide, evaluate, reliability
+from pipeline.health import Health, label_counts
+from pipeline.preparation import Prepared
+from pipeline.schemas import SPLITS
+from pipeline.tokenizer import UNKNOWN
+from pipeline.training import TrainedModel
+
+logger = logging.getLogger(__name__)
+
+
+def assess(prepared: Prepared, trained: TrainedModel, recipe: Recipe) -> dict[str, Any]:
+    """Measure a trained model on its validation and test split, with the linear baseline beside it."""
+    labels = prepared.corpus.labels
+    metrics: dict[str, Any] = {}
+    thresholds = None
+    with Cores(torch.device("cpu")) as cores:
+        for name, split in (("validation", VALIDATION), ("test", TEST)):
+            texts = prepared.read(split)
+            logits, targets = branch_logits(trained.model, texts, cores), texts.targets() > 0
+            probabilities = as_probabilities(np.sum(list(logits.values()), axis=0), trained.model.multi_label)
+            if trained.model.multi_label and split == VALIDATION:
+                thresholds = best_thresholds(probabilities, targets)
+            metrics[name] = evaluate(probabilities, targets, labels, thresholds)
+            metrics[name]["before_calibration"] = _before_calibration(trained, logits, targets)
+    if recipe.training.baseline:
+        logger.info("training the linear baseline on the same split")
+        metrics["baseline"] = _baseline(prepared)
+    return {
+        **metrics,
+        "multi_label": prepared.corpus.multi_label,
+        "thresholds": None if thresholds is None else thresholds.tolist(),
+        "history": trained.history,
+        "best_epoch": trained.best_epoch,
+        "parts": [asdict(part) for part in trained.parts],
+        "candidates": [asdict(candidate) for candidate in trained.candidates],
+        "training_seconds": round(trained.seconds, 1),
+        "training_tokens_per_second": round(trained.tokens_per_second),
+        "training_device": trained.device,
+        "counts": prepared.corpus.counts,
+        "tokens": prepared.cache.manifest["stats"],
+        "word_vectors": prepared.vectors.facts() if prepared.vectors else None,
+        "encoder": prepared.encoder.facts() if prepared.encoder else None,
+        "teacher": prepared.teacher.facts() if prepared.teacher else None,
+    }
+
+
+def _before_calibration(
+    trained: TrainedModel, logits: dict[str, NDArray[np.float32]], targets: NDArray[np.bool_]
+) -> dict[str, Any] | None:
+    """Return how well the LSTM was calibrated as it was trained, before anything was weighed; None if it is silent."""
+    weight = next((part.weight for part in trained.parts if part.name == LSTM), None)
+    if weight is None or trained.model.lstm_is_silent:
+        return None
+    several = trained.model.multi_label
+    bins = reliability(as_probabilities(logits[LSTM] / weight, several), targets, several)
+    return {"calibration_error": calibration_error(bins), "reliability": bins}
+
+
+def _baseline(prepared: Prepared) -> dict[str, Any]:
+    splitter, corpus = prepared.cache.tokenizer.splitter, prepared.corpus
+
+    def texts_and_targets(split: int) -> tuple[list[str], NDArray[np.bool_]]:
+        texts: list[str] = []
+        label_ids: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
+        for _, column, ids in corpus.read(split):
+            labelled = ids >= 0
+            texts += pc.binary_join(splitter.split(column.filter(pa.array(labelled))), " ").to_pylist()
+            label_ids.append(ids[labelled])
+        return texts, corpus.sets[np.concatenate(label_ids)]
+
+    return linear_baseline(*texts_and_targets(TRAIN), *texts_and_targets(TEST), multi_label=corpus.multi_label)
+
+
+def exported_probabilities(
+    model: Path, prepared: Prepared
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, float | str]]:
+    """Return what an exported graph says of the validation and test texts, and how fast.
+
+    Not of the training texts, because a model is surer of those, and knows all their words.
+
+    Returns:
+        Probabilities float32 [texts, classes] by split; `texts_per_second`, `tokens_per_second`, and the `device`.
+    """
+    found, texts, tokens, seconds = {}, 0, 0, 0.0
+    with opened(model) as engine:
+        for split in (VALIDATION, TEST):
+            rows = prepared.read(split)
+            started = time.monotonic()
+            found[SPLITS[split]] = (
+                engine.probabilities(rows.tokens)
+                if len(rows)
+                else np.empty((0, len(prepared.corpus.labels)), np.float32)
+            )
+            seconds += time.monotonic() - started
+            texts, tokens = texts + len(rows), tokens + int(rows.tokens.lengths.sum())
+        device = f"{engine.device.name}, {engine.workers} cores"
+    return found, {
+        "texts_per_second": round(texts / max(seconds, 1e-9)),
+        "tokens_per_second": round(tokens / max(seconds, 1e-9)),
+        "device": device,
+    }
+
+
+def reference_health(
+    exported: Mapping[str, NDArray[np.float32]], prepared: Prepared, thresholds: NDArray[np.float32] | None
+) -> Health:
+    """Return what a model saw and said of the validation and test texts: what nights are compared with."""
+    corpus, texts = prepared.corpus, [prepared.read(split) for split in (VALIDATION, TEST)]
+    probabilities = np.concatenate([exported[SPLITS[split]] for split in (VALIDATION, TEST)])
+    given = decide(probabilities, thresholds)
+    names = dict(zip(corpus.labels, given.sum(axis=0).tolist(), strict=True))
+    nameless = None if thresholds is None else int(np.count_nonzero(~given.any(axis=1)))
+    empty = sum(prepared.cache.manifest["stats"][SPLITS[split]]["texts"] for split in (VALIDATION, TEST)) - len(given)
+    health = Health.of(
+        np.concatenate([split.tokens.lengths for split in texts]),
+        np.concatenate([split.tokens.count(UNKNOWN) for split in texts]),
+        confidences(probabilities, given),
+        label_counts(names, corpus.labels, nameless),
+    )
+    return replace(health, rows=health.rows + empty, empty=empty)  # the token cache has no empty texts

@@ -1,0 +1,121 @@
+"""Versions that are compared: what each needs to label texts, and what it learnt from."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.batching import TokenLists
+from pipeline.bundle import LEARNT_SHARE, Bundle
+from pipeline.engine import opened
+from pipeline.evaluation import confidences, decide
+from pipeline.preparation import Prepared
+from pipeline.tokenizer import Tokenizer
+
+SLICE_TEXTS = 16_384  # tokenized and labelled at once
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A version of a model, registered or about to be.
+
+    Attributes:
+        name: of the model.
+        title: name@version.
+        graph: its ONNX file.
+        tokenizer: what makes its token ids.
+        labels: its classes, in the order of the graph's outputs.
+        thresholds: float32 [classes], where a document can have several classes.
+        learnt: ids of the batches that are no nights for it, see `Bundle.learnt`.
+        proven: whether its graph is proven to be the trained model.
+    """
+
+    name: str
+    title: str
+    graph: Path
+    tokenizer: Tokenizer
+    labels: list[str]
+    thresholds: NDArray[np.float32] | None
+    learnt: frozenset[str]
+    proven: bool
+
+    @classmethod
+    def staged(
+        cls, name: str, version: int, graph: Path, prepared: Prepared, thresholds: NDArray[np.float32] | None
+    ) -> Self:
+        """Return a version that is about to be registered: its graph is written and proven."""
+        corpus = prepared.corpus
+        shares = zip(corpus.batches, corpus.learnt, strict=True)
+        return cls(
+            name=name,
+            title=f"{name}@{version}",
+            graph=graph,
+            tokenizer=prepared.cache.tokenizer,
+            labels=corpus.labels,
+            thresholds=thresholds,
+            learnt=frozenset(batch.id for batch, learnt in shares if learnt >= LEARNT_SHARE * batch.rows),
+            proven=True,
+        )
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Self:
+        return cls(
+            name=bundle.name,
+            title=bundle.title,
+            graph=bundle.onnx_path,
+            tokenizer=bundle.tokenizer,
+            labels=bundle.labels,
+            thresholds=bundle.thresholds,
+            learnt=frozenset(batch for batch, _ in bundle.learnt),
+            proven=bool(bundle.metrics.get("parity")),
+        )
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a version makes of some texts.
+
+    Attributes:
+        given: bool [texts, classes], none for an empty text.
+        confidence: float32 [texts], 0 for an empty text.
+        spoken: bool [texts], whether the text has any token.
+    """
+
+    given: NDArray[np.bool_]
+    confidence: NDArray[np.float32]
+    spoken: NDArray[np.bool_]
+
+    def names(self, labels: list[str]) -> NDArray[np.object_]:
+        """Return the label of each text as people read it: several joined, "none" for none, "" for an empty text."""
+        joined = [", ".join(labels[number] for number in np.flatnonzero(row)) or "none" for row in self.given]
+        return np.where(self.spoken, np.array(joined, dtype=object), "")
+
+
+def answer(contender: Contender, columns: Iterable[pa.Array]) -> Answers:
+    """Label columns of texts with a version's own tokenizer and its fp32 graph, on the CPU."""
+    classes = len(contender.labels)
+    given, confidence = [np.empty((0, classes), dtype=bool)], [np.empty(0, dtype=np.float32)]
+    spoken = [np.empty(0, dtype=bool)]
+    with opened(contender.graph) as engine:
+        for texts in (part for column in columns for part in _slices(column)):
+            token_ids = contender.tokenizer.encode(texts).token_ids
+            rows = np.flatnonzero(pc.list_value_length(token_ids))  # an empty text would give NaN
+            answers = np.zeros((len(texts), classes), dtype=bool)
+            sure = np.zeros(len(texts), dtype=np.float32)
+            if len(rows):
+                probabilities = engine.probabilities(TokenLists.of(token_ids.take(pa.array(rows))))
+                answers[rows] = decide(probabilities, contender.thresholds)
+                sure[rows] = confidences(probabilities, answers[rows])
+            given.append(answers)
+            confidence.append(sure)
+            spoken.append(np.isin(np.arange(len(texts)), rows))
+    return Answers(np.concatenate(given), np.concatenate(confidence), np.concatenate(spoken))
+
+
+def _slices(texts: pa.Array) -> list[pa.Array]:
+    return [texts.slice(start, SLICE_TEXTS) for start in range(0, len(texts), SLICE_TEXTS)]

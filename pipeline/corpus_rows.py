@@ -1,0 +1,97 @@
+"""Labelled documents as numbers: what is divided into splits, and relabelled."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import TrainingDataError
+from pipeline.schemas import SPLITS, split_labels
+
+TRAIN, VALIDATION, TEST = range(3)
+LEFT_OUT = -1
+
+
+@dataclass
+class LabelledRows:
+    """The documents of some batches, those without a label included; `given` is LEFT_OUT where no split is given."""
+
+    names: list[str]  # of the label sets; several classes are joined
+    labels: list[str]
+    multi_label: bool
+    sets: np.ndarray  # bool [label sets, classes]
+    label_ids: np.ndarray  # int32 [rows], -1 = unlabelled
+    given: np.ndarray  # int8 [rows]
+    text_ids: np.ndarray  # int64 [rows], equal for equal texts
+    position: np.ndarray  # float64 [rows], the text's place in [0, 1), from its hash
+
+    @classmethod
+    def of(cls, table: pa.Table, more: Sequence[str], *, multi_label: bool) -> "LabelledRows":
+        ingested = pc.unique(table["label"]).drop_null().to_pylist()
+        if not ingested:
+            raise TrainingDataError(
+                "no labelled rows: ingest documents with a label column (nightlabel ingest FILE --label COLUMN)"
+            )
+        names = sorted({*ingested, *more})
+        labels, sets = _label_sets(names) if multi_label else (names, np.eye(len(names), dtype=bool))
+        _check_several(names)
+        hashes = pa.concat_arrays(table["content_hash"].chunks)
+        return cls(
+            names=names,
+            labels=labels,
+            multi_label=multi_label,
+            sets=sets,
+            label_ids=codes(table["label"], names),
+            given=codes(table["split"], SPLITS).astype(np.int8),
+            text_ids=hashes.dictionary_encode().indices.to_numpy().astype(np.int64),
+            position=text_position(hashes),
+        )
+
+    @property
+    def strata(self) -> np.ndarray:
+        """int32 [rows], what a stratified split divides equally: of several classes the rarest."""
+        sizes = np.bincount(self.label_ids[self.labelled], minlength=len(self.sets)) @ self.sets
+        rarest = np.where(self.sets, sizes, len(self.label_ids) + 1).argmin(axis=1)
+        rarest[~self.sets.any(axis=1)] = len(self.labels)  # those of no class
+        strata: np.ndarray = rarest.astype(np.int32)[self.label_ids]
+        return strata
+
+    @property
+    def labelled(self) -> np.ndarray:
+        return self.label_ids >= 0
+
+    def trimmed(self) -> "LabelledRows":
+        """Return the same without label sets and classes that no row has any more."""
+        used = np.bincount(self.label_ids[self.labelled], minlength=len(self.sets)) > 0
+        names = [self.names[number] for number in np.flatnonzero(used)]
+        _check_several(names)
+        present = self.sets[used].any(axis=0)
+        label_ids = np.where(self.labelled, (np.cumsum(used) - 1)[self.label_ids], -1).astype(np.int32)
+        labels = [self.labels[number] for number in np.flatnonzero(present)]
+        return replace(self, names=names, labels=labels, sets=self.sets[used][:, present], label_ids=label_ids)
+
+
+def _check_several(names: Sequence[str]) -> None:
+    if len(names) == 1:
+        raise TrainingDataError(f"one class only ({names[0]!r}): a classifier needs at least two")
+
+
+def _label_sets(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Return the classes that label sets are made of, and bool [sets, classes]."""
+    members = [split_labels(name) for name in names]
+    labels = sorted({label for one in members for label in one})
+    return labels, np.array([[label in one for label in labels] for one in members], dtype=bool)
+
+
+def text_position(hashes: pa.FixedSizeBinaryArray) -> np.ndarray:
+    """Return each text's place in [0, 1), float64 [rows], from its content hash."""
+    heads = np.frombuffer(b"".join(hashes.to_pylist()), dtype=">u8")[::2]
+    return heads / 2.0**64
+
+
+def codes(column: pa.ChunkedArray, values: Sequence[str]) -> np.ndarray:
+    """Return the number of each value, int32 [rows], -1 for one that is not there."""
+    found = pc.index_in(column, value_set=pa.array(values, pa.string()))
+    return pc.fill_null(found, -1).to_numpy().astype(np.int32)

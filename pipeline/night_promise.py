@@ -1,0 +1,43 @@
+"""How much of a night is labelled at each precision that could be promised."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.bundle import Bundle
+from pipeline.nights import LabelledNight
+from pipeline.promise import Promise
+
+
+def labelled_shares(night: LabelledNight, bundle: Bundle, promises: Mapping[float, Promise]) -> dict[float, float]:
+    """Return the share of a night's rows with text that each promise would label, by target.
+
+    Args:
+        night: labelled by this version.
+        bundle: the model.
+        promises: by target.
+    """
+    labelled, rows = dict.fromkeys(promises, 0), 0
+    for batch in night.batches:
+        for part in batch.parts:
+            likeliest, confidence = _claims(pq.ParquetFile(part), bundle)
+            rows += len(confidence)
+            for target, promise in promises.items():
+                labelled[target] += int(np.count_nonzero(confidence >= promise.thresholds[likeliest]))
+    return {target: count / max(rows, 1) for target, count in labelled.items()}
+
+
+def _claims(part: pq.ParquetFile, bundle: Bundle) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the likeliest class and the confidence of each row with text; a row may have no label, but a likeliest."""
+    several = bundle.thresholds is not None
+    table = part.read(columns=["label", "confidence", *(["scores.list.element"] if several else [])])
+    table = table.filter(pc.is_valid(table["confidence"]))
+    confidence = table["confidence"].to_numpy()
+    if several:
+        scores = table["scores"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+        return scores.argmax(axis=1) if len(table) else np.empty(0, np.int64), confidence
+    return pc.index_in(table["label"], pa.array(bundle.labels)).to_numpy().astype(np.int64), confidence

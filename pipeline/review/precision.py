@@ -1,0 +1,106 @@
+"""How many labels that a model was sure of are right: measured on the random sample that people reviewed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.bundle import Bundle
+from pipeline.publishing import LabelledBatch, published_batches
+from pipeline.review.store import latest, read_answers
+from pipeline.workspace import Workspace
+
+LEVEL = 0.95  # of the interval
+RECENT_NIGHTS = 14
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A share of right labels among reviewed ones.
+
+    Attributes:
+        right: labels that people found right.
+        reviewed: those that they looked at.
+        nights: how many nights these are of.
+    """
+
+    right: int
+    reviewed: int
+    nights: int
+
+    @property
+    def share(self) -> float:
+        return self.right / self.reviewed
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The exact 95 % interval (Clopper and Pearson 1934) of the share among all such labels."""
+        from scipy.stats import binomtest
+
+        found = binomtest(self.right, self.reviewed).proportion_ci(confidence_level=LEVEL, method="exact")
+        return float(found.low), float(found.high)
+
+    def breaks(self, promised: float) -> bool:
+        """Return whether the share is below what was promised by more than chance explains."""
+        return self.interval[1] < promised
+
+
+@dataclass(frozen=True)
+class ReviewedPrecision:
+    """The reviewed sample of a model's published nights; None where nothing of it was reviewed.
+
+    Attributes:
+        version: of the labels by this version, where something is promised in nights with the same promise.
+        recent: of the labels of the newest nights, by whatever version.
+        promised: the precision that the labels of the version were to have; None if none was promised.
+    """
+
+    version: Precision | None
+    recent: Precision | None
+    promised: float | None
+
+    @property
+    def broken(self) -> bool:
+        return self.version is not None and self.promised is not None and self.version.breaks(self.promised)
+
+
+def reviewed_precision(workspace: Workspace, bundle: Bundle, promise: dict[str, Any] | None) -> ReviewedPrecision:
+    """Return what people found of the labels that a model was sure of.
+
+    Only the sample counts, because doubtful rows were chosen for being doubtful, and only published nights.
+    What people said of a label that an earlier version gave says nothing of this one, which may have learnt from it.
+
+    Args:
+        workspace: where labels and reviews lie.
+        bundle: the version.
+        promise: of the labels manifest, with its `target`.
+    """
+    answers = read_answers(workspace).filter(pc.field("why") == "sample")
+    answers = latest(answers, ["batch", "doc_id", "model"])
+    nights = sorted(
+        published_batches(workspace, bundle.name), key=lambda one: (one.manifest.get("created", ""), one.id)
+    )
+    ids = [one.id for one in nights]
+    alike = [one.id for one in nights if not promise or _target(one) == promise["target"]]
+    own = answers.filter(pc.equal(answers["model"], bundle.title))
+    named = answers.filter(pc.starts_with(answers["model"], f"{bundle.name}@"))
+    return ReviewedPrecision(
+        version=_precision(own, alike),
+        recent=_precision(named, ids[-RECENT_NIGHTS:]),
+        promised=float(promise["target"]) if promise else None,
+    )
+
+
+def _target(night: LabelledBatch) -> float | None:
+    promise = night.manifest.get("promise")
+    return promise["target"] if promise else None
+
+
+def _precision(answers: pa.Table, nights: Sequence[str]) -> Precision | None:
+    there = answers.filter(pc.is_in(answers["batch"], value_set=pa.array(nights, pa.string())))
+    if not len(there):
+        return None
+    right = pc.sum(pc.equal(there["label"], there["correct"])).as_py()
+    return Precision(right, len(there), len(pc.unique(there["batch"])))
