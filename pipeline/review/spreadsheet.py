@@ -162,7 +162,7 @@ def read_sheet(path: Path, columns: Sequence[str]) -> Sheet:
     first = text.partition("\n")[0]
     delimiter = max(DELIMITERS, key=lambda sign: len(set(_names(first, sign)) & set(columns)))
     try:
-        records = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+        records = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error as error:
         raise ReviewError(
             f"{path}: a quotation mark is missing or a cell is damaged ({error}); save it again"

@@ -88,7 +88,7 @@ def test_the_bootstrap_is_that_of_documents_drawn_one_by_one(several: bool) -> N
 def test_the_bootstrap_is_the_same_each_time_and_in_any_number_of_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     given = several_answers(60, 3, seed=2)
     whole = paired_differences(*given, resamples=500)
-    monkeypatch.setattr("pipeline.paired.MOST_CELLS", 1_000)
+    monkeypatch.setattr("pipeline.comparing.paired.MOST_CELLS", 1_000)
     assert paired_differences(*given, resamples=500) == whole
     assert paired_differences(*given, resamples=500, seed=1) != whole
 
