@@ -118,19 +118,14 @@ def night_promise(night: LabelledNight, bundle: Bundle) -> list[str]:
     if bundle.claims is None or not night.spoken or not len(bundle.claims["validation"]):
         return []
     promises = bundle.promises()
-    promised = night.manifest.get("promise") or {}
-    line = [
-        (
-            "rows labelled",
-            *(
-                f"**{percent(share)}**" if target == promised.get("target") else percent(share)
-                for target, share in labelled_shares(night, bundle, promises).items()
-            ),
-        )
-    ]
+    shares = labelled_shares(night, bundle, promises)
+    if not shares:
+        return []
+    promised = (night.manifest.get("promise") or {}).get("target")
+    cells = [f"**{percent(share)}**" if target == promised else percent(share) for target, share in shares.items()]
     return [
         "So much of tonight's texts would be labelled at each precision; the others would go to review:",
-        table(["at a precision of", *(f"{target:g}" for target in promises)], line),
+        table(["at a precision of", *(f"{target:g}" for target in promises)], [("rows labelled", *cells)]),
     ]
 
 

@@ -16,6 +16,8 @@ from pipeline.promise import Promise
 def labelled_shares(night: LabelledNight, bundle: Bundle, promises: Mapping[float, Promise]) -> dict[float, float]:
     """Return the share of a night's rows with text that each promise would label, by target.
 
+    Batches that the model learnt from are left out, because it is surer of them; if there are no others, so is all.
+
     Args:
         night: labelled by this version.
         bundle: the model.
@@ -23,12 +25,14 @@ def labelled_shares(night: LabelledNight, bundle: Bundle, promises: Mapping[floa
     """
     labelled, rows = dict.fromkeys(promises, 0), 0
     for batch in night.batches:
+        if (batch.id, batch.manifest["documents_fingerprint"]) in bundle.learnt:
+            continue
         for part in batch.parts:
             likeliest, confidence = _claims(pq.ParquetFile(part), bundle)
             rows += len(confidence)
             for target, promise in promises.items():
                 labelled[target] += int(np.count_nonzero(confidence >= promise.thresholds[likeliest]))
-    return {target: count / max(rows, 1) for target, count in labelled.items()}
+    return {target: count / rows for target, count in labelled.items()} if rows else {}
 
 
 def _claims(part: pq.ParquetFile, bundle: Bundle) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

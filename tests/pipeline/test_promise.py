@@ -16,7 +16,7 @@ from pipeline.claims import Claims, read_claims, write_claims
 from pipeline.config import PromiseConfig, Recipe, ScoringConfig
 from pipeline.errors import ConfigError
 from pipeline.night_promise import labelled_shares
-from pipeline.nights import labelled_night
+from pipeline.nights import LabelledNight, labelled_night
 from pipeline.promise import (
     NEVER,
     TARGETS,
@@ -226,6 +226,12 @@ def test_labels_keep_to_the_promise_of_the_model_or_to_another(
     shares = labelled_shares(labelled, bundle, bundle.promises())
     for target in TARGETS[:2]:
         assert shares[target] == review(target_precision=target)["scored"] / 100
+    with Scorer(bundle, ScoringConfig(device="cpu", precision="fp32")) as scorer:
+        score_batch(workspace, workspace.batch("one"), scorer)
+    learnt = labelled_night(workspace, "weather", [workspace.batch("one")])
+    assert learnt is not None
+    assert labelled_shares(learnt, bundle, bundle.promises()) == {}  # it is surer of what it learnt from
+    assert labelled_shares(LabelledNight([*learnt.batches, *labelled.batches]), bundle, bundle.promises()) == shares
     assert review(target_precision=0.98)["review"] >= review()["review"]
     assert review(target_precision=0.0)["review"] == 0
     assert review(target_precision=0.0, review_below=1.0)["scored"] == 0
