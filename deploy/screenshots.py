@@ -44,7 +44,7 @@ def main() -> None:
         labelled, *nights = write_files(Path(folder))
         with httpx.Client(base_url=f"{url}/api", timeout=120) as api:
             run(api, "ingest", sources=[labelled], batch="labelled", config={**COLUMNS, "label": "queue"})
-            run(api, "train", model="tickets", settings=["training.epochs=4"])
+            run(api, "train", model="tickets", settings=["training.epochs=4"], target_precision=0.95)
             run(api, "nightly", sources=[nights[0]], date=NIGHTS[0], ingest_config=COLUMNS)
         with chromium(url) as page:
             take_pictures(page, url, nights[1])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.markdown import percent, table
 from pipeline.night_promise import labelled_shares
-from pipeline.promise import DOUBT, Outcome, Promise, fewest_texts
+from pipeline.promise import DOUBT, Outcome, Promise, broken_classes, fewest_texts
 
 if TYPE_CHECKING:
     from pipeline.bundle import Bundle
@@ -26,7 +26,11 @@ def promise_section(bundle: Bundle) -> str:
     parts = ["### What it can promise"]
     if config.target_precision:
         promise = promises[config.target_precision]
-        parts += [promise_sentence(promise, claims), *_kept_back(promise, bundle.labels)]
+        parts += [
+            promise_sentence(promise, claims),
+            *_broken(promise, claims["test"], bundle.labels),
+            *_kept_back(promise, bundle.labels),
+        ]
     else:
         parts.append(
             "No precision is promised: rows below a confidence of 0.5 go to review. Ask for one with "
@@ -66,6 +70,13 @@ def promise_sentence(promise: Promise, claims: Mapping[str, Claims]) -> str:
 
 def _told(outcome: Outcome) -> str:
     return f"{percent(outcome.precision)} of {outcome.labelled:,} labelled texts are right"
+
+
+def _broken(promise: Promise, tested: Claims, labels: list[str]) -> list[str]:
+    """Return of which classes a promise that was made for each is broken."""
+    broken = broken_classes(promise, tested) if promise.per == "class" else {}
+    told = ", ".join(f"{labels[number]} ({_told(outcome)})" for number, outcome in broken.items())
+    return [f"**Broken on the test split** for {told}."] if told else []
 
 
 def _kept_back(promise: Promise, labels: list[str]) -> list[str]:

@@ -37,7 +37,7 @@ def ingest_report(report: IngestReport) -> str:
     parts.append(_labelled_line(report))
     if report.reject_reasons:
         parts.append(table(["refused because", "rows"], report.reject_reasons.items()))
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 def _labelled_line(report: IngestReport) -> str:
@@ -80,6 +80,8 @@ def encoder_report(encoder: Encoder, *, pictures: bool) -> str:
 
 def labels_report(reports: Sequence[BatchReport], workspace: Workspace) -> str:
     """Return what became of the documents of some batches; they add up."""
+    from flows.promise_report import promise_line
+
     manifests = [read_json(report.path / "manifest.json") for report in reports]
     rows: list[tuple[object, ...]] = [
         (
@@ -96,12 +98,13 @@ def labels_report(reports: Sequence[BatchReport], workspace: Workspace) -> str:
         f"## Labels by {versions} on {'the GPU' if reports[0].device.is_gpu else 'the CPU'}",
         table(["batch", "documents", "scored", "review", "empty", "published", "speed"], rows),
         _how_it_ran(reports),
+        promise_line(manifests[-1].get("promise")),
         _label_mix(reports),
         *(health_section(report.batch, manifest) for report, manifest in zip(reports, manifests, strict=True)),
         "### Some labelled rows",
         sample_table(workspace, reports[-1]),
     ]
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 def _how_it_ran(reports: Sequence[BatchReport]) -> str:
@@ -147,7 +150,7 @@ def health_section(batch: str, manifest: dict[str, Any]) -> str:
         parts.append(f"**Held: not published.** Look at it, then `nightlabel publish {batch}`.")
     if by := manifest.get("publication"):
         parts.append(f"Published by {by['by']} at {by['at']}: {by['reason']}.")
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 def _distance(check: dict[str, Any]) -> str:

@@ -77,6 +77,23 @@ class Outcome:
         return "missed" if at_most(self.right, self.labelled) >= target else "broken"
 
 
+def broken_classes(promise: Promise, claims: Claims) -> dict[int, Outcome]:
+    """Return the classes whose labelled texts break a promise made for each class, beyond chance.
+
+    With many classes some would seem to by chance, so each is held to an accordingly smaller doubt (Bonferroni).
+
+    Args:
+        promise: for each class.
+        claims: of texts that the thresholds were not chosen on.
+    """
+    each = {
+        int(number): Outcome.of(promise, claims.where(claims.predicted == number))
+        for number in np.unique(claims.predicted[promise.labelled(claims)])
+    }
+    doubt = DOUBT / max(len(each), 1)
+    return {number: one for number, one in each.items() if at_most(one.right, one.labelled, doubt) < promise.target}
+
+
 def review_thresholds(promise: Promise | None, below: float | None, classes: int) -> NDArray[np.float32]:
     """Return the confidence below which rows go to review, float32 [classes], by the likeliest class.
 

@@ -24,6 +24,7 @@ from pipeline.promise import (
     Promise,
     at_least,
     at_most,
+    broken_classes,
     check_provable,
     fewest_texts,
     make_promise,
@@ -121,6 +122,16 @@ def test_a_class_that_no_threshold_helps_goes_to_review_and_the_others_do_not() 
     assert promise.kept_back == [1]
     assert promise.labelled(claims)[predicted == 0].all()
     assert make_promise(claims, 0.95, 2, per="all").kept_back == [0, 1]
+
+
+def test_of_a_promise_for_each_class_those_that_break_it_are_named() -> None:
+    random = np.random.default_rng(5)
+    predicted = np.repeat([0, 1], 400)
+    shown = claims_of(np.full(800, 0.97), random.random(800) < 0.99, predicted)
+    tested = claims_of(np.full(800, 0.97), random.random(800) < np.where(predicted == 0, 0.99, 0.8), predicted)
+    promise = make_promise(shown, 0.95, 2, per="class")
+    assert list(broken_classes(promise, tested)) == [1]
+    assert broken_classes(promise, shown) == {}
 
 
 def test_few_texts_of_no_class_are_labelled_as_one() -> None:
