@@ -6,7 +6,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from pipeline.bench import bench, demo_subject, workspace_subject
+from pipeline.bench import bench
+from pipeline.bench_subject import demo_subject, workspace_subject
 from pipeline.config import ScoringConfig
 from pipeline.errors import ConfigError
 from pipeline.figures import time_spent

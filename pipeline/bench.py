@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,74 +21,25 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.build import build
+from pipeline.bench_subject import Say, Subject, take_rows
 from pipeline.bundle import Bundle
-from pipeline.config import IngestConfig, ScoringConfig, load_recipe
-from pipeline.demo_corpus import write_tickets
+from pipeline.config import ScoringConfig
 from pipeline.device import choose_device, usable_cores
 from pipeline.engine import Engine
-from pipeline.errors import BatchError, ModelError
-from pipeline.files import file_digest, write_table
-from pipeline.ingest import ingest
+from pipeline.errors import ModelError
 from pipeline.labels import BatchReport, read_documents
-from pipeline.registry import Registry
 from pipeline.scorer import Scorer, byte_slices
 from pipeline.scoring import score_batch, unique_texts
 from pipeline.variants import DEVICES, choose_precision
 from pipeline.workspace import Batch, Workspace
 
-Say = Callable[[str], None]
-
 ROWS = 20_000  # of a batch, unless more are asked for
 ROUNDS = 3
 TUNING_BYTES = 3_000_000  # of text: some seconds on two cores
 BATCH_TOKENS = {False: (2048, 4096, 8192, 16_384), True: (65_536, 131_072, 262_144, 524_288)}
-DEMO_ROWS = 20_000
-DEMO_RECIPE = ["training.epochs=2", "training.baseline=false"]
 MEGABYTE = 1e6
 EVIDENCE = "evidence"
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is measured: a batch, and the model that labels it."""
-
-    batch: Batch
-    bundle: Bundle
-    title: str
-
-
-@contextmanager
-def demo_subject(say: Say) -> Iterator[Subject]:
-    """Make the demo's tickets and a model trained on them for two passes, enough to be a real one."""
-    with tempfile.TemporaryDirectory(prefix="nightlabel-bench-") as folder:
-        workspace = Workspace(folder)
-        say("making up tickets and training a model on them (pass --workspace for your own)")
-        files = write_tickets(Path(folder) / "raw", night=DEMO_ROWS)
-        columns = IngestConfig(text=["subject", "body"], id="id")
-        ingest(workspace, [str(files.tickets)], columns.model_copy(update={"label": "queue"}), batch_id="labelled")
-        ingest(workspace, [str(files.night)], columns, batch_id="night")
-        bundle = build(workspace, "demo", load_recipe("default", DEMO_RECIPE), batch_ids=["labelled"]).bundle
-        yield Subject(workspace.batch("night"), bundle, "the demo's tickets")
-
-
-def workspace_subject(workspace: Workspace, batch_id: str | None, model: str | None) -> Subject:
-    """Return a batch of a workspace, the largest if none is named, and its model.
-
-    Raises:
-        BatchError: no such batch, or none at all.
-        ModelError: no such model.
-    """
-    bundle = Registry(workspace).find(model)
-    batches = [workspace.batch(batch_id)] if batch_id else workspace.batches()
-    if not batches:
-        raise BatchError(f"no documents in {workspace.root} yet: start with nightlabel ingest FILE")
-    batch = max(batches, key=lambda candidate: candidate.rows)
-    if batch.rows == 0:
-        raise BatchError(f"batch {batch.id} has no documents; choose another with --batch")
-    return Subject(batch, bundle, f"batch {batch.id}")
 
 
 def bench(
@@ -249,24 +200,6 @@ class _Size:
             "mb_per_s": self.megabytes / middle,
             "seconds": [round(value, 4) for value in seconds],
         }
-
-
-def take_rows(batch: Batch, folder: Path, rows: int) -> Batch:
-    """Return a batch of the first rows of another, in a folder of its own; the whole one for 0."""
-    if rows == 0 or rows >= batch.rows:
-        return batch
-    folder.mkdir(parents=True, exist_ok=True)
-    parts: list[dict[str, Any]] = []
-    left = rows
-    for part in batch.manifest["parts"]:
-        if left <= 0:
-            break
-        table = pq.read_table(batch.path / part["file"], partitioning=None).slice(0, left)
-        write_table(folder / part["file"], table)
-        parts.append({**part, "rows": len(table), "sha256": file_digest(folder / part["file"])})
-        left -= len(table)
-    manifest = {**batch.manifest, "parts": parts, "counts": {**batch.manifest["counts"], "documents": rows - left}}
-    return Batch(batch.id, folder, manifest)
 
 
 def rows_of(batch: Batch, size: int) -> int:

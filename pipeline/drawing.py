@@ -1,10 +1,11 @@
 """What all pictures share: their size, colours and fonts, and the way to PNG bytes."""
 
 import io
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,3 +69,18 @@ def plain_axes(axes: "Axes") -> None:
 def shortened(text: str, length: int) -> str:
     """Return a text of at most `length` characters, cut in the middle: names of classes often start alike."""
     return text if len(text) <= length else f"{text[: length // 2]}…{text[-((length - 1) // 2) :]}"
+
+
+def score_or_nan(value: Any) -> float:
+    """Return a number to draw; of one that is not there nothing is drawn."""
+    return math.nan if value is None else float(value)
+
+
+def whole_epochs(axes: "Axes", epochs: Sequence[int]) -> None:
+    """Put ticks at whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    if len(epochs) <= 12:
+        axes.set_xticks(epochs)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))

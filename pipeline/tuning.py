@@ -24,12 +24,12 @@ from pipeline.candidates import fit, forget_checkpoints
 from pipeline.config import Recipe
 from pipeline.corpus import TRAIN
 from pipeline.encoder import named_encoder
-from pipeline.figures import tuning_trials
 from pipeline.files import atomic_path, value_digest
 from pipeline.preparation import Prepared, Start, prepare
 from pipeline.search_space import Plan, changed, value_of
 from pipeline.study import START, opened
 from pipeline.training import OnEpoch, Progress, enough_epochs
+from pipeline.tuning_figures import tuning_trials
 from pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,8 @@ import pyarrow as pa
 import torch
 
 from pipeline.batching import TokenLists
-from pipeline.bench import ROWS, bench, take_rows, workspace_subject
+from pipeline.bench import ROWS, bench
+from pipeline.bench_subject import take_rows, workspace_subject
 from pipeline.bundle import Bundle
 from pipeline.config import ScoringConfig
 from pipeline.engine import Engine, opened

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import weather_rows
 
-from pipeline.bench import bench, demo_subject, rows_of, take_rows, workspace_subject
+from pipeline.bench import bench, rows_of
+from pipeline.bench_subject import demo_subject, take_rows, workspace_subject
 from pipeline.build import Publication
 from pipeline.config import ScoringConfig
 from pipeline.device import usable_cores
@@ -110,9 +111,9 @@ def test_what_is_not_there_is_refused(workspace: Workspace, trained: Publication
 
 
 def test_without_a_workspace_the_demo_s_tickets_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.bench.DEMO_ROWS", 300)
+    monkeypatch.setattr("pipeline.bench_subject.DEMO_ROWS", 300)
     monkeypatch.setattr(
-        "pipeline.bench.DEMO_RECIPE", ["training.epochs=1", "model.hidden_size=8", "training.baseline=false"]
+        "pipeline.bench_subject.DEMO_RECIPE", ["training.epochs=1", "model.hidden_size=8", "training.baseline=false"]
     )
     with demo_subject(lambda _: None) as subject:
         config = ScoringConfig(device="cpu", precision="int8", batch_tokens=2048, threads=1)

@@ -19,11 +19,11 @@ from pipeline import tuning
 from pipeline.candidates import fit
 from pipeline.config import Recipe, load_recipe
 from pipeline.errors import ConfigError, WorkspaceError
-from pipeline.figures import tuning_trials
 from pipeline.preparation import Prepared, prepare
 from pipeline.search_space import SPACE, Plan, changed, make_plan, nearest, value_of
 from pipeline.study import ATTEMPTS, opened
 from pipeline.tuning import Tuning, search
+from pipeline.tuning_figures import tuning_trials
 from pipeline.workspace import Batch, Workspace
 
 # Small enough that a trial takes about a third of a second.
