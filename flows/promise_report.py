@@ -42,8 +42,15 @@ def promise_section(bundle: Bundle) -> str:
         f"Each threshold was shown on the {len(claims['validation']):,} validation texts to keep its precision with "
         f"{100 * (1 - DOUBT):g} % confidence, by an exact binomial test."
     )
-    parts.append(none_line(bundle, promises))
+    parts += [_last_night(bundle.metrics.get("last_night")), none_line(bundle, promises)]
     return "\n\n".join(part for part in parts if part)
+
+
+def _last_night(foreseen: Mapping[str, Any] | None) -> str:
+    if not foreseen:
+        return ""
+    shares = ", ".join(f"{percent(share)} at {target}" for target, share in foreseen["shares"].items())
+    return f"Of last night, {foreseen['batch']}, it would label {shares} ({foreseen['rows']:,} of its texts)."
 
 
 def promise_sentence(promise: Promise, claims: Mapping[str, Claims]) -> str:

@@ -22,6 +22,7 @@ from pipeline.config import Recipe
 from pipeline.corpus import TEST, TRAIN, VALIDATION
 from pipeline.files import write_json
 from pipeline.health import REFERENCE
+from pipeline.night_promise import foreseen_shares
 from pipeline.preparation import FROM_NOTHING, Prepared, Start, prepare
 from pipeline.promise import promises_of
 from pipeline.promise_figures import precision_and_coverage
@@ -91,9 +92,18 @@ def publish(
         write_json(folder / REFERENCE, reference_health(exported, prepared, thresholds).as_json())
         claims = _claims(exported, prepared, thresholds)
         write_claims(folder / CLAIMS, claims)
-        metrics = {**metrics, "parity": parity.as_dict(), "speed": speed}
-        _write_report(folder, metrics, prepared.corpus.labels, claims, recipe)
         challenger = Contender.staged(name, registry.next_version(name), folder / FILES["fp32"], prepared, thresholds)
+        promises = promises_of(claims["validation"], recipe.promise, challenger.labels)
+        metrics = {
+            **metrics,
+            "parity": parity.as_dict(),
+            "speed": speed,
+            "last_night": foreseen_shares(workspace, challenger, promises),
+        }
+        _write_report(folder, metrics, challenger.labels)
+        if len(claims["validation"]):
+            picture = precision_and_coverage(claims, promises, recipe.promise.target_precision)
+            (folder / "figures" / "precision_and_coverage.png").write_bytes(picture)
         why, limits = reason if force else None, recipe.promotion.model_dump()
         decision, comparison = challenge(registry, challenger, lambda: prepared.corpus, force=why, **limits)
         if comparison:
@@ -126,9 +136,7 @@ def _claims(
     return {name: Claims.of(probabilities, targets[name], thresholds) for name, probabilities in exported.items()}
 
 
-def _write_report(
-    folder: Path, metrics: dict[str, Any], labels: list[str], claims: Mapping[str, Claims], recipe: Recipe
-) -> None:
+def _write_report(folder: Path, metrics: dict[str, Any], labels: list[str]) -> None:
     write_json(folder / "metrics.json", metrics)
     (folder / "figures").mkdir()
     split = metrics["test"] if metrics["test"]["n"] else metrics["validation"]
@@ -139,10 +147,6 @@ def _write_report(
             split["reliability"], split["calibration_error"], split["before_calibration"]
         ),
     }
-    if len(claims["validation"]):
-        target = recipe.promise.target_precision
-        promises = promises_of(claims["validation"], recipe.promise, labels)
-        pictures["precision_and_coverage"] = precision_and_coverage(claims, promises, target)
     if split["confusion"] is not None:
         pictures["confusion_matrix"] = figures.confusion_matrix(split["confusion"], labels)
     for name, png in pictures.items():

@@ -83,11 +83,13 @@ class Answers:
     Attributes:
         given: bool [texts, classes], none for an empty text.
         confidence: float32 [texts], 0 for an empty text.
+        likeliest: int32 [texts], the class with the highest probability; 0 for an empty text.
         spoken: bool [texts], whether the text has any token.
     """
 
     given: NDArray[np.bool_]
     confidence: NDArray[np.float32]
+    likeliest: NDArray[np.int32]
     spoken: NDArray[np.bool_]
 
     def names(self, labels: list[str]) -> NDArray[np.object_]:
@@ -100,21 +102,23 @@ def answer(contender: Contender, columns: Iterable[pa.Array]) -> Answers:
     """Label columns of texts with a version's own tokenizer and its fp32 graph, on the CPU."""
     classes = len(contender.labels)
     given, confidence = [np.empty((0, classes), dtype=bool)], [np.empty(0, dtype=np.float32)]
-    spoken = [np.empty(0, dtype=bool)]
+    likeliest, spoken = [np.empty(0, dtype=np.int32)], [np.empty(0, dtype=bool)]
     with opened(contender.graph) as engine:
         for texts in (part for column in columns for part in _slices(column)):
             token_ids = contender.tokenizer.encode(texts).token_ids
             rows = np.flatnonzero(pc.list_value_length(token_ids))  # an empty text would give NaN
             answers = np.zeros((len(texts), classes), dtype=bool)
-            sure = np.zeros(len(texts), dtype=np.float32)
+            sure, best = np.zeros(len(texts), dtype=np.float32), np.zeros(len(texts), dtype=np.int32)
             if len(rows):
                 probabilities = engine.probabilities(TokenLists.of(token_ids.take(pa.array(rows))))
                 answers[rows] = decide(probabilities, contender.thresholds)
                 sure[rows] = confidences(probabilities, answers[rows])
+                best[rows] = probabilities.argmax(axis=1)
             given.append(answers)
             confidence.append(sure)
+            likeliest.append(best)
             spoken.append(np.isin(np.arange(len(texts)), rows))
-    return Answers(np.concatenate(given), np.concatenate(confidence), np.concatenate(spoken))
+    return Answers(*(np.concatenate(one) for one in (given, confidence, likeliest, spoken)))
 
 
 def _slices(texts: pa.Array) -> list[pa.Array]:

@@ -80,7 +80,7 @@ def corpus_of(workspace: Workspace, bundle: Bundle) -> Corpus:
     """
     batches, _ = _batches_of(workspace, bundle)
     if not batches:
-        raise ModelError(f"{bundle.title}: none of the batches it was trained on is there any more: nothing to test on")
+        raise ModelError(f"{bundle.title}: none of the batches it was trained on is there any more")
     training = stored_recipe(bundle.settings["recipe"]).training
     return select(
         batches,

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from pipeline.batching import TokenLists, plan_batches
 from pipeline.blending import USUAL, WIDE, as_probabilities, best_weights
 from pipeline.bundle import Bundle
+from pipeline.comparing.held_out import corpus_of
 from pipeline.config import stored_recipe
-from pipeline.corpus import TRAIN, Corpus, select
-from pipeline.errors import ReviewError
+from pipeline.corpus import TRAIN, Corpus
+from pipeline.errors import ModelError, ReviewError
 from pipeline.linear import BATCH_TOKENS, FOLDS, fit_wide
-from pipeline.review.store import text_labels
 from pipeline.schemas import join_labels
 from pipeline.tokenizer import Tokenizer
 from pipeline.tokens import TokenSet
@@ -70,18 +70,10 @@ def suspicious_rows(workspace: Workspace, bundle: Bundle) -> Iterator[dict[str, 
 
 
 def _corpus(workspace: Workspace, bundle: Bundle) -> Corpus:
-    there = {batch.id: batch for batch in workspace.batches()}
-    learnt = [there[one["batch"]] for one in bundle.manifest.get("batches", []) if one["batch"] in there]
-    if not learnt:
-        raise ReviewError(f"the batches that {bundle.title} learnt from are gone; leave --suspicious out")
-    training = stored_recipe(bundle.settings["recipe"]).training
-    return select(
-        learnt,
-        method=training.split,
-        validation_share=training.validation_share,
-        test_share=training.test_share,
-        reviewed=text_labels(workspace),
-    )
+    try:
+        return corpus_of(workspace, bundle)
+    except ModelError as error:
+        raise ReviewError(f"{error}; leave --suspicious out") from error
 
 
 def _training_texts(corpus: Corpus, tokenizer: Tokenizer) -> tuple[TokenSet, NDArray[np.intp]]:

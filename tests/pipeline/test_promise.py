@@ -243,6 +243,12 @@ def test_labels_keep_to_the_promise_of_the_model_or_to_another(
     assert learnt is not None
     assert labelled_shares(learnt, bundle, bundle.promises()) == {}  # it is surer of what it learnt from
     assert labelled_shares(LabelledNight([*learnt.batches, *labelled.batches]), bundle, bundle.promises()) == shares
+    again = build(workspace, "weather", promising(0.9), batch_ids=["one"]).bundle
+    foreseen = again.metrics["last_night"]
+    assert (foreseen["batch"], foreseen["rows"]) == ("night", 100)
+    assert foreseen["shares"] == {f"{target:g}": share for target, share in shares.items()}  # it is the same again
+    assert "Of last night, night, it would label" in promise_section(again)
+    assert bundle.metrics["last_night"] is None
     assert review(target_precision=0.98)["review"] >= review()["review"]
     assert review(target_precision=0.0)["review"] == 0
     assert review(target_precision=0.0, review_below=1.0)["scored"] == 0
