@@ -94,9 +94,9 @@ def corpus_of(workspace: Workspace, bundle: Bundle) -> Corpus:
 def _batches_of(workspace: Workspace, bundle: Bundle) -> tuple[list[Batch], list[str]]:
     """Return the batches that a version was made from, as far as they are there, and the ids of those that changed."""
     here = {batch.id: batch for batch in workspace.batches()}
-    wanted = [one["batch"] for one in bundle.manifest.get("batches", [])]
+    wanted = {one["batch"]: one["fingerprint"] for one in bundle.manifest.get("batches", [])}
     there = [here[batch_id] for batch_id in wanted if batch_id in here]
-    same = {batch.id for batch in there if bundle.trained_on(batch)}
+    same = {batch.id for batch in there if batch.manifest["fingerprint"] == wanted[batch.id]}
     return there, [batch_id for batch_id in wanted if batch_id not in same]
 
 

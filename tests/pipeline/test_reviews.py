@@ -9,6 +9,7 @@ from conftest import tiny_recipe, weather_rows
 from review_tools import NIGHT, Cells, Office, open_office, other
 
 from flows.model_report import model_report
+from pipeline.comparing.held_out import changes
 from pipeline.corpus import TRAIN
 from pipeline.errors import ReviewError
 from pipeline.preparation import prepare
@@ -144,6 +145,7 @@ def test_a_night_with_a_handful_of_reviewed_rows_stays_a_night(office: Office) -
     assert not bundle.trained_on(office.workspace.batch(BATCH))
     assert bundle.trained_on(office.workspace.batch("history"))
     assert len(earlier_nights(office.workspace, bundle, "tonight", 7)) == 1
+    assert changes(office.workspace, bundle) == []  # what it learnt from is there as it was
 
 
 def test_a_night_of_which_a_fifth_is_learnt_is_none_any_more(office: Office) -> None:
