@@ -77,56 +77,73 @@ def publish(
     with workspace.staging() as staging:
         folder = staging / "bundle"
         folder.mkdir()
-        thresholds = None if metrics["thresholds"] is None else np.array(metrics["thresholds"], dtype=np.float32)
-        parity = write_model(
-            folder,
-            trained.model,
-            prepared.cache.tokenizer,
-            labels=prepared.corpus.labels,
-            recipe=recipe,
-            proof=prepared.read(TRAIN),
-            validation=prepared.read(VALIDATION),
-            thresholds=thresholds,
+        challenger = _write_bundle(
+            workspace, name, registry.next_version(name), folder, prepared, trained, recipe, metrics
         )
-        exported, speed = exported_probabilities(folder / FILES["fp32"], prepared)
-        write_json(folder / REFERENCE, reference_health(exported, prepared, thresholds).as_json())
-        claims = _claims(exported, prepared, thresholds)
-        write_claims(folder / CLAIMS, claims)
-        challenger = Contender.staged(name, registry.next_version(name), folder / FILES["fp32"], prepared, thresholds)
-        promises = promises_of(claims["validation"], recipe.promise, challenger.labels)
-        metrics = {
-            **metrics,
-            "parity": parity.as_dict(),
-            "speed": speed,
-            "last_night": foreseen_shares(workspace, challenger, promises),
-        }
-        _write_report(folder, metrics, challenger.labels)
-        if len(claims["validation"]):
-            picture = precision_and_coverage(claims, promises, recipe.promise.target_precision)
-            (folder / "figures" / "precision_and_coverage.png").write_bytes(picture)
         why, limits = reason if force else None, recipe.promotion.model_dump()
         decision, comparison = challenge(registry, challenger, lambda: prepared.corpus, force=why, **limits)
         if comparison:
             keep_comparison(folder, comparison)
-        facts = {
-            "preset": preset,
-            "promotion": record(decision, comparison),
-            "batches": [
-                {
-                    "batch": batch.id,
-                    "fingerprint": batch.manifest["fingerprint"],
-                    "documents": batch.rows,
-                    "learnt": learnt,
-                }
-                for batch, learnt in zip(prepared.corpus.batches, prepared.corpus.learnt, strict=True)
-            ],
-            "reviews": {name: prepared.corpus.counts.get(name, 0) for name in ("reviewed", "corrected")},
-        }
+        facts = {"preset": preset, "promotion": record(decision, comparison), **_learnt(prepared)}
         bundle = registry.register(name, folder, facts)
     if decision.promoted:
         registry.promote(name, bundle.version, decision.reason, forced=decision.forced)
     forget_checkpoints(workspace, prepared, recipe)
     return Publication(bundle, decision.promoted, decision.reason, comparison)
+
+
+def _write_bundle(
+    workspace: Workspace,
+    name: str,
+    version: int,
+    folder: Path,
+    prepared: Prepared,
+    trained: TrainedModel,
+    recipe: Recipe,
+    metrics: dict[str, Any],
+) -> Contender:
+    """Write everything but the manifest and the comparison, and return what is to be compared."""
+    thresholds = None if metrics["thresholds"] is None else np.array(metrics["thresholds"], dtype=np.float32)
+    parity = write_model(
+        folder,
+        trained.model,
+        prepared.cache.tokenizer,
+        labels=prepared.corpus.labels,
+        recipe=recipe,
+        proof=prepared.read(TRAIN),
+        validation=prepared.read(VALIDATION),
+        thresholds=thresholds,
+    )
+    exported, speed = exported_probabilities(folder / FILES["fp32"], prepared)
+    write_json(folder / REFERENCE, reference_health(exported, prepared, thresholds).as_json())
+    claims = _claims(exported, prepared, thresholds)
+    write_claims(folder / CLAIMS, claims)
+    challenger = Contender.staged(name, version, folder / FILES["fp32"], prepared, thresholds)
+    promises = promises_of(claims["validation"], recipe.promise, challenger.labels)
+    last_night = foreseen_shares(workspace, challenger, promises)
+    facts = {"parity": parity.as_dict(), "speed": speed, "last_night": last_night}
+    _write_report(folder, {**metrics, **facts}, challenger.labels)
+    if len(claims["validation"]):
+        picture = precision_and_coverage(claims, promises, recipe.promise.target_precision)
+        (folder / "figures" / "precision_and_coverage.png").write_bytes(picture)
+    return challenger
+
+
+def _learnt(prepared: Prepared) -> dict[str, Any]:
+    """Return what the manifest keeps of the documents that a version learnt from."""
+    corpus = prepared.corpus
+    return {
+        "batches": [
+            {
+                "batch": batch.id,
+                "fingerprint": batch.manifest["fingerprint"],
+                "documents": batch.rows,
+                "learnt": learnt,
+            }
+            for batch, learnt in zip(corpus.batches, corpus.learnt, strict=True)
+        ],
+        "reviews": {name: corpus.counts.get(name, 0) for name in ("reviewed", "corrected")},
+    }
 
 
 def _claims(
