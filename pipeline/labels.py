@@ -148,15 +148,14 @@ def part_fingerprint(
     decided = {
         "model": bundle.title,
         "digest": bundle.digest,
-        "review_below": config.review_below,
+        # Where nothing is promised, as it stood in the fingerprints of earlier versions.
+        "review_below": REVIEW_BELOW if promise is None and config.review_below is None else config.review_below,
         "input": part["sha256"],
     }
     if promise is not None:
         decided["thresholds"] = promise.thresholds.tolist()
     if config.evidence:
         decided["evidence"] = True
-    elif config.review_below is None:
-        decided["review_below"] = REVIEW_BELOW  # as it stood in the fingerprints of earlier versions
     # In fp32 a row's scores do not depend on anything else, and parts from before there were variants stay valid.
     return value_digest(decided if precision == "fp32" else {**decided, "precision": precision})
 

@@ -15,6 +15,7 @@ from pipeline.build import Publication, build
 from pipeline.claims import Claims, read_claims, write_claims
 from pipeline.config import PromiseConfig, Recipe, ScoringConfig
 from pipeline.errors import ConfigError
+from pipeline.labels import part_fingerprint
 from pipeline.night_promise import labelled_shares
 from pipeline.nights import LabelledNight, labelled_night
 from pipeline.promise import (
@@ -271,3 +272,18 @@ def test_an_unknown_label_for_texts_of_no_class_is_named(workspace: Workspace, a
     add_batch(weather_rows(300))
     with pytest.raises(ConfigError, match=r"no document has the label 'fog'; there are: rain, sun"):
         build(workspace, "weather", promising(0.9, none_label="fog"))
+
+
+def test_whatever_sends_other_rows_to_review_labels_a_part_again(doubtful: Publication) -> None:
+    bundle, part = doubtful.bundle, {"sha256": "00"}
+
+    def mark(promise: Promise | None, **config: Any) -> str:
+        return part_fingerprint(bundle, ScoringConfig(**config), "fp32", part, promise)
+
+    own = bundle.promise()
+    other = Promise(0.9, "all", np.array([0.7, 0.7], np.float32))
+    marks = [mark(None), mark(None, review_below=0.6), mark(own), mark(own, review_below=0.5), mark(other)]
+    assert len(set(marks)) == len(marks)
+    assert mark(None) == mark(None, review_below=0.5)
+    assert mark(None, evidence=True) == mark(None, evidence=True, review_below=0.5)
+    assert mark(None, evidence=True) != mark(None)
