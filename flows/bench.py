@@ -6,12 +6,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from flows.demo_bench import demo_subject
 from pipeline.bench import bench
-from pipeline.bench_subject import demo_subject, workspace_subject
+from pipeline.bench_subject import workspace_subject
 from pipeline.config import ScoringConfig
 from pipeline.errors import ConfigError
-from pipeline.figures import time_spent
 from pipeline.registry import Registry
+from pipeline.time_figures import time_spent
 from pipeline.workspace import Workspace
 
 

@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from flows.ingest import ingest
+from flows.ingest_report import ingest_report
 from flows.model_report import model_report
-from flows.report import ingest_report, sample_table
+from flows.report import sample_table
 from flows.score import score
 from flows.train import train
 from pipeline.config import IngestConfig

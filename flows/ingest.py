@@ -1,7 +1,6 @@
-"""Raw files in, a batch of documents out. Run it with: python -m flows.ingest tickets.csv --label queue"""
+"""Raw files in, a batch of documents out."""
 
 import datetime
-import sys
 from typing import Annotated
 
 from prefect import flow, task
@@ -13,7 +12,7 @@ from pydantic import Field
 from flows.automations import BATCH_READY
 from flows.common import HERE, RETRY, announce, file_names, show_report
 from flows.forms import OptionalDay, WorkspacePath, named, titled
-from flows.report import ingest_report
+from flows.ingest_report import ingest_report
 from pipeline.config import IngestConfig
 from pipeline.ingest import IngestReport
 from pipeline.ingest import ingest as ingest_documents
@@ -89,9 +88,3 @@ def _announce(workspace: Workspace, report: IngestReport) -> None:
     text = f"batch {report.batch_id} is ready: {report.documents:,} documents"
     get_run_logger().info("%s; announced as %s", text, BATCH_READY)
     announce(BATCH_READY, report.batch_id, workspace.root, text)
-
-
-if __name__ == "__main__":
-    from flows.cli import main
-
-    main(["ingest", *sys.argv[1:]])

@@ -23,20 +23,13 @@ from flows.night_sections import (
 from flows.promise_report import promise_line
 from flows.review_report import broken_promise
 from pipeline.errors import BatchError, NightlabelError
-from pipeline.nights import (
-    Account,
-    LabelledNight,
-    estimate_accuracy,
-    held_batches,
-    label_moves,
-    night_before,
-)
+from pipeline.nights import Account, LabelledNight, estimate_accuracy, held_batches, label_moves, night_before
 from pipeline.workspace import Batch, Workspace
 
 if TYPE_CHECKING:
     from pipeline.bundle import Bundle
     from pipeline.ingest import IngestReport
-    from pipeline.publishing import LabelledBatch
+    from pipeline.labels import LabelledBatch
 
 LEAST_CHANGE = 0.01  # of a mean, for the first screen to mention it
 

@@ -1,10 +1,6 @@
-"""The night: ingest a source if one is given, label everything unlabelled, report.
-
-Run it with: python -m flows.nightly --source tickets.csv
-"""
+"""The night: ingest a source if one is given, label everything unlabelled, report."""
 
 import datetime
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -131,9 +127,3 @@ def _keep_report(morning: Morning) -> str:
     if artifact and ui:
         get_run_logger().info("the report in the UI: %s/artifacts/artifact/%s", ui, artifact)
     return path.relative_to(morning.workspace.root).as_posix()
-
-
-if __name__ == "__main__":
-    from flows.cli import main
-
-    main(["nightly", *sys.argv[1:]])

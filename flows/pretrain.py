@@ -1,13 +1,11 @@
-"""Text without labels in, an encoder for later trainings out. Run it with: python -m flows.pretrain"""
-
-import sys
+"""Text without labels in, an encoder for later trainings out."""
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.common import HERE, RETRY, RunProgress, show_report
+from flows.encoder_report import encoder_report
 from flows.forms import Batches, Preset, SettingChanges, WorkspacePath
-from flows.report import encoder_report
 from pipeline.config import Recipe, load_recipe
 from pipeline.encoder import Encoder, pretrain_encoder
 from pipeline.workspace import Workspace
@@ -36,9 +34,3 @@ def pretrain(
     encoder = pretrain_task(Workspace(workspace), load_recipe(preset, settings), batches)
     show_report("encoder", encoder_report(encoder, pictures=True), "What was pretrained, on what, and how well")
     return encoder
-
-
-if __name__ == "__main__":
-    from flows.cli import main
-
-    main(["pretrain", *sys.argv[1:]])

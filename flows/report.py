@@ -8,74 +8,16 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flows.markdown import first_words, percent, picture, table
+from flows.markdown import first_words, percent, table
 from pipeline.evidence import tell
 from pipeline.files import read_json
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:  # these bring PyTorch along, which an ingest does not need
-    from pipeline.encoder import Encoder
-    from pipeline.ingest import IngestReport
-    from pipeline.labels import BatchReport
+    from pipeline.batch_report import BatchReport
 
 WORST_CLASSES = 12  # a table of 150 classes is read by nobody
 WEIGHTS = "Carried by: what a word, or two that stand together, adds to the logit of the label."
-
-
-def ingest_report(report: IngestReport) -> str:
-    """Return what became of the rows of an ingest; they add up."""
-    title = f"## Batch {report.batch_id}: {report.documents:,} documents"
-    if report.already_there:
-        title += "\n\nAlready ingested from the same sources with the same settings: nothing was done."
-    rows: list[tuple[object, ...]] = [
-        ("documents", report.documents),
-        ("duplicates (same id, same text)", report.duplicates),
-        ("refused", report.rejects),
-        ("**rows read**", report.rows_read),
-    ]
-    parts = [title, table(["rows", "count"], rows)]
-    parts.append(_labelled_line(report))
-    if report.reject_reasons:
-        parts.append(table(["refused because", "rows"], report.reject_reasons.items()))
-    return "\n\n".join(part for part in parts if part)
-
-
-def _labelled_line(report: IngestReport) -> str:
-    if not report.multi_label:
-        return (
-            f"Of the documents {report.labelled:,} have a label, {report.unlabelled:,} have none, "
-            f"{report.empty:,} are empty."
-        )
-    one = report.labelled - report.several_labels - report.no_class
-    return (
-        f"Of the documents {report.labelled:,} are labelled: {one:,} with one of {len(report.labels):,} classes, "
-        f"{report.several_labels:,} with several, {report.no_class:,} with none of them. "
-        f"{report.unlabelled:,} are not labelled, {report.empty:,} are empty."
-    )
-
-
-def encoder_report(encoder: Encoder, *, pictures: bool) -> str:
-    """Return what an encoder was made from, and how well it predicts words.
-
-    Args:
-        encoder: a committed one.
-        pictures: embed the curve of its perplexity.
-    """
-    facts = encoder.settings
-    rows = [
-        ("texts read", facts["texts"]),
-        ("words", facts["tokens"]),
-        ("test texts left out", facts["left_out_for_test"]),
-        ("vocabulary", facts["vocabulary_size"]),
-        ("perplexity on held-out text", f"{facts['perplexity']:,.1f}"),
-        ("time", f"{facts['seconds']:,.0f} s on {facts['device']}"),
-        ("words a second", facts["tokens_per_second"]),
-    ]
-    curve = [(entry["epoch"], f"{entry['perplexity']:,.1f}") for entry in facts["history"]]
-    parts = [f"## Encoder {encoder.name}", table(["", "value"], rows)]
-    if pictures:
-        parts.append(picture(encoder.path / "figures" / "perplexity.png"))
-    return "\n\n".join([*parts, table(["epoch", "perplexity"], curve)])
 
 
 def labels_report(reports: Sequence[BatchReport], workspace: Workspace) -> str:

@@ -1,7 +1,6 @@
-"""Documents in, labels out, part by part. Run it with: python -m flows.score"""
+"""Documents in, labels out, part by part."""
 
 import datetime
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -17,24 +16,18 @@ from prefect.states import Cancelled
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.automations import BATCH_HELD
-from flows.common import (
-    HERE,
-    RETRY,
-    OutOfTimeError,
-    announce,
-    end_process,
-    scoring_slot,
-    show_report,
-)
+from flows.common import HERE, RETRY, OutOfTimeError, announce, end_process, scoring_slot, show_report
 from flows.forms import Batches, ModelName, WorkspacePath, titled
 from flows.report import labels_report
+from pipeline.batch_report import BatchReport, PartReport
 from pipeline.bundle import Bundle
 from pipeline.config import HealthConfig, ScoringConfig
 from pipeline.files import read_json
-from pipeline.labels import BatchReport, PartReport, unlabelled
+from pipeline.finishing import finish_batch
+from pipeline.labels import unlabelled
 from pipeline.registry import Registry
 from pipeline.scorer import Scorer
-from pipeline.scoring import finish_batch, score_part
+from pipeline.scoring import score_part
 from pipeline.workspace import Batch, Workspace
 
 STOPPING_SECONDS = 10.0  # in which work that does not hang comes to the end of its batch
@@ -235,9 +228,3 @@ def _progress(batch: Batch, done: Sequence[PartReport], seconds: float) -> str:
         return line
     rate = scored / max(seconds, 1e-9)
     return f"{line}, {rate:,.0f} rows/s, {datetime.timedelta(seconds=round(left / rate))} left"
-
-
-if __name__ == "__main__":
-    from flows.cli import main
-
-    main(["score", *sys.argv[1:]])

@@ -1,6 +1,5 @@
-"""Labelled documents in, a proven and registered model out. Run it with: python -m flows.train"""
+"""Labelled documents in, a proven and registered model out."""
 
-import sys
 from typing import Annotated, Any
 
 from prefect import flow, task
@@ -131,9 +130,3 @@ def _encoder(workspace: Workspace, recipe: Recipe, name: str | None, pretrain: b
     if pretrain:
         return matching_encoder(workspace, recipe) or pretrain_task(workspace, recipe, [])
     return None
-
-
-if __name__ == "__main__":
-    from flows.cli import main
-
-    main(["train", *sys.argv[1:]])

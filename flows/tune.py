@@ -1,6 +1,5 @@
-"""Labelled documents in, better settings out, as a preset. Run it with: python -m flows.tune --trials 20"""
+"""Labelled documents in, better settings out, as a preset."""
 
-import sys
 from typing import Annotated
 
 from prefect import flow, task
@@ -76,9 +75,3 @@ def tune(
     found = _search(Workspace(workspace), plan)
     show_report("tuning", tuning_report(found, pictures=True), f"{name}: what the search found, and what it gained")
     return found
-
-
-if __name__ == "__main__":
-    from flows.cli import main
-
-    main(["tune", *sys.argv[1:]])

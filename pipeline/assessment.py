@@ -1,10 +1,7 @@
 """What a trained model is worth: its scores on validation and test, the linear baseline beside it, its reference."""
 
 import logging
-import time
-from collections.abc import Mapping
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -18,12 +15,8 @@ from pipeline.blending import LSTM, as_probabilities, branch_logits
 from pipeline.config import Recipe
 from pipeline.cores import Cores
 from pipeline.corpus import TEST, TRAIN, VALIDATION
-from pipeline.engine import opened
-from pipeline.evaluation import best_thresholds, calibration_error, confidences, decide, evaluate, reliability
-from pipeline.health import Health, label_counts
+from pipeline.evaluation import best_thresholds, calibration_error, evaluate, reliability
 from pipeline.preparation import Prepared
-from pipeline.schemas import SPLITS
-from pipeline.tokenizer import UNKNOWN
 from pipeline.training import TrainedModel
 
 logger = logging.getLogger(__name__)
@@ -90,52 +83,3 @@ def _baseline(prepared: Prepared) -> dict[str, Any]:
         return texts, corpus.sets[np.concatenate(label_ids)]
 
     return linear_baseline(*texts_and_targets(TRAIN), *texts_and_targets(TEST), multi_label=corpus.multi_label)
-
-
-def exported_probabilities(
-    model: Path, prepared: Prepared
-) -> tuple[dict[str, NDArray[np.float32]], dict[str, float | str]]:
-    """Return what an exported graph says of the validation and test texts, and how fast.
-
-    Not of the training texts, because a model is surer of those, and knows all their words.
-
-    Returns:
-        Probabilities float32 [texts, classes] by split; `texts_per_second`, `tokens_per_second`, and the `device`.
-    """
-    found, texts, tokens, seconds = {}, 0, 0, 0.0
-    with opened(model) as engine:
-        for split in (VALIDATION, TEST):
-            rows = prepared.read(split)
-            started = time.monotonic()
-            found[SPLITS[split]] = (
-                engine.probabilities(rows.tokens)
-                if len(rows)
-                else np.empty((0, len(prepared.corpus.labels)), np.float32)
-            )
-            seconds += time.monotonic() - started
-            texts, tokens = texts + len(rows), tokens + int(rows.tokens.lengths.sum())
-        device = f"{engine.device.name}, {engine.workers} cores"
-    return found, {
-        "texts_per_second": round(texts / max(seconds, 1e-9)),
-        "tokens_per_second": round(tokens / max(seconds, 1e-9)),
-        "device": device,
-    }
-
-
-def reference_health(
-    exported: Mapping[str, NDArray[np.float32]], prepared: Prepared, thresholds: NDArray[np.float32] | None
-) -> Health:
-    """Return what a model saw and said of the validation and test texts: what nights are compared with."""
-    corpus, texts = prepared.corpus, [prepared.read(split) for split in (VALIDATION, TEST)]
-    probabilities = np.concatenate([exported[SPLITS[split]] for split in (VALIDATION, TEST)])
-    given = decide(probabilities, thresholds)
-    names = dict(zip(corpus.labels, given.sum(axis=0).tolist(), strict=True))
-    nameless = None if thresholds is None else int(np.count_nonzero(~given.any(axis=1)))
-    empty = sum(prepared.cache.manifest["stats"][SPLITS[split]]["texts"] for split in (VALIDATION, TEST)) - len(given)
-    health = Health.of(
-        np.concatenate([split.tokens.lengths for split in texts]),
-        np.concatenate([split.tokens.count(UNKNOWN) for split in texts]),
-        confidences(probabilities, given),
-        label_counts(names, corpus.labels, nameless),
-    )
-    return replace(health, rows=health.rows + empty, empty=empty)  # the token cache has no empty texts

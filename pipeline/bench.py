@@ -22,15 +22,16 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
+from pipeline.batch_report import BatchReport
 from pipeline.bench_subject import Say, Subject, take_rows
 from pipeline.bundle import Bundle
 from pipeline.config import ScoringConfig
 from pipeline.device import choose_device, usable_cores
 from pipeline.engine import Engine
 from pipeline.errors import ModelError
-from pipeline.labels import BatchReport, read_documents
+from pipeline.labels import commit_labels, read_documents
 from pipeline.scorer import Scorer, byte_slices
-from pipeline.scoring import score_batch, unique_texts
+from pipeline.scoring import score_parts, unique_texts
 from pipeline.variants import DEVICES, choose_precision
 from pipeline.workspace import Batch, Workspace
 
@@ -319,7 +320,9 @@ def _tokenize_together(scorer: Scorer, columns: list[pa.Array]) -> None:
 
 def _end_to_end(place: Workspace, batch: Batch, scorer: Scorer) -> BatchReport:
     shutil.rmtree(place.root / "labels", ignore_errors=True)
-    return score_batch(place, batch, scorer)
+    report = score_parts(place, batch, scorer)
+    commit_labels(batch, scorer.bundle, scorer.config, report, {})
+    return report
 
 
 def _seconds(work: Callable[[], None]) -> float:

@@ -1,28 +1,19 @@
 """What a benchmark measures: a batch of a workspace, or the demo's tickets, and the model that labels it."""
 
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.build import build
 from pipeline.bundle import Bundle
-from pipeline.config import IngestConfig, load_recipe
-from pipeline.demo_corpus import write_tickets
 from pipeline.errors import BatchError
 from pipeline.files import file_digest, write_table
-from pipeline.ingest import ingest
 from pipeline.registry import Registry
 from pipeline.workspace import Batch, Workspace
 
 Say = Callable[[str], None]
-
-DEMO_ROWS = 20_000
-DEMO_RECIPE = ["training.epochs=2", "training.baseline=false"]
 
 
 @dataclass(frozen=True)
@@ -32,20 +23,6 @@ class Subject:
     batch: Batch
     bundle: Bundle
     title: str
-
-
-@contextmanager
-def demo_subject(say: Say) -> Iterator[Subject]:
-    """Make the demo's tickets and a model trained on them for two passes, enough to be a real one."""
-    with tempfile.TemporaryDirectory(prefix="nightlabel-bench-") as folder:
-        workspace = Workspace(folder)
-        say("making up tickets and training a model on them (pass --workspace for your own)")
-        files = write_tickets(Path(folder) / "raw", night=DEMO_ROWS)
-        columns = IngestConfig(text=["subject", "body"], id="id")
-        ingest(workspace, [str(files.tickets)], columns.model_copy(update={"label": "queue"}), batch_id="labelled")
-        ingest(workspace, [str(files.night)], columns, batch_id="night")
-        bundle = build(workspace, "demo", load_recipe("default", DEMO_RECIPE), batch_ids=["labelled"]).bundle
-        yield Subject(workspace.batch("night"), bundle, "the demo's tickets")
 
 
 def workspace_subject(workspace: Workspace, batch_id: str | None, model: str | None) -> Subject:

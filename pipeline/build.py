@@ -1,36 +1,42 @@
 """A model from documents: prepare, fit, assess, publish. Each step can run, and be retried, on its own."""
 
+import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import figures
-from pipeline.assessment import assess, exported_probabilities, reference_health
-from pipeline.bundle import Bundle, write_model
+from pipeline.assessment import assess
+from pipeline.bundle import Bundle
 from pipeline.candidates import fit, forget_checkpoints
 from pipeline.claims import FILE as CLAIMS
 from pipeline.claims import Claims, write_claims
 from pipeline.comparing.comparison import Comparison
 from pipeline.comparing.contenders import Contender
 from pipeline.comparing.figures import keep_comparison
+from pipeline.comparing.flips import foreseen_shares
 from pipeline.comparing.promotion import challenge, check_force, record
 from pipeline.config import Recipe
+from pipeline.confusion_figures import confusion_matrix, reliability_diagram
 from pipeline.corpus import TEST, TRAIN, VALIDATION
+from pipeline.engine import opened
+from pipeline.evaluation import confidences, decide
+from pipeline.figures import learning_curve
 from pipeline.files import write_json
-from pipeline.health import REFERENCE
-from pipeline.night_promise import foreseen_shares
+from pipeline.health import REFERENCE, Health, label_counts
 from pipeline.preparation import FROM_NOTHING, Prepared, Start, prepare
 from pipeline.promise import promises_of
 from pipeline.promise_figures import precision_and_coverage
 from pipeline.registry import Registry
 from pipeline.schemas import SPLITS
+from pipeline.tokenizer import UNKNOWN
 from pipeline.training import Progress, TrainedModel
 from pipeline.variants import FILES
 from pipeline.workspace import Workspace
+from pipeline.write_bundle import write_model
 
 
 @dataclass(frozen=True)
@@ -159,13 +165,13 @@ def _write_report(folder: Path, metrics: dict[str, Any], labels: list[str]) -> N
     split = metrics["test"] if metrics["test"]["n"] else metrics["validation"]
     curves = {one["name"]: one["history"] for one in metrics["candidates"]} or {"": metrics["history"]}
     pictures = {
-        "learning_curve": figures.learning_curve(curves),
-        "reliability": figures.reliability_diagram(
+        "learning_curve": learning_curve(curves),
+        "reliability": reliability_diagram(
             split["reliability"], split["calibration_error"], split["before_calibration"]
         ),
     }
     if split["confusion"] is not None:
-        pictures["confusion_matrix"] = figures.confusion_matrix(split["confusion"], labels)
+        pictures["confusion_matrix"] = confusion_matrix(split["confusion"], labels)
     for name, png in pictures.items():
         (folder / "figures" / f"{name}.png").write_bytes(png)
 
@@ -188,3 +194,52 @@ def build(
     trained = fit(workspace, prepared, recipe, progress)
     metrics = assess(prepared, trained, recipe)
     return publish(workspace, name, prepared, trained, recipe, metrics, preset=preset, force=force, reason=reason)
+
+
+def exported_probabilities(
+    model: Path, prepared: Prepared
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, float | str]]:
+    """Return what an exported graph says of the validation and test texts, and how fast.
+
+    Not of the training texts, because a model is surer of those, and knows all their words.
+
+    Returns:
+        Probabilities float32 [texts, classes] by split; `texts_per_second`, `tokens_per_second`, and the `device`.
+    """
+    found, texts, tokens, seconds = {}, 0, 0, 0.0
+    with opened(model) as engine:
+        for split in (VALIDATION, TEST):
+            rows = prepared.read(split)
+            started = time.monotonic()
+            found[SPLITS[split]] = (
+                engine.probabilities(rows.tokens)
+                if len(rows)
+                else np.empty((0, len(prepared.corpus.labels)), np.float32)
+            )
+            seconds += time.monotonic() - started
+            texts, tokens = texts + len(rows), tokens + int(rows.tokens.lengths.sum())
+        device = f"{engine.device.name}, {engine.workers} cores"
+    return found, {
+        "texts_per_second": round(texts / max(seconds, 1e-9)),
+        "tokens_per_second": round(tokens / max(seconds, 1e-9)),
+        "device": device,
+    }
+
+
+def reference_health(
+    exported: Mapping[str, NDArray[np.float32]], prepared: Prepared, thresholds: NDArray[np.float32] | None
+) -> Health:
+    """Return what a model saw and said of the validation and test texts: what nights are compared with."""
+    corpus, texts = prepared.corpus, [prepared.read(split) for split in (VALIDATION, TEST)]
+    probabilities = np.concatenate([exported[SPLITS[split]] for split in (VALIDATION, TEST)])
+    given = decide(probabilities, thresholds)
+    names = dict(zip(corpus.labels, given.sum(axis=0).tolist(), strict=True))
+    nameless = None if thresholds is None else int(np.count_nonzero(~given.any(axis=1)))
+    empty = sum(prepared.cache.manifest["stats"][SPLITS[split]]["texts"] for split in (VALIDATION, TEST)) - len(given)
+    health = Health.of(
+        np.concatenate([split.tokens.lengths for split in texts]),
+        np.concatenate([split.tokens.count(UNKNOWN) for split in texts]),
+        confidences(probabilities, given),
+        label_counts(names, corpus.labels, nameless),
+    )
+    return replace(health, rows=health.rows + empty, empty=empty)  # the token cache has no empty texts

@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -84,3 +85,19 @@ def whole_epochs(axes: "Axes", epochs: Sequence[int]) -> None:
         axes.set_xticks(epochs)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def drawable(name: str, number: int) -> str:
+    """Return a name as it fits beside the bars, or its number where no font here has its letters."""
+    return shortened(name, NAME_LENGTH) if set(map(ord, name)) <= _letters() else f"no. {number}"
+
+
+@cache
+def _letters() -> frozenset[int]:
+    """Return the characters that the fonts for names can draw."""
+    from matplotlib.font_manager import findfont, get_font
+
+    return frozenset(code for font in label_fonts() for code in get_font(findfont(font)).get_charmap())
+
+
+NAME_LENGTH = 34

@@ -14,11 +14,10 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from pipeline import figures
-from pipeline.bundle import seal, unseal
 from pipeline.config import Recipe, stored_recipe
 from pipeline.errors import ModelError
-from pipeline.files import read_json, value_digest, write_json
+from pipeline.figures import perplexity_curve
+from pipeline.files import read_json, seal, unseal, value_digest, write_json
 from pipeline.language_model import DocumentModel, LanguageModel
 from pipeline.model import EMBEDDING_SPREAD, Classifier
 from pipeline.pieces import PieceCache, build_pieces
@@ -205,7 +204,7 @@ def _write(folder: Path, cache: PieceCache, recipe: Recipe, documents: Pretraine
         },
     )
     (folder / "figures").mkdir()
-    (folder / "figures" / "perplexity.png").write_bytes(figures.perplexity_curve(language.history))
+    (folder / "figures" / "perplexity.png").write_bytes(perplexity_curve(language.history))
     seal(folder)
 
 

@@ -10,45 +10,13 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
+from pipeline.graph import Graph
 from pipeline.model import PAIR_FACTOR, SMALLEST_NORM, Average, Classifier, LstmLayer, Wide
 
 OPSET, IR_VERSION = 20, 9  # what ONNX Runtime 1.24 and later all load
 LOWEST = np.float32(np.finfo(np.float32).min)
-
-
-class Graph:
-    """Nodes and weights under construction."""
-
-    def __init__(self, *, half: bool = False) -> None:
-        self.half = half  # embedding and LSTM in half precision
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: dict[str, onnx.TensorProto] = {}
-
-    def recurrent_weight(self, name: str, value: np.ndarray | torch.Tensor) -> str:
-        """Add a weight of the embedding or the LSTM, in the precision they run in."""
-        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
-        return self.weight(name, array.astype(np.float16) if self.half else array)
-
-    def in_single(self, name: str) -> str:
-        """Return a value of the embedding or the LSTM in single precision."""
-        return self.add("Cast", [name], f"{name}_single", to=TensorProto.FLOAT) if self.half else name
-
-    def weight(self, name: str, value: np.ndarray | torch.Tensor) -> str:
-        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
-        self.weights[name] = numpy_helper.from_array(np.array(array, order="C"), name)
-        return name
-
-    def axis(self, number: int) -> str:
-        return self.ints(f"axis_{number}", number)
-
-    def ints(self, name: str, *values: int) -> str:
-        return self.weight(name, np.array(values, dtype=np.int64))
-
-    def add(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
-        return output
 
 
 def build_graph(model: Classifier, *, metadata: dict[str, str] | None = None, half: bool = False) -> onnx.ModelProto:

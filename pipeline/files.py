@@ -1,6 +1,8 @@
 """Writes that are whole or absent: temporary name, flush, rename."""
 
+import datetime
 import hashlib
+import importlib.metadata
 import json
 import os
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import WorkspaceError
+from pipeline.errors import ModelError, WorkspaceError
 
 
 @contextmanager
@@ -75,3 +77,52 @@ def value_digest(value: Any) -> str:
     """Return the SHA-256 of a JSON value, in hex, whatever the order of its keys."""
     canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+LIBRARIES = ("torch", "onnx", "onnxruntime-gpu", "onnxruntime", "pyarrow", "numpy", "scikit-learn")
+
+
+def seal(folder: Path, **facts: Any) -> None:
+    """Write the manifest: digests of all files, the libraries, and what else is worth knowing."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
+    write_json(
+        folder / "manifest.json",
+        {
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            **facts,
+            "libraries": _library_versions(),
+            "files": {path.relative_to(folder).as_posix(): file_digest(path) for path in files},
+        },
+    )
+
+
+def unseal(path: Path, *, damaged: str, changed: str) -> dict[str, Any]:
+    """Return the manifest of a sealed folder, all of whose files are those that were sealed.
+
+    Args:
+        path: the folder.
+        damaged: what to do where the manifest cannot be read.
+        changed: what to do where a file is another.
+
+    Raises:
+        ModelError: a file is missing or is not the one that was sealed.
+    """
+    try:
+        manifest: dict[str, Any] = read_json(path / "manifest.json")
+        files: dict[str, str] = manifest["files"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{path}: the manifest is missing or damaged; {damaged}") from error
+    for file, digest in files.items():
+        if not (path / file).is_file() or file_digest(path / file) != digest:
+            raise ModelError(f"{path / file} is not the file that was registered (missing or changed); {changed}")
+    return manifest
+
+
+def _library_versions() -> dict[str, str]:
+    versions = {}
+    for library in LIBRARIES:
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # only one of the two ONNX Runtimes is there
+    return versions

@@ -11,9 +11,13 @@ from typing import Literal
 
 import numpy as np
 
+from pipeline.batch_report import BatchReport
+from pipeline.bundle import Bundle
 from pipeline.config import HealthConfig
 from pipeline.health import MEASURES, Health, total_health
 from pipeline.histograms import Distance
+from pipeline.labels import labelled_batches
+from pipeline.workspace import Batch, Workspace
 
 LEAST_EMPTY = 5  # fewer empty texts are no alarm, unless there are no others
 Severity = Literal["warn", "hold"]
@@ -259,3 +263,32 @@ def _beside(usual: float, reference: Health | None) -> str:
 def _percent(share: float) -> str:
     """Return a share as a person reads it, with a decimal where it is small."""
     return f"{100 * share:.1f} %" if 0 < share < 0.1 else f"{100 * share:.0f} %"
+
+
+def earlier_nights(workspace: Workspace, bundle: Bundle, batch_id: str, limit: int) -> list[Night]:
+    """Return the most recent published nights of a model but one, newest first.
+
+    Those that the model was trained on are no nights, see `Bundle.learnt`. Health is that of the same version:
+    another one has other words, and is sure of other things.
+    """
+    learnt = {batch for batch, _ in bundle.learnt}
+    nights = [
+        batch
+        for batch in labelled_batches(workspace, bundle.name)
+        if batch.published and batch.id != batch_id and batch.id not in learnt
+    ]
+    nights.sort(key=lambda batch: (batch.manifest.get("created", ""), batch.id), reverse=True)
+    return [
+        Night(batch.rows, batch.health if batch.manifest.get("model_digest") == bundle.digest else None)
+        for batch in nights[:limit]
+    ]
+
+
+def judge_batch(
+    workspace: Workspace, batch: Batch, bundle: Bundle, report: BatchReport, config: HealthConfig
+) -> Judgement:
+    """Return how a batch that was labelled compares with the model's reference and the nights before."""
+    if bundle.trained_on(batch):  # its words are known, and the model is surer of it than of any other
+        return Judgement(notes=[f"Not compared: {bundle.title} was trained on this batch."])
+    nights = earlier_nights(workspace, bundle, batch.id, config.nights)
+    return judge(report.health, bundle.reference, nights, config, rows=report.rows, empty=report.counts.get("empty", 0))

@@ -7,123 +7,25 @@ cost of one part.
 import datetime
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.batch_report import BatchReport, PartReport
 from pipeline.bundle import Bundle
 from pipeline.config import ScoringConfig
-from pipeline.device import Device
 from pipeline.errors import AccountingError, BatchError
 from pipeline.files import atomic_path, file_digest, read_json, value_digest, write_json
-from pipeline.health import Health, total_health
-from pipeline.judging import Judgement
+from pipeline.health import Health
 from pipeline.promise import REVIEW_BELOW, Outcome, Promise
-from pipeline.stages import total_seconds, wall_shares
 from pipeline.strangeness import Strange
-from pipeline.variants import Choice
 from pipeline.workspace import Batch, Workspace
 
 METADATA_KEY = b"nightlabel"
-
-
-@dataclass(frozen=True)
-class PartReport:
-    """What became of one part; `skipped` if its labels were there already."""
-
-    file: str
-    rows: int
-    counts: dict[str, int]  # by status
-    labels: dict[str, int]
-    fingerprint: str
-    skipped: bool = False
-    tokens: int = 0
-    slots: int = 0  # tokens and the padding beside them
-    truncated_texts: int = 0
-    unknown_tokens: int = 0
-    health: Health | None = None  # of a part from before there was any, None
-    strange: Sequence[Strange] | None = None  # likewise
-    seconds: float = 0.0
-    stages: Mapping[str, float] = field(default_factory=dict)  # busy seconds, see pipeline.stages
-
-    def timed(self, seconds: float, stages: Mapping[str, float]) -> "PartReport":
-        return replace(self, seconds=seconds, stages=stages)
-
-
-@dataclass(frozen=True)
-class BatchReport:
-    """What became of a batch; the counts add up to its documents."""
-
-    batch: str
-    model: str
-    device: Device
-    precision: Choice
-    workers: int  # batches that ran at once
-    parts: Sequence[PartReport]
-    path: Path
-    seconds: float  # wall time of this run
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Rows by status."""
-        return _total(part.counts for part in self.parts)
-
-    @property
-    def labels(self) -> dict[str, int]:
-        """Rows by label."""
-        return dict(sorted(_total(part.labels for part in self.parts).items()))
-
-    @property
-    def health(self) -> Health | None:
-        """What the model saw and said in all parts; None if that is not known of one of them."""
-        found = [part.health for part in self.parts if part.health]
-        if not found or len(found) < len(self.parts) or not all(one.comparable(found[0]) for one in found):
-            return None
-        return total_health(found)
-
-    @property
-    def skipped(self) -> bool:
-        return all(part.skipped for part in self.parts)
-
-    @property
-    def rows(self) -> int:
-        return sum(part.rows for part in self.parts)
-
-    @property
-    def scored_parts(self) -> list[PartReport]:
-        """The parts that this run labelled."""
-        return [part for part in self.parts if not part.skipped]
-
-    @property
-    def rows_per_second(self) -> float:
-        return sum(part.rows for part in self.scored_parts) / max(self.seconds, 1e-9)
-
-    @property
-    def tokens_per_second(self) -> float:
-        return sum(part.tokens for part in self.scored_parts) / max(self.seconds, 1e-9)
-
-    @property
-    def padding_share(self) -> float:
-        """Share of the token slots in all batches that held no token."""
-        slots = sum(part.slots for part in self.scored_parts)
-        return 1 - sum(part.tokens for part in self.scored_parts) / slots if slots else 0.0
-
-    @property
-    def stage_shares(self) -> dict[str, float]:
-        """Share of the wall time in which each stage was busy, see `pipeline.stages.wall_shares`."""
-        return wall_shares(total_seconds(part.stages for part in self.scored_parts), self.seconds, self.workers)
-
-
-def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for count in counts:
-        total.update(count)
-    return dict(total)
 
 
 def read_documents(path: Path, part: dict[str, Any]) -> pa.Table:
@@ -215,9 +117,16 @@ def write_part(path: Path, labels: pa.Table, report: PartReport) -> None:
 
 
 def commit_labels(
-    batch: Batch, bundle: Bundle, config: ScoringConfig, report: BatchReport, judgement: Judgement
+    batch: Batch, bundle: Bundle, config: ScoringConfig, report: BatchReport, facts: Mapping[str, Any]
 ) -> None:
     """Check that every document is accounted for, then write the manifest; one that stands is left as it is.
+
+    Args:
+        batch: the documents.
+        bundle: the model that labelled them.
+        config: the settings it labelled them with.
+        report: what became of them.
+        facts: what else the manifest keeps, for example whether the labels are published.
 
     Raises:
         AccountingError: documents are not scored + review + empty.
@@ -227,7 +136,7 @@ def commit_labels(
     for stray in set(report.path.glob("*.parquet")) - {report.path / part.file for part in report.parts}:
         stray.unlink()  # of an earlier, longer content of this batch
     if not (report.skipped and is_labelled_at(report.path, batch)):
-        manifest = {**_manifest(batch, bundle, config, report), **_health(report, judgement)}
+        manifest = {**_manifest(batch, bundle, config, report), **facts}
         write_json(report.path / "manifest.json", manifest)
 
 
@@ -287,14 +196,6 @@ def _promise(promise: Promise | None, bundle: Bundle) -> dict[str, Any] | None:
     }
 
 
-def _health(report: BatchReport, judgement: Judgement) -> dict[str, Any]:
-    return {
-        "published": not judgement.holds,
-        **asdict(judgement),
-        "health": report.health.as_json() if report.health else None,
-    }
-
-
 def unlabelled(workspace: Workspace, model: str) -> list[Batch]:
     """Return the batches that a model has not labelled yet.
 
@@ -322,3 +223,41 @@ def is_labelled_at(folder: Path, batch: Batch) -> bool:
         return False
     same_documents = manifest.get("documents_fingerprint") == batch.manifest["fingerprint"]
     return same_documents and all((folder / part["file"]).exists() for part in batch.manifest["parts"])
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """The labels of a batch by one model, whole on disk."""
+
+    id: str
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def published(self) -> bool:
+        """Whether they may be read; labels from before any were held are published."""
+        return bool(self.manifest.get("published", True))
+
+    @property
+    def parts(self) -> list[Path]:
+        return [self.path / part["file"] for part in self.manifest["parts"]]
+
+    @property
+    def rows(self) -> int:
+        return int(self.manifest["counts"]["documents"])
+
+    @property
+    def health(self) -> Health | None:
+        value = self.manifest.get("health")
+        return Health.from_json(value) if value else None
+
+
+def labelled_batches(workspace: Workspace, model: str) -> list[LabelledBatch]:
+    """Return what a model has labelled, by batch; a damaged manifest counts as none."""
+    found = []
+    for path in workspace.labels_manifests(model):
+        try:
+            found.append(LabelledBatch(path.parent.name.removeprefix("batch="), path.parent, read_json(path)))
+        except ValueError:
+            continue
+    return found

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,11 +14,11 @@ from pipeline.drawing import (
     MUTED,
     ORANGE,
     as_png,
+    drawable,
     headline,
     label_fonts,
     new_figure,
     plain_axes,
-    shortened,
 )
 from pipeline.health import Health
 from pipeline.histograms import Histogram
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_LABELS = 12
-NAME_LENGTH = 34
 TICKS = 6  # below a histogram
 
 
@@ -137,19 +135,6 @@ def _mix_title(tonight: Histogram, reference: Histogram | None) -> str:
         return f"{tonight.size:,} labels tonight"
     apart = sum(abs(tonight.share(place) - reference.share(place)) for place in range(len(tonight.bins))) / 2
     return f"Labels: {100 * apart:.{0 if apart > 0.1 else 1}f} points from the reference's mix"
-
-
-def drawable(name: str, number: int) -> str:
-    """Return a name as it fits beside the bars, or its number where no font here has its letters."""
-    return shortened(name, NAME_LENGTH) if set(map(ord, name)) <= _letters() else f"no. {number}"
-
-
-@cache
-def _letters() -> frozenset[int]:
-    """Return the characters that the fonts for names can draw."""
-    from matplotlib.font_manager import findfont, get_font
-
-    return frozenset(code for font in label_fonts() for code in get_font(findfont(font)).get_charmap())
 
 
 def histograms(tonight: Health, reference: Health | None) -> bytes:

@@ -1,7 +1,6 @@
 """How much of a night is, or would be, labelled at each precision that can be promised."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,11 +9,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.bundle import Bundle
-from pipeline.comparing.contenders import Contender, answer
-from pipeline.comparing.flips import newest_night, sample
 from pipeline.nights import LabelledNight
 from pipeline.promise import Promise
-from pipeline.workspace import Workspace
 
 
 def labelled_shares(night: LabelledNight, bundle: Bundle, promises: Mapping[float, Promise]) -> dict[float, float]:
@@ -37,33 +33,6 @@ def labelled_shares(night: LabelledNight, bundle: Bundle, promises: Mapping[floa
             for target, promise in promises.items():
                 labelled[target] += int(np.count_nonzero(confidence >= promise.thresholds[likeliest]))
     return {target: count / rows for target, count in labelled.items()} if rows else {}
-
-
-def foreseen_shares(
-    workspace: Workspace, version: Contender, promises: Mapping[float, Promise]
-) -> dict[str, Any] | None:
-    """Return what share of last night's texts each promise of a new version would label; None without such a night.
-
-    Returns:
-        `batch`, `rows` (with text, of a sample spread evenly over it), and `shares` by target, as text for JSON.
-    """
-    batch = newest_night(workspace, version)
-    if batch is None or not batch.rows:
-        return None
-    _, texts = sample(batch)
-    answers = answer(version, [texts])
-    rows = int(answers.spoken.sum())
-    if not rows:
-        return None
-    labelled = {
-        target: np.count_nonzero(answers.spoken & (answers.confidence >= promise.thresholds[answers.likeliest]))
-        for target, promise in promises.items()
-    }
-    return {
-        "batch": batch.id,
-        "rows": rows,
-        "shares": {f"{target:g}": count / rows for target, count in labelled.items()},
-    }
 
 
 def _claims(part: pq.ParquetFile, bundle: Bundle) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

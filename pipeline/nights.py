@@ -14,8 +14,7 @@ from pipeline.errors import BatchError
 from pipeline.evidence import tell
 from pipeline.files import read_json
 from pipeline.health import MEASURES, Health, total_health
-from pipeline.labels import is_labelled_at, strange_rows
-from pipeline.publishing import LabelledBatch, labelled_batches
+from pipeline.labels import LabelledBatch, is_labelled_at, labelled_batches, strange_rows
 from pipeline.registry import Registry
 from pipeline.schemas import STATUSES
 from pipeline.strangeness import MOST, Strange

@@ -1,46 +1,11 @@
 """Which labels may be read: nights that are out of the ordinary wait until a person has looked."""
 
 import datetime
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from pipeline.bundle import Bundle
-from pipeline.config import HealthConfig
 from pipeline.errors import PublicationError
 from pipeline.files import read_json, write_json
-from pipeline.health import Health
-from pipeline.judging import Judgement, Night, judge
-from pipeline.labels import BatchReport, is_labelled_at
-from pipeline.who import user_name
-from pipeline.workspace import Batch, Workspace
-
-
-@dataclass(frozen=True)
-class LabelledBatch:
-    """The labels of a batch by one model, whole on disk."""
-
-    id: str
-    path: Path
-    manifest: dict[str, Any]
-
-    @property
-    def published(self) -> bool:
-        """Whether they may be read; labels from before any were held are published."""
-        return bool(self.manifest.get("published", True))
-
-    @property
-    def parts(self) -> list[Path]:
-        return [self.path / part["file"] for part in self.manifest["parts"]]
-
-    @property
-    def rows(self) -> int:
-        return int(self.manifest["counts"]["documents"])
-
-    @property
-    def health(self) -> Health | None:
-        value = self.manifest.get("health")
-        return Health.from_json(value) if value else None
+from pipeline.labels import LabelledBatch, is_labelled_at, labelled_batches
+from pipeline.workspace import Workspace, user_name
 
 
 def published_batches(workspace: Workspace, model: str) -> list[LabelledBatch]:
@@ -54,46 +19,6 @@ def published_batches(workspace: Workspace, model: str) -> list[LabelledBatch]:
         for batch in labelled_batches(workspace, model)
         if batch.published and (batch.id not in documents or is_labelled_at(batch.path, documents[batch.id]))
     ]
-
-
-def labelled_batches(workspace: Workspace, model: str) -> list[LabelledBatch]:
-    """Return what a model has labelled, by batch; a damaged manifest counts as none."""
-    found = []
-    for path in workspace.labels_manifests(model):
-        try:
-            found.append(LabelledBatch(path.parent.name.removeprefix("batch="), path.parent, read_json(path)))
-        except ValueError:
-            continue
-    return found
-
-
-def earlier_nights(workspace: Workspace, bundle: Bundle, batch_id: str, limit: int) -> list[Night]:
-    """Return the most recent published nights of a model but one, newest first.
-
-    Those that the model was trained on are no nights, see `Bundle.learnt`. Health is that of the same version:
-    another one has other words, and is sure of other things.
-    """
-    learnt = {batch for batch, _ in bundle.learnt}
-    nights = [
-        batch
-        for batch in labelled_batches(workspace, bundle.name)
-        if batch.published and batch.id != batch_id and batch.id not in learnt
-    ]
-    nights.sort(key=lambda batch: (batch.manifest.get("created", ""), batch.id), reverse=True)
-    return [
-        Night(batch.rows, batch.health if batch.manifest.get("model_digest") == bundle.digest else None)
-        for batch in nights[:limit]
-    ]
-
-
-def judge_batch(
-    workspace: Workspace, batch: Batch, bundle: Bundle, report: BatchReport, config: HealthConfig
-) -> Judgement:
-    """Return how a batch that was labelled compares with the model's reference and the nights before."""
-    if bundle.trained_on(batch):  # its words are known, and the model is surer of it than of any other
-        return Judgement(notes=[f"Not compared: {bundle.title} was trained on this batch."])
-    nights = earlier_nights(workspace, bundle, batch.id, config.nights)
-    return judge(report.health, bundle.reference, nights, config, rows=report.rows, empty=report.counts.get("empty", 0))
 
 
 def publish(workspace: Workspace, batch_id: str, model: str | None = None, reason: str = "by hand") -> LabelledBatch:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.bundle import Bundle, seal
+from pipeline.bundle import Bundle
 from pipeline.errors import ModelError
-from pipeline.files import read_json, sync_directory, write_json
-from pipeline.who import user_name
-from pipeline.workspace import Workspace
+from pipeline.files import read_json, seal, sync_directory, write_json
+from pipeline.workspace import Workspace, user_name
 
 
 @dataclass(frozen=True)

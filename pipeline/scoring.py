@@ -13,21 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.config import HealthConfig
+from pipeline.batch_report import BatchReport, PartReport
 from pipeline.errors import DeviceError, DeviceMemoryError, NightlabelError, ScoringError, StoppedError
 from pipeline.evaluation import confidences, decide
 from pipeline.evidence import evidence_column
 from pipeline.health import Health, label_counts
-from pipeline.labels import (
-    BatchReport,
-    PartReport,
-    commit_labels,
-    existing_part,
-    part_fingerprint,
-    read_documents,
-    write_part,
-)
-from pipeline.publishing import judge_batch
+from pipeline.labels import existing_part, part_fingerprint, read_documents, write_part
 from pipeline.schemas import LABELS, STATUSES
 from pipeline.scorer import Labelled, Scorer
 from pipeline.stages import StageClock
@@ -169,40 +160,10 @@ def _label_lists(given: np.ndarray, empty: np.ndarray, classes: Sequence[str]) -
     return pa.ListArray.from_arrays(pa.array(ends), names, mask=pa.array(empty))
 
 
-def finish_batch(
-    workspace: Workspace,
-    batch: Batch,
-    scorer: Scorer,
-    parts: Sequence[PartReport],
-    seconds: float,
-    health: HealthConfig = HealthConfig(),  # noqa: B008 - frozen
-) -> BatchReport:
-    """Account for every document of a batch and make its labels exist; return what became of it.
+def score_parts(workspace: Workspace, batch: Batch, scorer: Scorer) -> BatchReport:
+    """Label all parts of a batch; those already labelled are left as they are.
 
-    What is out of the ordinary by `health` is written but not published.
-    """
-    report = BatchReport(
-        batch=batch.id,
-        model=scorer.bundle.title,
-        device=scorer.engine.device,
-        precision=scorer.choice,
-        workers=scorer.engine.workers,
-        parts=parts,
-        path=workspace.labels_of(scorer.bundle.name, batch.id),
-        seconds=seconds,
-    )
-    judgement = judge_batch(workspace, batch, scorer.bundle, report, health)
-    commit_labels(batch, scorer.bundle, scorer.config, report, judgement)
-    return report
-
-
-def score_batch(
-    workspace: Workspace,
-    batch: Batch,
-    scorer: Scorer,
-    health: HealthConfig = HealthConfig(),  # noqa: B008 - frozen
-) -> BatchReport:
-    """Label a whole batch; parts already labelled are left as they are.
+    The labels exist once the report is committed, see `pipeline.labels.commit_labels`.
 
     Raises:
         Exception: the first part that fails stops the others, and its error is raised.
@@ -216,7 +177,23 @@ def score_batch(
         except BaseException:
             scorer.stop()
             raise
-    return finish_batch(workspace, batch, scorer, parts, time.monotonic() - started, health)
+    return batch_report(workspace, batch, scorer, parts, time.monotonic() - started)
+
+
+def batch_report(
+    workspace: Workspace, batch: Batch, scorer: Scorer, parts: Sequence[PartReport], seconds: float
+) -> BatchReport:
+    """Return what became of a batch whose parts are labelled; `seconds` is the wall time of this run."""
+    return BatchReport(
+        batch=batch.id,
+        model=scorer.bundle.title,
+        device=scorer.engine.device,
+        precision=scorer.choice,
+        workers=scorer.engine.workers,
+        parts=parts,
+        path=workspace.labels_of(scorer.bundle.name, batch.id),
+        seconds=seconds,
+    )
 
 
 def results(futures: Sequence["Future[PartReport]"]) -> list[PartReport]:

@@ -4,6 +4,7 @@ A batch exists when its `manifest.json` does; readers read only what a manifest 
 """
 
 import datetime
+import getpass
 import itertools
 import os
 import re
@@ -222,3 +223,11 @@ class Workspace:
         except OSError as error:
             raise WorkspaceError(f"cannot put {target} in place: {error}") from error
         sync_directory(target.parent)
+
+
+def user_name() -> str:
+    """Return the name of the user, or "unknown"."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"  # a container may run under a number without a name

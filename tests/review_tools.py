@@ -10,12 +10,12 @@ from conftest import tiny_recipe, weather_rows
 
 from pipeline.build import Publication, build
 from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
+from pipeline.finishing import score_batch
 from pipeline.ingest import ingest
 from pipeline.registry import Registry
 from pipeline.review.exporting import Exported, export_review
 from pipeline.review.importing import Imported, import_review
 from pipeline.scorer import Scorer
-from pipeline.scoring import score_batch
 from pipeline.workspace import Workspace
 
 Rows = Sequence[dict[str, Any]]

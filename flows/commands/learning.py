@@ -195,7 +195,7 @@ def pretrain(
     load_recipe(preset, settings)
     quiet_prefect()
     from flows import pretrain as pretrain_flow
-    from flows.report import encoder_report
+    from flows.encoder_report import encoder_report
 
     encoder = pretrain_flow.pretrain(preset, settings or [], batches=batch or [], workspace=workspace)
     show(encoder_report(encoder, pictures=False))

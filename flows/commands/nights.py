@@ -5,16 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.options import (
-    Device,
-    ModelSpec,
-    Precision,
-    Workspace,
-    console,
-    field_help,
-    quiet_prefect,
-    show,
-)
+from flows.commands.options import Device, ModelSpec, Precision, Workspace, console, field_help, quiet_prefect, show
 from pipeline.config import HealthConfig, IngestConfig, NightConfig, ScoringConfig, override, validated
 from pipeline.errors import ConfigError
 
@@ -78,7 +69,7 @@ def ingest(
     find_sources(sources, config)  # a mistyped name is told at once, not after the server has started
     quiet_prefect()
     from flows import ingest as ingest_flow
-    from flows.report import ingest_report
+    from flows.ingest_report import ingest_report
 
     report = ingest_flow.ingest(sources, config, batch=batch, replace=replace, workspace=workspace)
     show(ingest_report(report))

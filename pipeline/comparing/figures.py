@@ -7,8 +7,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.comparing.comparison import FILE, ClassChange, Comparison, write_comparison
-from pipeline.drawing import BLUE, FAINT, INK, MUTED, ORANGE, as_png, headline, label_fonts, new_figure, plain_axes
-from pipeline.night_figures import drawable
+from pipeline.drawing import (
+    BLUE,
+    FAINT,
+    INK,
+    MUTED,
+    ORANGE,
+    as_png,
+    drawable,
+    headline,
+    label_fonts,
+    new_figure,
+    plain_axes,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

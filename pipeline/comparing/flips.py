@@ -1,14 +1,17 @@
 """What share of last night's labels another version would give differently."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.comparing.contenders import Answers, Contender, answer
-from pipeline.publishing import labelled_batches
+from pipeline.labels import labelled_batches
+from pipeline.promise import Promise
 from pipeline.workspace import Batch, Workspace
 
 MOST_ROWS = 5_000
@@ -120,3 +123,30 @@ def sample(batch: Batch, most: int = MOST_ROWS) -> tuple[pa.Array, pa.Array]:
             tables.append(pq.read_table(path, columns=["doc_id", "text"], partitioning=None).take(pa.array(rows)))
     table = pa.concat_tables(tables).combine_chunks()
     return table["doc_id"].chunk(0), table["text"].chunk(0)
+
+
+def foreseen_shares(
+    workspace: Workspace, version: Contender, promises: Mapping[float, Promise]
+) -> dict[str, Any] | None:
+    """Return what share of last night's texts each promise of a new version would label; None without such a night.
+
+    Returns:
+        `batch`, `rows` (with text, of a sample spread evenly over it), and `shares` by target, as text for JSON.
+    """
+    batch = newest_night(workspace, version)
+    if batch is None or not batch.rows:
+        return None
+    _, texts = sample(batch)
+    answers = answer(version, [texts])
+    rows = int(answers.spoken.sum())
+    if not rows:
+        return None
+    labelled = {
+        target: np.count_nonzero(answers.spoken & (answers.confidence >= promise.thresholds[answers.likeliest]))
+        for target, promise in promises.items()
+    }
+    return {
+        "batch": batch.id,
+        "rows": rows,
+        "shares": {f"{target:g}": count / rows for target, count in labelled.items()},
+    }

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.bundle import Bundle
 from pipeline.errors import ModelError, ReviewError
-from pipeline.publishing import LabelledBatch, labelled_batches
+from pipeline.labels import LabelledBatch, labelled_batches
 from pipeline.registry import Registry
 from pipeline.review.checks import shown
 from pipeline.review.selection import Candidates, candidates, choose, read_rows, standing

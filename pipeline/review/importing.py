@@ -14,8 +14,7 @@ from pipeline.review.checks import RIGHT, Checked, Known, Refusal, check
 from pipeline.review.spreadsheet import DELIMITERS, Sheet, read_sheet
 from pipeline.review.store import keep_answers, latest, now, read_answers
 from pipeline.schemas import REASONS, split_labels
-from pipeline.who import user_name
-from pipeline.workspace import Workspace
+from pipeline.workspace import Workspace, user_name
 
 NEEDED = ("doc_id", "batch", "label", "correct_label")
 LISTED = 10

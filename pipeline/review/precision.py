@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.bundle import Bundle
-from pipeline.publishing import LabelledBatch, published_batches
+from pipeline.labels import LabelledBatch
+from pipeline.publishing import published_batches
 from pipeline.review.store import latest, read_answers
 from pipeline.workspace import Workspace
 

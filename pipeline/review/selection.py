@@ -11,8 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.labels import is_labelled_at
-from pipeline.publishing import LabelledBatch
+from pipeline.labels import LabelledBatch, is_labelled_at
 from pipeline.schemas import join_labels
 from pipeline.workspace import Workspace
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from flows.score import score
 from pipeline.config import ScoringConfig
+from pipeline.finishing import score_batch
 from pipeline.registry import Registry
 from pipeline.scorer import Scorer
-from pipeline.scoring import score_batch
 from pipeline.workspace import Workspace
 
 

@@ -28,9 +28,11 @@ from pipeline.config import ScoringConfig
 from pipeline.engine import Engine, opened
 from pipeline.evaluation import decide
 from pipeline.labels import read_documents
+from pipeline.quantization import compare
 from pipeline.scoring import unique_texts
-from pipeline.variants import DEVICES, compare
+from pipeline.variants import DEVICES
 from pipeline.workspace import Batch, Workspace
+from pipeline.write_bundle import load_classifier
 
 Batches = Sequence[tuple[np.ndarray, np.ndarray]]
 
@@ -96,7 +98,7 @@ def pytorch(bundle: Bundle, device: str, tokens: TokenLists, rounds: int) -> flo
     """Return the median tokens/s of PyTorch on the same batches, in half precision on CUDA."""
     with opened(bundle.onnx_path, device=device) as engine:
         batches = prepared(engine, tokens)
-    model = bundle.classifier().to(device)
+    model = load_classifier(bundle).to(device)
     model = model.half() if device == "cuda" else model
     seconds = []
     for _ in range(rounds + 1):  # the first round warms up

@@ -45,14 +45,15 @@ from pipeline.device import choose_device
 from pipeline.engine import open_engine
 from pipeline.errors import NightlabelError
 from pipeline.export import build_graph
+from pipeline.finishing import score_batch
 from pipeline.ingest import ingest
 from pipeline.memory import keep_freed_memory
 from pipeline.model import Classifier
 from pipeline.registry import Registry
 from pipeline.scorer import Scorer, byte_slices
-from pipeline.scoring import score_batch
 from pipeline.tokenizer import RESERVED, UNKNOWN, UNSEPARATED_SCRIPTS, Tokenizer
 from pipeline.workspace import Batch, Workspace
+from pipeline.write_bundle import load_classifier
 
 BATCH, SLICE_ROWS, WARM_UP_ROWS, FIT_ROWS, TOKENIZER_ROUNDS = 64, 4096, 32, 20_000, 5
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -191,7 +192,7 @@ class Nightlabel(Peer):
 
 def load_torch(bundle: Bundle) -> tuple[Classifier, nn.LSTM]:
     """Return the trained classifier, and its layers as the one `nn.LSTM` that a PyTorch user has."""
-    model = bundle.classifier()
+    model = load_classifier(bundle)
     config, state = model.config, model.state_dict()
     lstm = nn.LSTM(config.embedding_size, config.hidden_size, config.layers, bidirectional=config.bidirectional)
     weights = {}

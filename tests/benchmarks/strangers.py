@@ -29,6 +29,7 @@ from pipeline.cores import Cores
 from pipeline.registry import Registry
 from pipeline.tokens import TokenSet
 from pipeline.workspace import Workspace
+from pipeline.write_bundle import load_classifier
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "clinc150"
 NEIGHBOURS = 10
@@ -50,7 +51,7 @@ class Seen:
 
 
 def see(bundle: Bundle, file: str) -> Seen:
-    model, table = bundle.classifier(), pq.read_table(DATA / f"{file}.parquet")
+    model, table = load_classifier(bundle), pq.read_table(DATA / f"{file}.parquet")
     token_ids = bundle.tokenizer.encode(table["text"].combine_chunks()).token_ids
     tokens = TokenLists.of(token_ids)
     texts = TokenSet(table["id"].combine_chunks(), np.zeros(len(tokens), np.int32), tokens, np.eye(1, dtype=bool))

@@ -28,10 +28,10 @@ from pipeline.backfilling import Fate, Night, Reason, Row, check_reasons, day_of
 from pipeline.build import build
 from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
 from pipeline.files import read_json, write_json
+from pipeline.finishing import score_batch
 from pipeline.ingest import ingest
 from pipeline.registry import Registry
 from pipeline.scorer import Scorer
-from pipeline.scoring import score_batch
 from pipeline.workspace import Batch, Workspace
 
 BERLIN = ZoneInfo("Europe/Berlin")

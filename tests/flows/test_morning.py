@@ -22,13 +22,13 @@ from pipeline.build import build
 from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
 from pipeline.errors import InputError, ModelError
 from pipeline.files import read_json, write_json
+from pipeline.finishing import score_batch
 from pipeline.ingest import ingest
 from pipeline.labels import unlabelled
 from pipeline.nights import labelled_night
 from pipeline.publishing import publish
 from pipeline.registry import Registry
 from pipeline.scorer import Scorer
-from pipeline.scoring import score_batch
 from pipeline.workspace import Workspace
 
 Rows = Sequence[dict[str, Any]]

@@ -8,14 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import weather_rows
 
+from flows.demo_bench import demo_subject
 from pipeline.bench import bench, rows_of
-from pipeline.bench_subject import demo_subject, take_rows, workspace_subject
+from pipeline.bench_subject import take_rows, workspace_subject
 from pipeline.build import Publication
 from pipeline.config import ScoringConfig
 from pipeline.device import usable_cores
 from pipeline.errors import BatchError, ModelError
-from pipeline.figures import time_spent
 from pipeline.labels import read_documents
+from pipeline.time_figures import time_spent
 from pipeline.variants import choose_precision
 from pipeline.workspace import Batch, Workspace
 
@@ -111,9 +112,9 @@ def test_what_is_not_there_is_refused(workspace: Workspace, trained: Publication
 
 
 def test_without_a_workspace_the_demo_s_tickets_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.bench_subject.DEMO_ROWS", 300)
+    monkeypatch.setattr("flows.demo_bench.DEMO_ROWS", 300)
     monkeypatch.setattr(
-        "pipeline.bench_subject.DEMO_RECIPE", ["training.epochs=1", "model.hidden_size=8", "training.baseline=false"]
+        "flows.demo_bench.DEMO_RECIPE", ["training.epochs=1", "model.hidden_size=8", "training.baseline=false"]
     )
     with demo_subject(lambda _: None) as subject:
         config = ScoringConfig(device="cpu", precision="int8", batch_tokens=2048, threads=1)

@@ -29,9 +29,9 @@ from pipeline.config import Recipe, ScoringConfig, override
 from pipeline.errors import ConfigError
 from pipeline.evaluation import macro_f1
 from pipeline.files import read_json
+from pipeline.finishing import score_batch
 from pipeline.registry import Registry
 from pipeline.scorer import Scorer
-from pipeline.scoring import score_batch
 from pipeline.workspace import Batch, Workspace
 
 AddBatch = Callable[..., Batch]

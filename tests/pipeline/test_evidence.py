@@ -17,10 +17,10 @@ from pipeline.engine import Engine
 from pipeline.errors import ModelError
 from pipeline.evidence import LONGEST_WORD, MOST, Evidence, evidence_column, heaviest, joined, tell
 from pipeline.files import file_digest, read_json
+from pipeline.finishing import score_batch
 from pipeline.nights import labelled_night, strangest_rows
 from pipeline.schemas import LABELS
 from pipeline.scorer import Scorer
-from pipeline.scoring import score_batch
 from pipeline.workspace import Batch, Workspace
 
 AddBatch = Callable[..., Batch]

@@ -19,6 +19,7 @@ from pipeline.bundle import Bundle
 from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
 from pipeline.errors import BatchError, PublicationError
 from pipeline.files import file_digest, read_json, write_json
+from pipeline.finishing import score_batch
 from pipeline.health import Health, label_counts, total_health
 from pipeline.histograms import Distance, Histogram, jensen_shannon_distance, population_stability_index
 from pipeline.ingest import ingest
@@ -27,7 +28,7 @@ from pipeline.labels import METADATA_KEY
 from pipeline.publishing import publish, published_batches
 from pipeline.registry import Registry
 from pipeline.scorer import Scorer
-from pipeline.scoring import score_batch, score_part
+from pipeline.scoring import score_part
 from pipeline.workspace import Batch, Workspace
 
 AddBatch = Callable[..., Batch]

@@ -13,8 +13,10 @@ from conftest import tiny_recipe, weather_rows
 from pipeline.build import build
 from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
 from pipeline.files import read_json, write_json
+from pipeline.finishing import score_batch
 from pipeline.health import Health, label_counts
 from pipeline.ingest import ingest
+from pipeline.labels import LabelledBatch
 from pipeline.nights import (
     Account,
     LabelledNight,
@@ -24,10 +26,9 @@ from pipeline.nights import (
     labelled_night,
     night_before,
 )
-from pipeline.publishing import LabelledBatch, publish
+from pipeline.publishing import publish
 from pipeline.registry import Registry
 from pipeline.scorer import Scorer
-from pipeline.scoring import score_batch
 from pipeline.workspace import Workspace
 
 Rows = Sequence[dict[str, Any]]

@@ -23,6 +23,7 @@ from pipeline.pieces import build_pieces, cut
 from pipeline.preparation import Start, prepare
 from pipeline.pretraining import Plan, Pretrained, perplexity, pretrain
 from pipeline.workspace import Batch, Workspace
+from pipeline.write_bundle import load_classifier
 
 CPU = torch.device("cpu")
 RANDOM = generator([1], CPU)
@@ -278,7 +279,7 @@ def test_the_bundle_of_a_pretrained_model_says_so_and_is_proven(filled: Workspac
     assert metrics["encoder"]["encoder"] == encoder.name
     assert {one["name"] for one in metrics["candidates"]} >= {"pretrained", "from scratch"}
     assert metrics["parity"]["equal_labels"] == 1.0
-    model = publication.bundle.classifier()  # the weights in the bundle are all of the model
+    model = load_classifier(publication.bundle)  # the weights in the bundle are all of the model
     texts = prepare(filled, recipe(), start=Start(encoder=encoder)).read(TRAIN)
     assert prove_parity(model, publication.bundle.onnx_path, texts).equal_labels == 1.0
     assert not list((filled.root / "checkpoints").glob("*"))

@@ -15,6 +15,7 @@ from pipeline.build import Publication, build
 from pipeline.claims import Claims, read_claims, write_claims
 from pipeline.config import PromiseConfig, Recipe, ScoringConfig
 from pipeline.errors import ConfigError
+from pipeline.finishing import score_batch
 from pipeline.labels import part_fingerprint
 from pipeline.night_promise import labelled_shares
 from pipeline.nights import LabelledNight, labelled_night
@@ -33,7 +34,6 @@ from pipeline.promise import (
     review_thresholds,
 )
 from pipeline.scorer import Scorer
-from pipeline.scoring import score_batch
 from pipeline.workspace import Batch, Workspace
 
 AddBatch = Callable[..., Batch]

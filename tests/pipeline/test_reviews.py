@@ -12,8 +12,8 @@ from flows.model_report import model_report
 from pipeline.comparing.held_out import changes
 from pipeline.corpus import TRAIN
 from pipeline.errors import ReviewError
+from pipeline.judging import earlier_nights
 from pipeline.preparation import prepare
-from pipeline.publishing import earlier_nights
 from pipeline.review.exporting import COLUMNS, export_review
 from pipeline.review.store import read_answers
 from pipeline.schemas import REVIEWS

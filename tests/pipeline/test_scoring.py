@@ -19,10 +19,11 @@ from pipeline.device import CPU, CUDA, cuda_obstacle, open_session, processor_na
 from pipeline.engine import Engine, HostRunner
 from pipeline.errors import AccountingError, BatchError, DeviceError, ModelError, ScoringError, StoppedError
 from pipeline.files import file_digest, read_json
+from pipeline.finishing import score_batch
 from pipeline.labels import is_labelled
 from pipeline.schemas import LABELS
 from pipeline.scorer import Scorer
-from pipeline.scoring import score_batch, score_part
+from pipeline.scoring import score_part
 from pipeline.workspace import Batch, Workspace
 
 AddBatch = Callable[..., Batch]

@@ -17,11 +17,11 @@ from pipeline.candidates import fit
 from pipeline.config import Recipe, ScoringConfig, override
 from pipeline.corpus import TEST, TRAIN, VALIDATION
 from pipeline.errors import InputError, TrainingDataError
+from pipeline.finishing import score_batch
 from pipeline.health import NO_CLASS
 from pipeline.preparation import Start, prepare
 from pipeline.schemas import LABELS
 from pipeline.scorer import Scorer
-from pipeline.scoring import score_batch
 from pipeline.workspace import Batch, Workspace
 
 WORDS = {"sun": "bright", "rain": "wet", "wind": "gusty"}

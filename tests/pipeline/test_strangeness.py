@@ -11,16 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import weather_rows
 
+from pipeline.batch_report import BatchReport
 from pipeline.build import Publication
 from pipeline.bundle import Bundle
 from pipeline.config import ScoringConfig
 from pipeline.files import file_digest
+from pipeline.finishing import score_batch
 from pipeline.health import CONFIDENCES, LENGTHS, UNKNOWN_SHARES, Health, label_counts
 from pipeline.histograms import Histogram
-from pipeline.labels import METADATA_KEY, BatchReport, strange_rows
+from pipeline.labels import METADATA_KEY, strange_rows
 from pipeline.nights import LabelledNight, StrangeRow, labelled_night, strangest_rows
 from pipeline.scorer import Scorer
-from pipeline.scoring import score_batch
 from pipeline.strangeness import MOST, Strange, strangest
 from pipeline.workspace import Batch, Workspace
 

@@ -16,7 +16,8 @@ from pipeline.device import cuda_obstacle
 from pipeline.errors import DeviceError, ModelError
 from pipeline.export import build_graph
 from pipeline.files import read_json
-from pipeline.variants import FILES, choose_precision, compare, write_variants
+from pipeline.quantization import compare, write_variants
+from pipeline.variants import FILES, choose_precision
 
 GOOD: dict[str, Any] = {
     "texts": 1000, "equal_labels": 0.998, "macro_f1": 0.9, "fp32_macro_f1": 0.901, "speed": 1.9,

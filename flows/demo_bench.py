@@ -1,0 +1,32 @@
+"""A benchmark over the demo's tickets, for a workspace that has no model yet."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.bench_subject import Say, Subject
+from pipeline.build import build
+from pipeline.config import IngestConfig, load_recipe
+from pipeline.demo_corpus import write_tickets
+from pipeline.ingest import ingest
+from pipeline.workspace import Workspace
+
+DEMO_ROWS = 20_000
+
+
+DEMO_RECIPE = ["training.epochs=2", "training.baseline=false"]
+
+
+@contextmanager
+def demo_subject(say: Say) -> Iterator[Subject]:
+    """Make the demo's tickets and a model trained on them for two passes, enough to be a real one."""
+    with tempfile.TemporaryDirectory(prefix="nightlabel-bench-") as folder:
+        workspace = Workspace(folder)
+        say("making up tickets and training a model on them (pass --workspace for your own)")
+        files = write_tickets(Path(folder) / "raw", night=DEMO_ROWS)
+        columns = IngestConfig(text=["subject", "body"], id="id")
+        ingest(workspace, [str(files.tickets)], columns.model_copy(update={"label": "queue"}), batch_id="labelled")
+        ingest(workspace, [str(files.night)], columns, batch_id="night")
+        bundle = build(workspace, "demo", load_recipe("default", DEMO_RECIPE), batch_ids=["labelled"]).bundle
+        yield Subject(workspace.batch("night"), bundle, "the demo's tickets")

@@ -1,0 +1,50 @@
+"""The end of a night's scoring: drift checks, accounting, and the manifest that makes the labels exist."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from pipeline.batch_report import BatchReport, PartReport
+from pipeline.config import HealthConfig
+from pipeline.judging import judge_batch
+from pipeline.labels import commit_labels
+from pipeline.scorer import Scorer
+from pipeline.scoring import batch_report, score_parts
+from pipeline.workspace import Batch, Workspace
+
+
+def score_batch(
+    workspace: Workspace,
+    batch: Batch,
+    scorer: Scorer,
+    health: HealthConfig = HealthConfig(),  # noqa: B008 - frozen
+) -> BatchReport:
+    """Label a whole batch, without an orchestrator; parts already labelled are left as they are.
+
+    Raises:
+        Exception: the first part that fails stops the others, and its error is raised.
+    """
+    report = score_parts(workspace, batch, scorer)
+    return finish_batch(workspace, batch, scorer, report.parts, report.seconds, health)
+
+
+def finish_batch(
+    workspace: Workspace,
+    batch: Batch,
+    scorer: Scorer,
+    parts: Sequence[PartReport],
+    seconds: float,
+    health: HealthConfig = HealthConfig(),  # noqa: B008 - frozen
+) -> BatchReport:
+    """Account for every document of a batch and make its labels exist; return what became of it.
+
+    What is out of the ordinary by `health` is written but not published.
+    """
+    report = batch_report(workspace, batch, scorer, parts, seconds)
+    judgement = judge_batch(workspace, batch, scorer.bundle, report, health)
+    facts = {
+        "published": not judgement.holds,
+        **asdict(judgement),
+        "health": report.health.as_json() if report.health else None,
+    }
+    commit_labels(batch, scorer.bundle, scorer.config, report, facts)
+    return report

@@ -1,0 +1,161 @@
+"""The same model in fewer bits, int8 for CPUs and half precision for CUDA, measured beside fp32."""
+
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from pipeline.batching import TokenLists
+from pipeline.device import cuda_obstacle
+from pipeline.engine import Engine, opened
+from pipeline.errors import DeviceError, ModelError
+from pipeline.evaluation import decide, macro_f1
+from pipeline.export import build_graph
+from pipeline.files import write_json
+from pipeline.model import Classifier
+from pipeline.tokens import TokenSet
+from pipeline.variants import DEVICES, FILES, REPORT
+
+TIMED_TOKENS, TIMED_ROUNDS = 100_000, 3
+
+
+TIE_MARGIN = 0.02  # a label whose probability leads by less is a toss-up in any precision
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a variant labels the validation split, beside fp32.
+
+    Attributes:
+        texts: how many were run.
+        equal_labels: share with the same label, or labels.
+        clear_texts: how many of them fp32 decides by more than the tie margin.
+        equal_clear_labels: share of those with the same label, or labels.
+        largest_change: of any probability.
+        macro_f1: of the variant.
+        fp32_macro_f1: of fp32.
+        clear_macro_f1: of the variant on the clear texts.
+        fp32_clear_macro_f1: of fp32 on the clear texts.
+        speed: how many times as fast as fp32, on this machine.
+        device: where it was measured.
+    """
+
+    texts: int
+    equal_labels: float
+    clear_texts: int
+    equal_clear_labels: float
+    largest_change: float
+    macro_f1: float
+    fp32_macro_f1: float
+    clear_macro_f1: float
+    fp32_clear_macro_f1: float
+    speed: float
+    device: str
+
+
+def write_variants(
+    folder: Path,
+    model: Classifier,
+    validation: TokenSet,
+    metadata: dict[str, str],
+    thresholds: NDArray[np.float32] | None = None,
+) -> None:
+    """Write the variants of a bundle's fp32 file beside it, and how they agree with it.
+
+    Args:
+        folder: holds model.onnx.
+        model: the trained model, on the CPU.
+        validation: the texts to measure on, none without tokens.
+        metadata: strings to store in the files.
+        thresholds: float32 [classes], of a multi-label model.
+    """
+    _quantize(folder / FILES["fp32"], folder / FILES["int8"])
+    onnx.save(build_graph(model, metadata=metadata, half=True), folder / FILES["fp16"])
+    report: dict[str, Any] = {}
+    for precision, device in DEVICES.items():
+        try:
+            found = measure(folder, precision, device, validation, thresholds) if len(validation) else None
+            agreement = asdict(found) if found else None
+            report[precision] = {"agreement": agreement, "not_measured": None if agreement else "no validation texts"}
+        except DeviceError as error:
+            report[precision] = {"agreement": None, "not_measured": str(error)}
+    write_json(folder / REPORT, report)
+
+
+def _quantize(source: Path, target: Path) -> None:
+    proto = onnx.load(source)
+    # ONNX Runtime asks for its own preparation (shapes, fusions); a graph written for it needs none.
+    kept = {entry.key: entry.value for entry in proto.metadata_props}
+    onnx.helper.set_model_props(proto, {**kept, "onnx.quant.pre_process": "onnxruntime.quant"})
+    quantize_dynamic(proto, target, op_types_to_quantize=["LSTM"], per_channel=True, weight_type=QuantType.QInt8)
+
+
+def measure(
+    folder: Path, precision: str, device: str, texts: TokenSet, thresholds: NDArray[np.float32] | None = None
+) -> Agreement:
+    """Run a variant and fp32 over the same texts, on the same device.
+
+    Raises:
+        DeviceError: the device is not there.
+    """
+    if device == "cuda":
+        obstacle = cuda_obstacle()
+        if obstacle:
+            raise DeviceError(f"needs a GPU: {obstacle}")
+    names = ("fp32", precision)
+    with ExitStack() as stack:
+        engines = {name: stack.enter_context(opened(folder / FILES[name], device=device)) for name in names}
+        results = {name: engines[name].probabilities(texts.tokens) for name in names}
+        sample = texts.tokens.first(TIMED_TOKENS)
+        seconds = {name: min(_seconds(engines[name], sample) for _ in range(TIMED_ROUNDS)) for name in names}
+        measured_on = engines["fp32"].device.name
+    speed = seconds["fp32"] / seconds[precision]
+    return compare(
+        results["fp32"], results[precision], texts.targets() > 0, thresholds, speed=speed, device=measured_on
+    )
+
+
+def _seconds(engine: Engine, tokens: TokenLists) -> float:
+    started = time.perf_counter()
+    engine.probabilities(tokens)
+    return time.perf_counter() - started
+
+
+def compare(
+    fp32: NDArray[np.float32],
+    variant: NDArray[np.float32],
+    targets: NDArray[np.bool_],
+    thresholds: NDArray[np.float32] | None = None,
+    *,
+    speed: float,
+    device: str,
+) -> Agreement:
+    """Compare probabilities [texts, classes] of a variant with those of fp32."""
+    if np.isnan(variant).any():
+        raise ModelError("the variant gives no probabilities (NaN)")
+    before, after = decide(fp32, thresholds), decide(variant, thresholds)
+    equal = (before == after).all(axis=1)
+    if thresholds is None:
+        best = np.sort(fp32, axis=1)
+        clear = best[:, -1] - best[:, -2] > TIE_MARGIN
+    else:
+        clear = (2 * np.abs(fp32 - thresholds) > TIE_MARGIN).all(axis=1)
+    return Agreement(
+        texts=len(fp32),
+        equal_labels=float(np.mean(equal)),
+        clear_texts=int(clear.sum()),
+        equal_clear_labels=float(np.mean(equal[clear])) if clear.any() else 1.0,
+        largest_change=float(np.abs(fp32 - variant).max()),
+        macro_f1=macro_f1(after, targets),
+        fp32_macro_f1=macro_f1(before, targets),
+        clear_macro_f1=macro_f1(after[clear], targets[clear]),
+        fp32_clear_macro_f1=macro_f1(before[clear], targets[clear]),
+        speed=speed,
+        device=device,
+    )

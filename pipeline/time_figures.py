@@ -1,0 +1,39 @@
+"""The picture of where the time of scoring goes."""
+
+from pipeline.drawing import BLUE, INK, MUTED, as_png, headline, new_figure, plain_axes
+
+
+def time_spent(
+    shares: dict[str, float], workers: int, ceilings: dict[str, float], reached: float, precision: str
+) -> bytes:
+    """Draw where the time of scoring goes: how busy each stage was, and the speed beside the model's alone.
+
+    Args:
+        shares: share of the wall time for each stage, as `pipeline.stages.wall_shares` gives it.
+        workers: batches that ran at once.
+        ceilings: rows/s of the model alone, by precision.
+        reached: rows/s from Parquet to Parquet.
+        precision: what `reached` was computed in.
+    """
+    figure = new_figure(height=3.4)
+    left, right = figure.subplots(1, 2)
+    left.barh(list(shares), [100 * share for share in shares.values()], color=BLUE)
+    for place, share in enumerate(shares.values()):
+        left.text(100 * share + 1, place, f"{share:.1%}", va="center", color=INK, fontsize=9)
+    left.set_xlim(0, 118)
+    left.invert_yaxis()
+    left.set_xlabel(f"% of the time (model: mean of {workers} at once)", color=MUTED, fontsize=9)
+    names = [*(f"model alone, {name}" for name in ceilings), f"end to end, {precision}"]
+    speeds = [*ceilings.values(), reached]
+    right.barh(names, speeds, color=[*(MUTED for _ in ceilings), BLUE])
+    for place, speed in enumerate(speeds):
+        right.text(speed + max(speeds) * 0.02, place, f"{speed:,.0f}", va="center", color=INK, fontsize=9)
+    right.set_xlim(0, max(speeds) * 1.3)
+    right.locator_params(axis="x", nbins=4)
+    right.invert_yaxis()
+    right.set_xlabel("rows a second", color=MUTED, fontsize=9)
+    for axes, name in ((left, "Busy"), (right, "Speed")):
+        plain_axes(axes)
+        axes.set_title(name, loc="left", color=INK, fontsize=10)
+    headline(figure, f"{reached / ceilings[precision]:.0%} of the model's own speed is reached end to end")
+    return as_png(figure)

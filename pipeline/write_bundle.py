@@ -1,0 +1,82 @@
+"""Trained weights to the files of a bundle, the proof of the export among them, and back to PyTorch."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from safetensors.torch import load, save
+
+from pipeline.bundle import Bundle
+from pipeline.config import Recipe, stored_recipe
+from pipeline.export import build_graph
+from pipeline.files import write_json
+from pipeline.model import Average, Classifier, Wide
+from pipeline.parity import Parity, prove_parity
+from pipeline.quantization import write_variants
+from pipeline.tokenizer import Tokenizer
+from pipeline.tokens import TokenSet, write_vocabulary
+
+
+def load_classifier(bundle: Bundle) -> Classifier:
+    """Return the trained model of a bundle in PyTorch, on the CPU, ready for evaluation."""
+    state = load((bundle.path / "weights.safetensors").read_bytes())
+    config, several = stored_recipe(bundle.settings["recipe"]).model, bool(bundle.settings.get("multi_label"))
+    size, classes = bundle.tokenizer.size, len(bundle.labels)
+    model = Classifier(size, classes, config, multi_label=several)
+    if "average.vectors" in state:
+        model.average = Average(state["average.vectors"], classes)
+    if "wide.squares" in state:
+        model.wide = Wide(size, classes, len(state["wide.squares"]) - size)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def write_model(
+    folder: Path,
+    model: Classifier,
+    tokenizer: Tokenizer,
+    *,
+    labels: list[str],
+    recipe: Recipe,
+    proof: TokenSet,
+    validation: TokenSet,
+    thresholds: NDArray[np.float32] | None = None,
+) -> Parity:
+    """Write everything scoring needs into a folder, and prove that the exported graph is the trained model.
+
+    Args:
+        folder: an empty folder.
+        model: the trained model, on the CPU.
+        tokenizer: what made its token ids.
+        labels: class names in the order of the model's outputs.
+        recipe: the settings it was trained with.
+        proof: texts for the parity proof.
+        validation: texts on which int8 and fp16 are compared with fp32.
+        thresholds: float32 [classes], of a multi-label model.
+
+    Raises:
+        ParityError: the exported graph disagrees with the trained weights.
+    """
+    metadata = {"labels": "\n".join(labels), "tokenizer_digest": tokenizer.digest}
+    onnx.save(build_graph(model, metadata=metadata), folder / "model.onnx")
+    parity = prove_parity(model, folder / "model.onnx", proof)
+    write_variants(folder, model, validation, metadata, thresholds)
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    (folder / "weights.safetensors").write_bytes(save(weights))
+    write_vocabulary(folder / "vocabulary.txt", tokenizer)
+    write_json(
+        folder / "model.json",
+        {
+            "labels": labels,
+            "multi_label": model.multi_label,
+            "thresholds": None if thresholds is None else [round(float(value), 6) for value in thresholds],
+            "tokenizer": tokenizer.spec(),
+            "tokenizer_digest": tokenizer.digest,
+            "vocabulary_size": tokenizer.size,
+            "parameters": model.parameter_count(),
+            "recipe": recipe.model_dump(mode="json"),
+        },
+    )
+    write_json(folder / "parity.json", parity.as_dict())
+    return parity
