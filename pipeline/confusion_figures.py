@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.drawing import (
+from pipeline.plotting import (
     BLUE,
     FAINT,
     INK,

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.drawing import (
+from pipeline.health import Health
+from pipeline.histograms import Histogram
+from pipeline.plotting import (
     BLUE,
     FAINT,
     INK,
@@ -20,8 +22,6 @@ from pipeline.drawing import (
     new_figure,
     plain_axes,
 )
-from pipeline.health import Health
-from pipeline.histograms import Histogram
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.claims import Claims
-from pipeline.drawing import BLUE, FAINT, INK, MUTED, ORANGE, as_png, headline, new_figure, plain_axes
+from pipeline.plotting import BLUE, FAINT, INK, MUTED, ORANGE, as_png, headline, new_figure, plain_axes
 from pipeline.promise import TARGETS, Outcome, Promise, at_least
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """The picture of where the time of scoring goes."""
 
-from pipeline.drawing import BLUE, INK, MUTED, as_png, headline, new_figure, plain_axes
+from pipeline.plotting import BLUE, INK, MUTED, as_png, headline, new_figure, plain_axes
 
 
 def time_spent(

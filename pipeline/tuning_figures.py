@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.drawing import (
+from pipeline.plotting import (
     BLUE,
     INK,
     MUTED,

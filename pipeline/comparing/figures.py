@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.comparing.comparison import FILE, ClassChange, Comparison, write_comparison
-from pipeline.drawing import (
+from pipeline.plotting import (
     BLUE,
     FAINT,
     INK,
