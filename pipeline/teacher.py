@@ -15,9 +15,9 @@ import pyarrow.json as pajson
 
 from pipeline.errors import InputError
 from pipeline.files import file_digest
+from pipeline.ingest.readers.parquet import is_string, open_parquet
+from pipeline.ingest.readers.streams import data_suffix, open_bytes
 from pipeline.ingest.sources import FORMATS
-from pipeline.ingest.streams import data_suffix, open_bytes
-from pipeline.ingest.tabular import is_string, open_parquet
 
 ID_NAMES = ("doc_id", "id")
 SUM_TOLERANCE = 0.01  # by which the probabilities of a text may miss 1, as rounded ones do

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.files import file_digest
-from pipeline.ingest.streams import open_text
+from pipeline.ingest.readers.streams import open_text
 
 
 @dataclass(frozen=True)

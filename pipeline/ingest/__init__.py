@@ -1,6 +1,6 @@
 """Raw files to documents and rejects: every row read is a document, a duplicate or a reject."""
 
-from pipeline.ingest.batches import ingest
+from pipeline.ingest.batch import ingest
 from pipeline.ingest.report import IngestReport
 
 __all__ = ["IngestReport", "ingest"]

@@ -8,9 +8,9 @@ import pyarrow as pa
 
 from pipeline.config import IngestConfig
 from pipeline.ingest.columns import SPLIT_NAMES, Columns
-from pipeline.ingest.labelling import Labelling
-from pipeline.ingest.markup import clean_html
-from pipeline.ingest.rows import MISSING, RawRows, Reasons, Reject, all_strings, as_text, printable
+from pipeline.ingest.html import clean_html
+from pipeline.ingest.label_column import Labelling
+from pipeline.ingest.readers.base import MISSING, RawRows, Reasons, Reject, all_strings, as_text, printable
 from pipeline.schemas import DOCUMENTS
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.files import write_table
-from pipeline.ingest.rows import Reject, as_text
+from pipeline.ingest.readers.base import Reject, as_text
 from pipeline.schemas import DOCUMENTS, REJECTS
 
 PART_ROWS = 50_000

@@ -9,12 +9,12 @@ from pipeline.config import IngestConfig
 from pipeline.errors import InputError
 from pipeline.files import file_digest
 from pipeline.ingest.columns import Columns, find_columns, fixed_split, folder_columns, label_column, named_columns
-from pipeline.ingest.delimited import LONGEST_ROW, read_delimited
-from pipeline.ingest.folders import no_texts, read_folder, text_files, visible_file
-from pipeline.ingest.jsonlines import every_key, holds_lists, read_jsonlines
-from pipeline.ingest.rows import RawRows, printable
-from pipeline.ingest.streams import data_suffix
-from pipeline.ingest.tabular import is_list_column, read_parquet
+from pipeline.ingest.readers.base import RawRows, printable
+from pipeline.ingest.readers.csv import LONGEST_ROW, read_delimited
+from pipeline.ingest.readers.folder import no_texts, read_folder, text_files, visible_file
+from pipeline.ingest.readers.jsonl import every_key, holds_lists, read_jsonlines
+from pipeline.ingest.readers.parquet import is_list_column, read_parquet
+from pipeline.ingest.readers.streams import data_suffix
 
 FORMATS = {
     ".csv": "csv",

@@ -121,8 +121,8 @@ def test_a_bundle_keeps_a_reference_of_texts_it_did_not_learn_from(trained: Publ
 @pytest.fixture
 def parted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.ingest.parts.PART_ROWS", 40)
-    monkeypatch.setattr("pipeline.ingest.rows.CHUNK_ROWS", 40)
-    monkeypatch.setattr("pipeline.ingest.jsonlines.CHUNK_ROWS", 40)
+    monkeypatch.setattr("pipeline.ingest.readers.base.CHUNK_ROWS", 40)
+    monkeypatch.setattr("pipeline.ingest.readers.jsonl.CHUNK_ROWS", 40)
 
 
 @pytest.mark.usefixtures("parted")

@@ -11,7 +11,9 @@ from ingest_tools import documents, left_behind, refuse, rejects, take, texts, w
 
 from pipeline.config import IngestConfig
 from pipeline.errors import AccountingError, InputError, RejectRateError
-from pipeline.ingest import batches, delimited, ingest, parts
+from pipeline.ingest import batch as batches
+from pipeline.ingest import ingest, parts
+from pipeline.ingest.readers import csv as delimited
 from pipeline.workspace import Workspace
 
 

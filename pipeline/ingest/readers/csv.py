@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from pipeline.errors import InputError
-from pipeline.ingest.rows import CHUNK_ROWS, RawRows, Reject, damage, printable
-from pipeline.ingest.streams import open_text
+from pipeline.ingest.readers.base import CHUNK_ROWS, RawRows, Reject, damage, printable
+from pipeline.ingest.readers.streams import open_text
 
 LONGEST_ROW = 16 * 2**20  # characters; a quoted field that goes on for longer was never closed
 BLOCK_CHARACTERS = 2**19  # read at once: enough to be fast, few enough to stay small

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from pipeline.errors import InputError
 from pipeline.ingest.columns import SPLIT_NAMES
-from pipeline.ingest.rows import CHUNK_ROWS, RawRows, Reject, chunked, damage, printable
-from pipeline.ingest.streams import data_suffix, open_text
+from pipeline.ingest.readers.base import CHUNK_ROWS, RawRows, Reject, chunked, damage, printable
+from pipeline.ingest.readers.streams import data_suffix, open_text
 
 UNLABELLED = {"unsup", "unsupervised", "unlabelled", "unlabeled"}
 

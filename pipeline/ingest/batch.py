@@ -12,12 +12,12 @@ from pipeline.errors import AccountingError, InputError, RejectRateError
 from pipeline.files import unwritable, value_digest, write_json
 from pipeline.ingest.columns import Columns
 from pipeline.ingest.documents import to_documents
-from pipeline.ingest.identity import IdSpill
-from pipeline.ingest.labelling import Labelling
+from pipeline.ingest.duplicates import IdSpill
+from pipeline.ingest.label_column import Labelling
 from pipeline.ingest.manifest import count_parts, manifest_of, settings_of
 from pipeline.ingest.parts import PartWriter, RejectWriter, drop_rows
+from pipeline.ingest.readers.base import RawRows
 from pipeline.ingest.report import IngestReport, kinds_of_refusal, refusal
-from pipeline.ingest.rows import RawRows
 from pipeline.ingest.sources import Source, find_sources
 from pipeline.ingest.target import choose_target
 from pipeline.workspace import Batch, Workspace

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.ingest.rows import CHUNK_ROWS, MISSING, RawRows, Reject, as_text, chunked, damage, printable
-from pipeline.ingest.streams import open_text
+from pipeline.ingest.readers.base import CHUNK_ROWS, MISSING, RawRows, Reject, as_text, chunked, damage, printable
+from pipeline.ingest.readers.streams import open_text
 
 MAYBE_A_LIST = re.compile(r":\s*\[")  # in every object with a list for a value, and in few others
 

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
-from pipeline.ingest.rows import CHUNK_BYTES, CHUNK_ROWS, RawRows, Reject, as_text, damage, printable
-from pipeline.ingest.streams import COMPRESSIONS, open_bytes
+from pipeline.ingest.readers.base import CHUNK_BYTES, CHUNK_ROWS, RawRows, Reject, as_text, damage, printable
+from pipeline.ingest.readers.streams import COMPRESSIONS, open_bytes
 
 LIST_TYPES = (
     pa.types.is_list,

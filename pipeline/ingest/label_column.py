@@ -5,7 +5,7 @@ from collections import Counter
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.ingest.rows import MISSING, Reasons, all_strings, as_text, damage
+from pipeline.ingest.readers.base import MISSING, Reasons, all_strings, as_text, damage
 from pipeline.schemas import LABEL_SEPARATOR, join_labels
 
 USUAL_SEPARATORS = ("|", ";", ",", "/", "\t")
