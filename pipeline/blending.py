@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor
 
-from pipeline.batching import plan_batches
 from pipeline.cores import Cores
+from pipeline.dataset.minibatches import plan_batches
+from pipeline.dataset.token_cache import TokenSet
 from pipeline.evaluation import best_thresholds, decide, log_loss, macro_f1
 from pipeline.model import Classifier
-from pipeline.tokens import TokenSet
 
 LSTM, WIDE, AVERAGE = "LSTM", "words and word pairs", "document vectors"
 BRANCHES = (LSTM, WIDE, AVERAGE)

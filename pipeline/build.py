@@ -21,7 +21,8 @@ from pipeline.comparing.flips import foreseen_shares
 from pipeline.comparing.promotion import challenge, check_force, record
 from pipeline.config import Recipe
 from pipeline.confusion_figures import confusion_matrix, reliability_diagram
-from pipeline.corpus import TEST, TRAIN, VALIDATION
+from pipeline.dataset.corpus import TEST, TRAIN, VALIDATION
+from pipeline.dataset.tokenizer import UNKNOWN
 from pipeline.engine import opened
 from pipeline.evaluation import confidences, decide
 from pipeline.figures import learning_curve
@@ -32,7 +33,6 @@ from pipeline.promise import promises_of
 from pipeline.promise_figures import precision_and_coverage
 from pipeline.registry import Registry
 from pipeline.schemas import SPLITS
-from pipeline.tokenizer import UNKNOWN
 from pipeline.training import Progress, TrainedModel
 from pipeline.variants import FILES
 from pipeline.workspace import Workspace

@@ -15,15 +15,15 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from pipeline.config import Recipe, stored_recipe
+from pipeline.dataset.chunks import PieceCache, build_pieces
+from pipeline.dataset.token_cache import read_vocabulary, write_vocabulary
+from pipeline.dataset.tokenizer import Splitter, Tokenizer
 from pipeline.errors import ModelError
 from pipeline.figures import perplexity_curve
 from pipeline.files import read_json, seal, unseal, value_digest, write_json
 from pipeline.language_model import DocumentModel, LanguageModel
 from pipeline.model import EMBEDDING_SPREAD, Classifier
-from pipeline.pieces import PieceCache, build_pieces
 from pipeline.pretraining import Plan, Pretrained, pretrain
-from pipeline.tokenizer import Splitter, Tokenizer
-from pipeline.tokens import read_vocabulary, write_vocabulary
 from pipeline.training import Progress, choose_device
 from pipeline.workspace import Workspace
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 import onnxruntime
 
-from pipeline.batching import TokenLists, plan_batches
+from pipeline.dataset.minibatches import TokenLists, plan_batches
 from pipeline.device import Device, choose_device, open_session, usable_cores
 from pipeline.errors import DeviceMemoryError
 

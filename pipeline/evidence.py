@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.dataset.tokenizer import PADDING, RESERVED, UNKNOWN, Tokenizer
 from pipeline.schemas import LABELS
-from pipeline.tokenizer import PADDING, RESERVED, UNKNOWN, Tokenizer
 
 MOST = 3  # of a text
 CANDIDATES = 6  # of a text's words and pairs: those that share a word become one

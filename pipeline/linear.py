@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from pipeline.batching import plan_batches
+from pipeline.dataset.minibatches import plan_batches
+from pipeline.dataset.token_cache import TokenSet
 from pipeline.model import Average, Wide
-from pipeline.tokens import TokenSet
 
 logger = logging.getLogger(__name__)
 

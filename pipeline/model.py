@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.config import ModelConfig
-from pipeline.tokenizer import PADDING
+from pipeline.dataset.tokenizer import PADDING
 
 EMBEDDING_SPREAD = 0.1
 PAIR_FACTOR = 1_000_003  # a prime: spreads the pairs of frequent words over the buckets

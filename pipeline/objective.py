@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import TrainingConfig
-from pipeline.tokens import TokenSet
+from pipeline.dataset.token_cache import TokenSet
 
 CERTAIN = 1e-6  # a teacher's probability is never taken to be nearer to 0
 

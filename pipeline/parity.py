@@ -8,9 +8,9 @@ import numpy as np
 import onnxruntime
 import torch
 
+from pipeline.dataset.token_cache import TokenSet
 from pipeline.errors import ParityError
 from pipeline.model import Classifier, packed_logits
-from pipeline.tokens import TokenSet
 
 TOLERANCE = 1e-5
 # ONNX Runtime's CPU kernels approximate tanh and the sigmoid, and a model that has not settled magnifies any

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import PromiseConfig, Recipe
-from pipeline.corpus import TRAIN, VALIDATION, Corpus, select
+from pipeline.dataset.corpus import TRAIN, VALIDATION, Corpus, select
+from pipeline.dataset.reviews import text_labels
+from pipeline.dataset.soft_labels import Teacher, check_ids, read_teacher
+from pipeline.dataset.token_cache import TokenCache, TokenSet, build_tokens
+from pipeline.dataset.word_vectors import WordVectors, read_vectors
 from pipeline.encoder import Encoder
 from pipeline.errors import ConfigError
 from pipeline.promise import check_none_provable, check_provable
-from pipeline.review.store import text_labels
-from pipeline.teacher import Teacher, check_ids, read_teacher
-from pipeline.tokens import TokenCache, TokenSet, build_tokens
-from pipeline.vectors import WordVectors, read_vectors
 from pipeline.workspace import Workspace
 
 LISTED = 8  # labels in an error

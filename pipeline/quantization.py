@@ -11,7 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from pipeline.batching import TokenLists
+from pipeline.dataset.minibatches import TokenLists
+from pipeline.dataset.token_cache import TokenSet
 from pipeline.device import cuda_obstacle
 from pipeline.engine import Engine, opened
 from pipeline.errors import DeviceError, ModelError
@@ -19,7 +20,6 @@ from pipeline.evaluation import decide, macro_f1
 from pipeline.export import build_graph
 from pipeline.files import write_json
 from pipeline.model import Classifier
-from pipeline.tokens import TokenSet
 from pipeline.variants import DEVICES, FILES, REPORT
 
 TIMED_TOKENS, TIMED_ROUNDS = 100_000, 3

@@ -16,18 +16,18 @@ import onnx
 import pyarrow as pa
 
 from pipeline.attribution import with_attributions
-from pipeline.batching import TokenLists
 from pipeline.bundle import Bundle
-from pipeline.characters import text_bytes
 from pipeline.config import ScoringConfig
+from pipeline.dataset.allocator import keep_freed_memory
+from pipeline.dataset.minibatches import TokenLists
+from pipeline.dataset.splitter import text_bytes
+from pipeline.dataset.tokenizer import TokenStats
 from pipeline.device import Device, choose_device, usable_cores
 from pipeline.engine import Engine, open_engine
 from pipeline.errors import DeviceError, ModelError, StoppedError
 from pipeline.evidence import Evidence, heaviest
-from pipeline.memory import keep_freed_memory
 from pipeline.promise import review_thresholds
 from pipeline.stages import StageClock
-from pipeline.tokenizer import TokenStats
 from pipeline.variants import Choice, choose_precision
 
 logger = logging.getLogger(__name__)

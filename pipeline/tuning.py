@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.candidates import fit, forget_checkpoints
 from pipeline.config import Recipe
-from pipeline.corpus import TRAIN
+from pipeline.dataset.corpus import TRAIN
 from pipeline.encoder import named_encoder
 from pipeline.files import atomic_path, value_digest
 from pipeline.preparation import Prepared, Start, prepare

@@ -9,13 +9,13 @@ from safetensors.torch import load, save
 
 from pipeline.bundle import Bundle
 from pipeline.config import Recipe, stored_recipe
+from pipeline.dataset.token_cache import TokenSet, write_vocabulary
+from pipeline.dataset.tokenizer import Tokenizer
 from pipeline.export import build_graph
 from pipeline.files import write_json
 from pipeline.model import Average, Classifier, Wide
 from pipeline.parity import Parity, prove_parity
 from pipeline.quantization import write_variants
-from pipeline.tokenizer import Tokenizer
-from pipeline.tokens import TokenSet, write_vocabulary
 
 
 def load_classifier(bundle: Bundle) -> Classifier:

@@ -14,7 +14,7 @@ from pipeline.comparing.contenders import Contender, answer
 from pipeline.comparing.flips import Flips, find_flips
 from pipeline.comparing.held_out import HeldOut, changes, corpus_of, held_out
 from pipeline.comparing.paired import Estimate, chance_of_loss, paired_differences
-from pipeline.corpus import Corpus
+from pipeline.dataset.corpus import Corpus
 from pipeline.evaluation import macro_f1
 from pipeline.files import write_json
 from pipeline.workspace import Workspace

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.batching import TokenLists
 from pipeline.bundle import LEARNT_SHARE, Bundle
+from pipeline.dataset.minibatches import TokenLists
+from pipeline.dataset.tokenizer import Tokenizer
 from pipeline.engine import opened
 from pipeline.evaluation import confidences, decide
 from pipeline.preparation import Prepared
-from pipeline.tokenizer import Tokenizer
 
 SLICE_TEXTS = 16_384  # tokenized and labelled at once
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from pipeline.bundle import Bundle
 from pipeline.config import stored_recipe
-from pipeline.corpus import TEST, TRAIN, VALIDATION, Corpus, select
+from pipeline.dataset.corpus import TEST, TRAIN, VALIDATION, Corpus, select
+from pipeline.dataset.reviews import text_labels
 from pipeline.errors import ModelError, TrainingDataError
-from pipeline.review.store import text_labels
 from pipeline.workspace import Batch, Workspace
 
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.dataset.reviews import Key, people_classes, read_asked
 from pipeline.errors import ReviewError
 from pipeline.files import read_json
 from pipeline.review.spreadsheet import Row, Sheet, guard, original_of, unguard
-from pipeline.review.store import Key, people_classes, read_asked
 from pipeline.schemas import LABEL_SEPARATOR, join_labels, split_labels
 from pipeline.workspace import Workspace
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.dataset.reviews import keep_answers, latest, now, read_answers
 from pipeline.errors import AccountingError, ReviewError
 from pipeline.files import atomic_path
 from pipeline.review.checks import RIGHT, Checked, Known, Refusal, check
 from pipeline.review.spreadsheet import DELIMITERS, Sheet, read_sheet
-from pipeline.review.store import keep_answers, latest, now, read_answers
 from pipeline.schemas import REASONS, split_labels
 from pipeline.workspace import Workspace, user_name
 

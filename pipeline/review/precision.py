@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.bundle import Bundle
+from pipeline.dataset.reviews import latest, read_answers
 from pipeline.labels import LabelledBatch
 from pipeline.publishing import published_batches
-from pipeline.review.store import latest, read_answers
 from pipeline.workspace import Workspace
 
 LEVEL = 0.95  # of the interval

@@ -19,17 +19,17 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from pipeline.batching import TokenLists, plan_batches
 from pipeline.blending import USUAL, WIDE, as_probabilities, best_weights
 from pipeline.bundle import Bundle
 from pipeline.comparing.held_out import corpus_of
 from pipeline.config import stored_recipe
-from pipeline.corpus import TRAIN, Corpus
+from pipeline.dataset.corpus import TRAIN, Corpus
+from pipeline.dataset.minibatches import TokenLists, plan_batches
+from pipeline.dataset.token_cache import TokenSet
+from pipeline.dataset.tokenizer import Tokenizer
 from pipeline.errors import ModelError, ReviewError
 from pipeline.linear import BATCH_TOKENS, FOLDS, fit_wide
 from pipeline.schemas import join_labels
-from pipeline.tokenizer import Tokenizer
-from pipeline.tokens import TokenSet
 from pipeline.workspace import Workspace
 
 TINY = 1e-12

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pipeline.assessment import assess
 from pipeline.candidates import fit
 from pipeline.config import IngestConfig, Recipe, load_recipe
-from pipeline.corpus import TEST, TRAIN, VALIDATION
+from pipeline.dataset.corpus import TEST, TRAIN, VALIDATION
 from pipeline.encoder import pretrain_encoder
 from pipeline.evaluation import best_thresholds, decide, macro_f1
 from pipeline.ingest import ingest

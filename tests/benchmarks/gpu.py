@@ -20,11 +20,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline.batching import TokenLists
 from pipeline.bench import ROWS, bench
 from pipeline.bench_subject import take_rows, workspace_subject
 from pipeline.bundle import Bundle
 from pipeline.config import ScoringConfig
+from pipeline.dataset.minibatches import TokenLists
 from pipeline.engine import Engine, opened
 from pipeline.evaluation import decide
 from pipeline.labels import read_documents

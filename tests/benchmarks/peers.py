@@ -38,20 +38,20 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from pipeline.batching import TokenLists, plan_batches
 from pipeline.bundle import Bundle
 from pipeline.config import IngestConfig, ScoringConfig, load_recipe, validated
+from pipeline.dataset.allocator import keep_freed_memory
+from pipeline.dataset.minibatches import TokenLists, plan_batches
+from pipeline.dataset.tokenizer import RESERVED, UNKNOWN, UNSEPARATED_SCRIPTS, Tokenizer
 from pipeline.device import choose_device
 from pipeline.engine import open_engine
 from pipeline.errors import NightlabelError
 from pipeline.export import build_graph
 from pipeline.finishing import score_batch
 from pipeline.ingest import ingest
-from pipeline.memory import keep_freed_memory
 from pipeline.model import Classifier
 from pipeline.registry import Registry
 from pipeline.scorer import Scorer, byte_slices
-from pipeline.tokenizer import RESERVED, UNKNOWN, UNSEPARATED_SCRIPTS, Tokenizer
 from pipeline.workspace import Batch, Workspace
 from pipeline.write_bundle import load_classifier
 

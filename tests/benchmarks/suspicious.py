@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import IngestConfig, load_recipe
-from pipeline.corpus import TRAIN
+from pipeline.dataset.corpus import TRAIN
 from pipeline.ingest import ingest
 from pipeline.preparation import prepare
 from pipeline.review.suspicion import cross_validated, label_issues

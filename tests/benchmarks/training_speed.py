@@ -20,9 +20,9 @@ from torch import nn
 from pipeline import training
 from pipeline.config import Recipe, TrainingConfig, override
 from pipeline.cores import Cores
-from pipeline.corpus import TRAIN, VALIDATION
+from pipeline.dataset.corpus import TRAIN, VALIDATION
+from pipeline.dataset.token_cache import TokenCache, TokenSet
 from pipeline.model import Classifier
-from pipeline.tokens import TokenCache, TokenSet
 from pipeline.training import Trainer, epoch_batches
 
 CPU = torch.device("cpu")

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipeline.batching import TokenLists
 from pipeline.build import Publication, build
 from pipeline.config import IngestConfig, load_recipe
+from pipeline.dataset.minibatches import TokenLists
 from pipeline.engine import opened
 from pipeline.ingest import ingest
 from pipeline.promise import TARGETS, Outcome, Promise

@@ -14,12 +14,12 @@ from test_export import ragged_texts, trained_model
 from torch import Tensor
 
 from pipeline.attribution import with_attributions
-from pipeline.batching import TokenLists
+from pipeline.dataset.minibatches import TokenLists
+from pipeline.dataset.token_cache import TokenSet
 from pipeline.engine import BoundRunner, HostRunner, bucket_length
 from pipeline.errors import ModelError
 from pipeline.export import build_graph
 from pipeline.model import PAIR_FACTOR, SMALLEST_NORM, Average, Classifier, Wide, distinct
-from pipeline.tokens import TokenSet
 
 NAMES = ["probabilities", "logits", "attributions", "attribution_start"]
 HEADS: dict[str, dict[str, object]] = {

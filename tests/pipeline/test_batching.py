@@ -3,7 +3,7 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import given
 
-from pipeline.batching import TokenLists, padding_share, plan_batches
+from pipeline.dataset.minibatches import TokenLists, padding_share, plan_batches
 
 LENGTHS = st.lists(st.integers(1, 400), min_size=1, max_size=200).map(np.array)
 

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 
-from pipeline.tokenizer import character_splitter, split_by_definition
+from pipeline.dataset.tokenizer import character_splitter, split_by_definition
 
 WAYS = [(hangul, drop) for hangul in (True, False) for drop in (True, False)]
 # Plain letters meet every kind of character more often than chance would have it.

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest import weather_rows
 
-from pipeline.corpus import LEFT_OUT, TEST, TRAIN, VALIDATION, Corpus, select
+from pipeline.dataset.corpus import LEFT_OUT, TEST, TRAIN, VALIDATION, Corpus, select
 from pipeline.errors import TrainingDataError
 from pipeline.workspace import Batch
 

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipeline.batching import TokenLists
 from pipeline.config import ModelConfig, load_recipe
+from pipeline.dataset.minibatches import TokenLists
+from pipeline.dataset.token_cache import TokenSet
 from pipeline.export import build_graph
 from pipeline.model import Average, Classifier, Wide
 from pipeline.parity import TOLERANCE, prove_parity
-from pipeline.tokens import TokenSet
 
 VOCABULARY, CLASSES = 50, 3
 

@@ -7,10 +7,10 @@ import torch
 from scipy import sparse
 from sklearn.svm import LinearSVC
 
-from pipeline.batching import TokenLists
+from pipeline.dataset.minibatches import TokenLists
+from pipeline.dataset.token_cache import TokenSet
 from pipeline.linear import fit_average, fit_wide, known
 from pipeline.model import Average, Wide
-from pipeline.tokens import TokenSet
 
 VOCABULARY = 20
 

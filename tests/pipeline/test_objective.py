@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.batching import TokenLists
 from pipeline.config import TrainingConfig
+from pipeline.dataset.minibatches import TokenLists
+from pipeline.dataset.token_cache import TokenSet
 from pipeline.objective import Objective, positive_weights
-from pipeline.tokens import TokenSet
 
 CPU = torch.device("cpu")
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, 0.3], [-1.0, 0.0, 3.0]])

@@ -9,11 +9,11 @@ import torch
 from test_export import ragged_texts, trained_model
 
 from pipeline.config import ModelConfig
+from pipeline.dataset.token_cache import TokenSet
 from pipeline.errors import ParityError
 from pipeline.export import build_graph
 from pipeline.model import Classifier
 from pipeline.parity import CEILING, TOLERANCE, prove_parity
-from pipeline.tokens import TokenSet
 
 
 def exported(model: Classifier, folder: Path) -> Path:

@@ -14,12 +14,12 @@ from pipeline.build import build
 from pipeline.candidates import fit
 from pipeline.config import Recipe, override
 from pipeline.cores import Cores, generator
-from pipeline.corpus import TRAIN
+from pipeline.dataset.chunks import build_pieces, cut
+from pipeline.dataset.corpus import TRAIN
 from pipeline.encoder import Encoder, encoders, matching_encoder, named_encoder, pretrain_encoder
 from pipeline.errors import ModelError, TrainingDataError
 from pipeline.language_model import DocumentModel, LanguageModel, WordSampler, exact_loss, sampled_loss
 from pipeline.parity import prove_parity
-from pipeline.pieces import build_pieces, cut
 from pipeline.preparation import Start, prepare
 from pipeline.pretraining import Plan, Pretrained, perplexity, pretrain
 from pipeline.workspace import Batch, Workspace

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import tiny_recipe, weather_rows
 
-from pipeline.corpus import LEFT_OUT, TEST, TRAIN, VALIDATION, Corpus, select
+from pipeline.dataset.corpus import LEFT_OUT, TEST, TRAIN, VALIDATION, Corpus, select
+from pipeline.dataset.reviews import TextLabels, keep_answers, now, text_labels
 from pipeline.errors import ReviewError, TrainingDataError
 from pipeline.preparation import prepare
-from pipeline.review.store import TextLabels, keep_answers, now, text_labels
 from pipeline.workspace import Batch, Workspace
 
 AddBatch = Callable[..., Batch]

@@ -10,12 +10,12 @@ from review_tools import NIGHT, Cells, Office, open_office, other
 
 from flows.model_report import model_report
 from pipeline.comparing.held_out import changes
-from pipeline.corpus import TRAIN
+from pipeline.dataset.corpus import TRAIN
+from pipeline.dataset.reviews import read_answers
 from pipeline.errors import ReviewError
 from pipeline.judging import earlier_nights
 from pipeline.preparation import prepare
 from pipeline.review.exporting import COLUMNS, export_review
-from pipeline.review.store import read_answers
 from pipeline.schemas import REVIEWS
 
 BATCH = "2026-11-20"

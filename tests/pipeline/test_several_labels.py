@@ -15,7 +15,7 @@ from conftest import tiny_recipe, weather_rows
 from pipeline.build import build
 from pipeline.candidates import fit
 from pipeline.config import Recipe, ScoringConfig, override
-from pipeline.corpus import TEST, TRAIN, VALIDATION
+from pipeline.dataset.corpus import TEST, TRAIN, VALIDATION
 from pipeline.errors import InputError, TrainingDataError
 from pipeline.finishing import score_batch
 from pipeline.health import NO_CLASS

@@ -10,7 +10,7 @@ from conftest import tiny_recipe, weather_rows
 from review_tools import Office
 
 from pipeline.build import build
-from pipeline.corpus import TRAIN
+from pipeline.dataset.corpus import TRAIN
 from pipeline.errors import ReviewError
 from pipeline.preparation import prepare
 from pipeline.review.suspicion import stratified_folds, suspicious_rows

@@ -12,9 +12,9 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.dataset.soft_labels import Teacher, check_ids, read_teacher
 from pipeline.errors import InputError
 from pipeline.files import file_digest
-from pipeline.teacher import Teacher, check_ids, read_teacher
 
 LABELS = ["rain", "sun"]
 ROWS = [
@@ -192,7 +192,7 @@ def test_a_value_that_is_no_number_is_shown(tmp_path: Path) -> None:
 
 
 def test_rows_of_json_are_counted_over_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.teacher.BLOCK_BYTES", 1000)
+    monkeypatch.setattr("pipeline.dataset.soft_labels.BLOCK_BYTES", 1000)
     rows: list[dict[str, Any]] = [{"id": str(n), "rain": 1, "sun": 0} for n in range(900)]
     assert len(read_teacher(write(tmp_path / "good.jsonl", rows), LABELS, multi_label=False).doc_ids) == 900
     path = write(tmp_path / "t.jsonl", [*rows, {"id": 900, "rain": 1, "sun": 0}])

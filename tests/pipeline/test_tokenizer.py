@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 
 from pipeline.config import TokenizerConfig
+from pipeline.dataset.tokenizer import PADDING, UNKNOWN, Splitter, Tokenizer, TokenStats
 from pipeline.errors import TrainingDataError
-from pipeline.tokenizer import PADDING, UNKNOWN, Splitter, Tokenizer, TokenStats
 
 
 def words(text: str, **config: object) -> list[str]:

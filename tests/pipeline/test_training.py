@@ -7,14 +7,14 @@ import pytest
 import torch
 from conftest import tiny_recipe, weather_rows
 
-from pipeline.batching import TokenLists
 from pipeline.config import Recipe
-from pipeline.corpus import TRAIN, VALIDATION
+from pipeline.dataset.corpus import TRAIN, VALIDATION
+from pipeline.dataset.minibatches import TokenLists
+from pipeline.dataset.token_cache import TokenSet
 from pipeline.errors import DeviceError
 from pipeline.model import Classifier
 from pipeline.objective import class_weights
 from pipeline.preparation import Prepared, prepare
-from pipeline.tokens import TokenSet
 from pipeline.training import (
     TrainedModel,
     by_depth,

@@ -2,7 +2,7 @@ import hypothesis.strategies as st
 import numpy as np
 from hypothesis import given, settings
 
-from pipeline.words import WordTable
+from pipeline.dataset.word_index import WordTable
 
 # Few letters, so that words share beginnings.
 WORD = st.text(st.sampled_from("abé我"), min_size=1, max_size=40)

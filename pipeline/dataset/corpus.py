@@ -1,7 +1,7 @@
 """Which documents train, validate and test a model, and with which label.
 
 The split is a function of the text, so a document never moves when the corpus grows and equal texts
-never straddle. A split that the user gives wins. What people said of texts is put over it, see `pipeline.relabelling`.
+never straddle. A split that the user gives wins. What people said of texts is put over it, see `pipeline.dataset.reviewed_rows`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.corpus_rows import LEFT_OUT, TEST, TRAIN, VALIDATION, LabelledRows, text_position
+from pipeline.dataset.labelled_rows import LEFT_OUT, TEST, TRAIN, VALIDATION, LabelledRows, text_position
+from pipeline.dataset.reviewed_rows import override, reviews_of, taught_rows
+from pipeline.dataset.reviews import TextLabels
 from pipeline.errors import TrainingDataError
-from pipeline.relabelling import override, reviews_of, taught_rows
-from pipeline.review.store import TextLabels
 from pipeline.schemas import LABEL_SEPARATOR, SPLITS
 from pipeline.workspace import Batch
 

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.batching import TokenLists
 from pipeline.config import TokenizerConfig
-from pipeline.corpus import TRAIN, Corpus
+from pipeline.dataset.corpus import TRAIN, Corpus
+from pipeline.dataset.minibatches import TokenLists
+from pipeline.dataset.tokenizer import Tokenizer, TokenStats
 from pipeline.files import read_json, value_digest, write_json
 from pipeline.schemas import SPLITS, TOKENS
-from pipeline.tokenizer import Tokenizer, TokenStats
 from pipeline.workspace import Workspace
 
 

@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.batching import TokenLists
-from pipeline.characters import CharacterSplitter, Words
 from pipeline.config import TokenizerConfig
+from pipeline.dataset.minibatches import TokenLists
+from pipeline.dataset.splitter import CharacterSplitter, Words
+from pipeline.dataset.word_index import WordTable
 from pipeline.errors import TrainingDataError
 from pipeline.files import value_digest
-from pipeline.words import WordTable
 
 PADDING, UNKNOWN = 0, 1
 RESERVED = 2  # ids below this are not words

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.batching import TokenLists
 from pipeline.config import PretrainingConfig, Recipe, TokenizerConfig
-from pipeline.corpus import TEST, select, text_position
+from pipeline.dataset.corpus import TEST, select, text_position
+from pipeline.dataset.minibatches import TokenLists
+from pipeline.dataset.token_cache import read_vocabulary, write_vocabulary
+from pipeline.dataset.tokenizer import Splitter, Tokenizer
 from pipeline.errors import ConfigError, TrainingDataError
 from pipeline.files import read_json, value_digest, write_json
 from pipeline.schemas import PIECES
-from pipeline.tokenizer import Splitter, Tokenizer
-from pipeline.tokens import read_vocabulary, write_vocabulary
 from pipeline.workspace import Batch, Workspace
 
 FEWEST_TEXTS = 100

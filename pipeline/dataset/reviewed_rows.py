@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.corpus_rows import LEFT_OUT, TEST, TRAIN, VALIDATION, LabelledRows, codes
-from pipeline.review.store import TextLabels
+from pipeline.dataset.labelled_rows import LEFT_OUT, TEST, TRAIN, VALIDATION, LabelledRows, codes
+from pipeline.dataset.reviews import TextLabels
 from pipeline.schemas import split_labels
 
 
