@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flows.markdown import embedded, first_words, percent, table
-from pipeline.comparing.paired import DOUBT
+from pipeline.metrics.significance import DOUBT
 
 if TYPE_CHECKING:  # these bring PyTorch along
     from pipeline.build import Publication

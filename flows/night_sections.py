@@ -9,12 +9,12 @@ from flows.markdown import embedded, first_words, percent, table
 from flows.promise_report import night_promise
 from flows.report import WEIGHTS, health_section
 from flows.review_report import reviewed_section
-from pipeline.histograms import Histogram
+from pipeline.metrics.drift import Histogram
 from pipeline.nights import Account, LabelledNight, label_moves, strangest_rows
 
 if TYPE_CHECKING:
     from pipeline.bundle import Bundle
-    from pipeline.health import Health
+    from pipeline.metrics.profile import Health
     from pipeline.workspace import Workspace
 
 LISTED_MOVES = 3

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from flows.markdown import percent, table
+from pipeline.metrics.selective import DOUBT, Outcome, Promise, broken_classes, fewest_texts
 from pipeline.night_promise import labelled_shares
-from pipeline.promise import DOUBT, Outcome, Promise, broken_classes, fewest_texts
 
 if TYPE_CHECKING:
     from pipeline.bundle import Bundle
-    from pipeline.claims import Claims
+    from pipeline.metrics.predictions import Claims
     from pipeline.nights import LabelledNight
 
 LISTED_CLASSES = 12

@@ -15,7 +15,7 @@ from pipeline.blending import LSTM, as_probabilities, branch_logits
 from pipeline.config import Recipe
 from pipeline.cores import Cores
 from pipeline.dataset.corpus import TEST, TRAIN, VALIDATION
-from pipeline.evaluation import best_thresholds, calibration_error, evaluate, reliability
+from pipeline.metrics.classification import best_thresholds, calibration_error, evaluate, reliability
 from pipeline.preparation import Prepared
 from pipeline.training import TrainedModel
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation import macro_f1
+from pipeline.metrics.classification import macro_f1
 
 NAME = "TF-IDF + LinearSVC"
 

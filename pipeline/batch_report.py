@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.device import Device
-from pipeline.health import Health, total_health
+from pipeline.metrics.outliers import Strange
+from pipeline.metrics.profile import Health, total_health
 from pipeline.stages import total_seconds, wall_shares
-from pipeline.strangeness import Strange
 from pipeline.variants import Choice
 
 

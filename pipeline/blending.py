@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.cores import Cores
 from pipeline.dataset.minibatches import plan_batches
 from pipeline.dataset.token_cache import TokenSet
-from pipeline.evaluation import best_thresholds, decide, log_loss, macro_f1
+from pipeline.metrics.classification import best_thresholds, decide, log_loss, macro_f1
 from pipeline.model import Classifier
 
 LSTM, WIDE, AVERAGE = "LSTM", "words and word pairs", "document vectors"

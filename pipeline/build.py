@@ -12,25 +12,25 @@ from numpy.typing import NDArray
 from pipeline.assessment import assess
 from pipeline.bundle import Bundle
 from pipeline.candidates import fit, forget_checkpoints
-from pipeline.claims import FILE as CLAIMS
-from pipeline.claims import Claims, write_claims
 from pipeline.comparing.comparison import Comparison
 from pipeline.comparing.contenders import Contender
 from pipeline.comparing.figures import keep_comparison
 from pipeline.comparing.flips import foreseen_shares
 from pipeline.comparing.promotion import challenge, check_force, record
 from pipeline.config import Recipe
-from pipeline.confusion_figures import confusion_matrix, reliability_diagram
 from pipeline.dataset.corpus import TEST, TRAIN, VALIDATION
 from pipeline.dataset.tokenizer import UNKNOWN
 from pipeline.engine import opened
-from pipeline.evaluation import confidences, decide
 from pipeline.figures import learning_curve
 from pipeline.files import write_json
-from pipeline.health import REFERENCE, Health, label_counts
+from pipeline.metrics.classification import confidences, decide
+from pipeline.metrics.coverage_plot import precision_and_coverage
+from pipeline.metrics.plots import confusion_matrix, reliability_diagram
+from pipeline.metrics.predictions import FILE as CLAIMS
+from pipeline.metrics.predictions import Claims, write_claims
+from pipeline.metrics.profile import REFERENCE, Health, label_counts
+from pipeline.metrics.selective import promises_of
 from pipeline.preparation import FROM_NOTHING, Prepared, Start, prepare
-from pipeline.promise import promises_of
-from pipeline.promise_figures import precision_and_coverage
 from pipeline.registry import Registry
 from pipeline.schemas import SPLITS
 from pipeline.training import Progress, TrainedModel

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.claims import FILE as CLAIMS
-from pipeline.claims import Claims, read_claims
 from pipeline.config import PromiseConfig, PromotionConfig, stored_recipe
 from pipeline.dataset.token_cache import read_vocabulary
 from pipeline.dataset.tokenizer import Tokenizer
 from pipeline.errors import ModelError
 from pipeline.files import read_json, unseal, value_digest
-from pipeline.health import REFERENCE, Health
-from pipeline.promise import Promise, check_provable, promises_of
+from pipeline.metrics.predictions import FILE as CLAIMS
+from pipeline.metrics.predictions import Claims, read_claims
+from pipeline.metrics.profile import REFERENCE, Health
+from pipeline.metrics.selective import Promise, check_provable, promises_of
 from pipeline.variants import FILES, REPORT
 from pipeline.workspace import Batch
 

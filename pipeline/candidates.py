@@ -15,9 +15,9 @@ from pipeline.cores import Cores
 from pipeline.dataset.corpus import TRAIN, VALIDATION
 from pipeline.dataset.token_cache import TokenSet
 from pipeline.dataset.tokenizer import RESERVED
-from pipeline.evaluation import standard_error
 from pipeline.files import value_digest
 from pipeline.linear import fit_average, fit_wide, known
+from pipeline.metrics.classification import standard_error
 from pipeline.model import EMBEDDING_SPREAD, Average, Classifier, Wide
 from pipeline.preparation import Prepared
 from pipeline.training import Candidate, OnEpoch, Progress, TrainedModel, choose_device, measure, train

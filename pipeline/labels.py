@@ -20,9 +20,9 @@ from pipeline.bundle import Bundle
 from pipeline.config import ScoringConfig
 from pipeline.errors import AccountingError, BatchError
 from pipeline.files import atomic_path, file_digest, read_json, value_digest, write_json
-from pipeline.health import Health
-from pipeline.promise import REVIEW_BELOW, Outcome, Promise
-from pipeline.strangeness import Strange
+from pipeline.metrics.outliers import Strange
+from pipeline.metrics.profile import Health
+from pipeline.metrics.selective import REVIEW_BELOW, Outcome, Promise
 from pipeline.workspace import Batch, Workspace
 
 METADATA_KEY = b"nightlabel"

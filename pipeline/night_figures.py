@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.health import Health
-from pipeline.histograms import Histogram
+from pipeline.metrics.drift import Histogram
+from pipeline.metrics.profile import Health
 from pipeline.plotting import (
     BLUE,
     FAINT,

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.bundle import Bundle
+from pipeline.metrics.selective import Promise
 from pipeline.nights import LabelledNight
-from pipeline.promise import Promise
 
 
 def labelled_shares(night: LabelledNight, bundle: Bundle, promises: Mapping[float, Promise]) -> dict[float, float]:

@@ -13,11 +13,11 @@ from pipeline.bundle import Bundle
 from pipeline.errors import BatchError
 from pipeline.evidence import tell
 from pipeline.files import read_json
-from pipeline.health import MEASURES, Health, total_health
 from pipeline.labels import LabelledBatch, is_labelled_at, labelled_batches, strange_rows
+from pipeline.metrics.outliers import MOST, Strange
+from pipeline.metrics.profile import MEASURES, Health, total_health
 from pipeline.registry import Registry
 from pipeline.schemas import STATUSES
-from pipeline.strangeness import MOST, Strange
 from pipeline.workspace import Batch, Workspace
 
 CHANCE = 3.0  # standard errors within which a share may move by chance

@@ -14,7 +14,7 @@ from pipeline.dataset.token_cache import TokenCache, TokenSet, build_tokens
 from pipeline.dataset.word_vectors import WordVectors, read_vectors
 from pipeline.encoder import Encoder
 from pipeline.errors import ConfigError
-from pipeline.promise import check_none_provable, check_provable
+from pipeline.metrics.selective import check_none_provable, check_provable
 from pipeline.workspace import Workspace
 
 LISTED = 8  # labels in an error

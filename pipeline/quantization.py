@@ -16,9 +16,9 @@ from pipeline.dataset.token_cache import TokenSet
 from pipeline.device import cuda_obstacle
 from pipeline.engine import Engine, opened
 from pipeline.errors import DeviceError, ModelError
-from pipeline.evaluation import decide, macro_f1
 from pipeline.export import build_graph
 from pipeline.files import write_json
+from pipeline.metrics.classification import decide, macro_f1
 from pipeline.model import Classifier
 from pipeline.variants import DEVICES, FILES, REPORT
 

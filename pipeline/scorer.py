@@ -26,7 +26,7 @@ from pipeline.device import Device, choose_device, usable_cores
 from pipeline.engine import Engine, open_engine
 from pipeline.errors import DeviceError, ModelError, StoppedError
 from pipeline.evidence import Evidence, heaviest
-from pipeline.promise import review_thresholds
+from pipeline.metrics.selective import review_thresholds
 from pipeline.stages import StageClock
 from pipeline.variants import Choice, choose_precision
 

@@ -15,14 +15,14 @@ import pyarrow as pa
 
 from pipeline.batch_report import BatchReport, PartReport
 from pipeline.errors import DeviceError, DeviceMemoryError, NightlabelError, ScoringError, StoppedError
-from pipeline.evaluation import confidences, decide
 from pipeline.evidence import evidence_column
-from pipeline.health import Health, label_counts
 from pipeline.labels import existing_part, part_fingerprint, read_documents, write_part
+from pipeline.metrics.classification import confidences, decide
+from pipeline.metrics.outliers import strangest
+from pipeline.metrics.profile import Health, label_counts
 from pipeline.schemas import LABELS, STATUSES
 from pipeline.scorer import Labelled, Scorer
 from pipeline.stages import StageClock
-from pipeline.strangeness import strangest
 from pipeline.workspace import Batch, Workspace
 
 

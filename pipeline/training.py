@@ -18,8 +18,8 @@ from pipeline.dataset.minibatches import plan_batches, shuffled_batches
 from pipeline.dataset.token_cache import TokenSet
 from pipeline.dataset.tokenizer import PADDING, UNKNOWN
 from pipeline.errors import DeviceError
-from pipeline.evaluation import best_thresholds, decide, log_loss, macro_f1
 from pipeline.files import atomic_path
+from pipeline.metrics.classification import best_thresholds, decide, log_loss, macro_f1
 from pipeline.model import Classifier
 from pipeline.objective import Objective
 

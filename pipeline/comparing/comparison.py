@@ -13,10 +13,10 @@ from pipeline.bundle import Bundle
 from pipeline.comparing.contenders import Contender, answer
 from pipeline.comparing.flips import Flips, find_flips
 from pipeline.comparing.held_out import HeldOut, changes, corpus_of, held_out
-from pipeline.comparing.paired import Estimate, chance_of_loss, paired_differences
 from pipeline.dataset.corpus import Corpus
-from pipeline.evaluation import macro_f1
 from pipeline.files import write_json
+from pipeline.metrics.classification import macro_f1
+from pipeline.metrics.significance import Estimate, chance_of_loss, paired_differences
 from pipeline.workspace import Workspace
 
 FILE = "comparison.json"

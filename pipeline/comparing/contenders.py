@@ -14,7 +14,7 @@ from pipeline.bundle import LEARNT_SHARE, Bundle
 from pipeline.dataset.minibatches import TokenLists
 from pipeline.dataset.tokenizer import Tokenizer
 from pipeline.engine import opened
-from pipeline.evaluation import confidences, decide
+from pipeline.metrics.classification import confidences, decide
 from pipeline.preparation import Prepared
 
 SLICE_TEXTS = 16_384  # tokenized and labelled at once

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from pipeline.comparing.contenders import Answers, Contender, answer
 from pipeline.labels import labelled_batches
-from pipeline.promise import Promise
+from pipeline.metrics.selective import Promise
 from pipeline.workspace import Batch, Workspace
 
 MOST_ROWS = 5_000

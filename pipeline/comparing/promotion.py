@@ -23,9 +23,9 @@ from typing import Any
 
 from pipeline.comparing.comparison import ClassChange, Comparison, Tested, compare
 from pipeline.comparing.contenders import Contender
-from pipeline.comparing.paired import DOUBT
 from pipeline.dataset.corpus import Corpus
 from pipeline.errors import ConfigError, ModelError, TrainingDataError
+from pipeline.metrics.significance import DOUBT
 from pipeline.registry import Registry
 
 LISTED = 5

@@ -28,8 +28,8 @@ from pipeline.candidates import fit
 from pipeline.config import IngestConfig, Recipe, load_recipe
 from pipeline.dataset.corpus import TEST, TRAIN, VALIDATION
 from pipeline.encoder import pretrain_encoder
-from pipeline.evaluation import best_thresholds, decide, macro_f1
 from pipeline.ingest import ingest
+from pipeline.metrics.classification import best_thresholds, decide, macro_f1
 from pipeline.preparation import Start, prepare
 from pipeline.workspace import Workspace
 

@@ -26,8 +26,8 @@ from pipeline.bundle import Bundle
 from pipeline.config import ScoringConfig
 from pipeline.dataset.minibatches import TokenLists
 from pipeline.engine import Engine, opened
-from pipeline.evaluation import decide
 from pipeline.labels import read_documents
+from pipeline.metrics.classification import decide
 from pipeline.quantization import compare
 from pipeline.scoring import unique_texts
 from pipeline.variants import DEVICES

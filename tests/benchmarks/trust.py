@@ -26,7 +26,7 @@ from pipeline.config import IngestConfig, load_recipe
 from pipeline.dataset.minibatches import TokenLists
 from pipeline.engine import opened
 from pipeline.ingest import ingest
-from pipeline.promise import TARGETS, Outcome, Promise
+from pipeline.metrics.selective import TARGETS, Outcome, Promise
 from pipeline.workspace import Workspace
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -15,8 +15,8 @@ from pipeline.candidates import fit
 from pipeline.config import Recipe, override
 from pipeline.cores import Cores
 from pipeline.encoder import pretrain_encoder
-from pipeline.evaluation import log_loss, standard_error
 from pipeline.linear import fit_average, fit_wide
+from pipeline.metrics.classification import log_loss, standard_error
 from pipeline.model import Classifier
 from pipeline.preparation import Start, prepare
 from pipeline.workspace import Batch, Workspace

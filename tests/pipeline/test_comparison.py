@@ -23,13 +23,13 @@ from pipeline.comparing.comparison import (
     read_comparison,
 )
 from pipeline.comparing.figures import class_changes
-from pipeline.comparing.paired import chance_of_loss, paired_differences
 from pipeline.comparing.promotion import Decision, gate
 from pipeline.config import Recipe, ScoringConfig, override
 from pipeline.errors import ConfigError
-from pipeline.evaluation import macro_f1
 from pipeline.files import read_json
 from pipeline.finishing import score_batch
+from pipeline.metrics.classification import macro_f1
+from pipeline.metrics.significance import chance_of_loss, paired_differences
 from pipeline.registry import Registry
 from pipeline.scorer import Scorer
 from pipeline.workspace import Batch, Workspace
@@ -88,7 +88,7 @@ def test_the_bootstrap_is_that_of_documents_drawn_one_by_one(several: bool) -> N
 def test_the_bootstrap_is_the_same_each_time_and_in_any_number_of_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     given = several_answers(60, 3, seed=2)
     whole = paired_differences(*given, resamples=500)
-    monkeypatch.setattr("pipeline.comparing.paired.MOST_CELLS", 1_000)
+    monkeypatch.setattr("pipeline.metrics.significance.MOST_CELLS", 1_000)
     assert paired_differences(*given, resamples=500) == whole
     assert paired_differences(*given, resamples=500, seed=1) != whole
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import one_hot
 from sklearn import metrics
 
-from pipeline.evaluation import CALIBRATION_BINS, best_thresholds, decide, evaluate, macro_f1
+from pipeline.metrics.classification import CALIBRATION_BINS, best_thresholds, decide, evaluate, macro_f1
 
 LABELS = ["billing", "delivery", "returns"]
 

@@ -20,11 +20,11 @@ from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
 from pipeline.errors import BatchError, PublicationError
 from pipeline.files import file_digest, read_json, write_json
 from pipeline.finishing import score_batch
-from pipeline.health import Health, label_counts, total_health
-from pipeline.histograms import Distance, Histogram, jensen_shannon_distance, population_stability_index
 from pipeline.ingest import ingest
 from pipeline.judging import Judgement, Night, judge
 from pipeline.labels import METADATA_KEY
+from pipeline.metrics.drift import Distance, Histogram, jensen_shannon_distance, population_stability_index
+from pipeline.metrics.profile import Health, label_counts, total_health
 from pipeline.publishing import publish, published_batches
 from pipeline.registry import Registry
 from pipeline.scorer import Scorer

@@ -9,8 +9,8 @@ import pytest
 from matplotlib.patches import Rectangle
 
 from pipeline import night_figures
-from pipeline.health import Health, label_counts
-from pipeline.histograms import Histogram
+from pipeline.metrics.drift import Histogram
+from pipeline.metrics.profile import Health, label_counts
 from pipeline.night_figures import MOST_LABELS, histograms, label_mix, label_shares
 
 LARGEST = 60_000

@@ -14,9 +14,9 @@ from pipeline.build import build
 from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
 from pipeline.files import read_json, write_json
 from pipeline.finishing import score_batch
-from pipeline.health import Health, label_counts
 from pipeline.ingest import ingest
 from pipeline.labels import LabelledBatch
+from pipeline.metrics.profile import Health, label_counts
 from pipeline.nights import (
     Account,
     LabelledNight,

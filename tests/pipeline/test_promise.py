@@ -12,14 +12,12 @@ from scipy.stats import binomtest
 
 from flows.promise_report import promise_section, promise_sentence
 from pipeline.build import Publication, build
-from pipeline.claims import Claims, read_claims, write_claims
 from pipeline.config import PromiseConfig, Recipe, ScoringConfig
 from pipeline.errors import ConfigError
 from pipeline.finishing import score_batch
 from pipeline.labels import part_fingerprint
-from pipeline.night_promise import labelled_shares
-from pipeline.nights import LabelledNight, labelled_night
-from pipeline.promise import (
+from pipeline.metrics.predictions import Claims, read_claims, write_claims
+from pipeline.metrics.selective import (
     NEVER,
     TARGETS,
     Outcome,
@@ -33,6 +31,8 @@ from pipeline.promise import (
     promises_of,
     review_thresholds,
 )
+from pipeline.night_promise import labelled_shares
+from pipeline.nights import LabelledNight, labelled_night
 from pipeline.scorer import Scorer
 from pipeline.workspace import Batch, Workspace
 

@@ -18,7 +18,7 @@ from pipeline.config import Recipe, ScoringConfig, override
 from pipeline.dataset.corpus import TEST, TRAIN, VALIDATION
 from pipeline.errors import InputError, TrainingDataError
 from pipeline.finishing import score_batch
-from pipeline.health import NO_CLASS
+from pipeline.metrics.profile import NO_CLASS
 from pipeline.preparation import Start, prepare
 from pipeline.schemas import LABELS
 from pipeline.scorer import Scorer

@@ -17,12 +17,12 @@ from pipeline.bundle import Bundle
 from pipeline.config import ScoringConfig
 from pipeline.files import file_digest
 from pipeline.finishing import score_batch
-from pipeline.health import CONFIDENCES, LENGTHS, UNKNOWN_SHARES, Health, label_counts
-from pipeline.histograms import Histogram
 from pipeline.labels import METADATA_KEY, strange_rows
+from pipeline.metrics.drift import Histogram
+from pipeline.metrics.outliers import MOST, Strange, strangest
+from pipeline.metrics.profile import CONFIDENCES, LENGTHS, UNKNOWN_SHARES, Health, label_counts
 from pipeline.nights import LabelledNight, StrangeRow, labelled_night, strangest_rows
 from pipeline.scorer import Scorer
-from pipeline.strangeness import MOST, Strange, strangest
 from pipeline.workspace import Batch, Workspace
 
 AddBatch = Callable[..., Batch]

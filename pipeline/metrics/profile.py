@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.histograms import Histogram
+from pipeline.metrics.drift import Histogram
 
 REFERENCE = "reference.json"
 NO_CLASS = "(none of them)"  # counted beside the classes where a document can have several, or none

@@ -13,8 +13,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.health import Health
-from pipeline.histograms import Histogram
+from pipeline.metrics.drift import Histogram
+from pipeline.metrics.profile import Health
 
 MOST = 10  # of each part, and of each night
 NOTABLE = math.log(20)  # nats: of the reference's texts less than 5 % are like it

@@ -66,7 +66,7 @@ def reliability_diagram(
     """Draw how often the model was right at each confidence, over how many documents had it.
 
     Args:
-        reliability: bins as made by `pipeline.evaluation.reliability_bins`.
+        reliability: bins as made by `pipeline.metrics.classification.reliability_bins`.
         calibration_error: expected calibration error, 0 to 1; None where there are no documents.
         before: `reliability` and `calibration_error` before calibration, to draw beside.
     """

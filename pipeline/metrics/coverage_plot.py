@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.claims import Claims
+from pipeline.metrics.predictions import Claims
+from pipeline.metrics.selective import TARGETS, Outcome, Promise, at_least
 from pipeline.plotting import BLUE, FAINT, INK, MUTED, ORANGE, as_png, headline, new_figure, plain_axes
-from pipeline.promise import TARGETS, Outcome, Promise, at_least
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

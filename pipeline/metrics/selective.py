@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
 
-from pipeline.claims import Claims
 from pipeline.config import PromiseConfig
 from pipeline.errors import ConfigError
+from pipeline.metrics.predictions import Claims
 
 TARGETS = (0.90, 0.95, 0.98, 0.99)  # those that reports show
 DOUBT = 0.05  # a promise may be wrong this often

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.evaluation import confidences, decide
+from pipeline.metrics.classification import confidences, decide
 from pipeline.schemas import CLAIMS
 
 FILE = "claims.parquet"
