@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from flows.markdown import picture, table
 
 if TYPE_CHECKING:
-    from pipeline.encoder import Encoder
+    from pipeline.training.pretrain.encoder import Encoder
 
 
 def encoder_report(encoder: Encoder, *, pictures: bool) -> str:

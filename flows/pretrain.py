@@ -7,7 +7,7 @@ from flows.common import HERE, RETRY, RunProgress, show_report
 from flows.encoder_report import encoder_report
 from flows.forms import Batches, Preset, SettingChanges, WorkspacePath
 from pipeline.config import Recipe, load_recipe
-from pipeline.encoder import Encoder, pretrain_encoder
+from pipeline.training.pretrain.encoder import Encoder, pretrain_encoder
 from pipeline.workspace import Workspace
 
 

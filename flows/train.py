@@ -23,14 +23,14 @@ from flows.model_card import FILE as CARD
 from flows.model_card import model_card
 from flows.model_report import model_report
 from flows.pretrain import pretrain_task
-from pipeline.assessment import assess
 from pipeline.build import Publication, publish
-from pipeline.candidates import fit
 from pipeline.comparing.promotion import check_force
 from pipeline.config import Recipe, load_recipe
-from pipeline.encoder import Encoder, matching_encoder, named_encoder
-from pipeline.preparation import Prepared, Start, prepare
-from pipeline.training import TrainedModel
+from pipeline.training.evaluate import assess
+from pipeline.training.loop import TrainedModel
+from pipeline.training.prepare import Prepared, Start, prepare
+from pipeline.training.pretrain.encoder import Encoder, matching_encoder, named_encoder
+from pipeline.training.selection import fit
 from pipeline.workspace import Workspace
 
 

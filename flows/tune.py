@@ -20,9 +20,9 @@ from flows.forms import (
     titled,
 )
 from flows.tuning_report import tuning_report
-from pipeline import tuning
-from pipeline.search_space import SPACE, Plan, make_plan
-from pipeline.tuning import Tuning
+from pipeline.training.tune import search as tuning
+from pipeline.training.tune.search import Tuning
+from pipeline.training.tune.search_space import SPACE, Plan, make_plan
 from pipeline.workspace import Workspace
 
 

@@ -3,7 +3,7 @@
 import shlex
 
 from flows.markdown import percent, picture, table
-from pipeline.tuning import Trial, Tuning, describe
+from pipeline.training.tune.search import Trial, Tuning, describe
 
 BEST_TRIALS = 10
 LISTED_SETTINGS = 5

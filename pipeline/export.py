@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper
 
 from pipeline.graph import Graph
-from pipeline.model import PAIR_FACTOR, SMALLEST_NORM, Average, Classifier, LstmLayer, Wide
+from pipeline.training.model import PAIR_FACTOR, SMALLEST_NORM, Average, Classifier, LstmLayer, Wide
 
 OPSET, IR_VERSION = 20, 9  # what ONNX Runtime 1.24 and later all load
 LOWEST = np.float32(np.finfo(np.float32).min)

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.dataset.token_cache import TokenSet
 from pipeline.errors import ParityError
-from pipeline.model import Classifier, packed_logits
+from pipeline.training.model import Classifier, packed_logits
 
 TOLERANCE = 1e-5
 # ONNX Runtime's CPU kernels approximate tanh and the sigmoid, and a model that has not settled magnifies any

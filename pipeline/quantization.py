@@ -19,7 +19,7 @@ from pipeline.errors import DeviceError, ModelError
 from pipeline.export import build_graph
 from pipeline.files import write_json
 from pipeline.metrics.classification import decide, macro_f1
-from pipeline.model import Classifier
+from pipeline.training.model import Classifier
 from pipeline.variants import DEVICES, FILES, REPORT
 
 TIMED_TOKENS, TIMED_ROUNDS = 100_000, 3

@@ -13,9 +13,9 @@ from pipeline.dataset.token_cache import TokenSet, write_vocabulary
 from pipeline.dataset.tokenizer import Tokenizer
 from pipeline.export import build_graph
 from pipeline.files import write_json
-from pipeline.model import Average, Classifier, Wide
 from pipeline.parity import Parity, prove_parity
 from pipeline.quantization import write_variants
+from pipeline.training.model import Average, Classifier, Wide
 
 
 def load_classifier(bundle: Bundle) -> Classifier:

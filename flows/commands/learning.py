@@ -139,7 +139,7 @@ def tune(
 
         nightlabel tune --name small --set model.hidden_size=64 --set training.epochs=4
     """
-    from pipeline.search_space import make_plan
+    from pipeline.training.tune.search_space import make_plan
 
     inputs: dict[str, Any] = {
         "batches": batch or [],

@@ -59,7 +59,7 @@ def field_help(model: type[Any], name: str) -> str:
 
 def check_encoder(workspace: str, name: str | None, recipe: Recipe) -> None:
     if name:
-        from pipeline.encoder import named_encoder
+        from pipeline.training.pretrain.encoder import named_encoder
         from pipeline.workspace import Workspace as Place
 
         named_encoder(Place(workspace), name, recipe)

@@ -15,7 +15,7 @@ from pipeline.dataset.minibatches import TokenLists
 from pipeline.dataset.tokenizer import Tokenizer
 from pipeline.engine import opened
 from pipeline.metrics.classification import confidences, decide
-from pipeline.preparation import Prepared
+from pipeline.training.prepare import Prepared
 
 SLICE_TEXTS = 16_384  # tokenized and labelled at once
 

@@ -1,6 +1,6 @@
 """Training labels that are likely wrong: those that a model which has not seen them confidently disagrees with.
 
-The model is the linear branch alone (see `pipeline.linear.fit_wide`), fitted five times on four fifths of the training
+The model is the linear branch alone (see `pipeline.training.linear.fit_wide`), fitted five times on four fifths of the training
 texts: the whole model would take five trainings, and tells about the same. Which of its disagreements are errors of the
 labels rather than of the model is decided by confident learning (Northcutt et al. 2021, the library cleanlab).
 
@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from pipeline.blending import USUAL, WIDE, as_probabilities, best_weights
 from pipeline.bundle import Bundle
 from pipeline.comparing.held_out import corpus_of
 from pipeline.config import stored_recipe
@@ -28,8 +27,9 @@ from pipeline.dataset.minibatches import TokenLists, plan_batches
 from pipeline.dataset.token_cache import TokenSet
 from pipeline.dataset.tokenizer import Tokenizer
 from pipeline.errors import ModelError, ReviewError
-from pipeline.linear import BATCH_TOKENS, FOLDS, fit_wide
 from pipeline.schemas import join_labels
+from pipeline.training.ensemble import USUAL, WIDE, as_probabilities, best_weights
+from pipeline.training.linear import BATCH_TOKENS, FOLDS, fit_wide
 from pipeline.workspace import Workspace
 
 TINY = 1e-12

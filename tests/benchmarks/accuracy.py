@@ -23,14 +23,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.assessment import assess
-from pipeline.candidates import fit
 from pipeline.config import IngestConfig, Recipe, load_recipe
 from pipeline.dataset.corpus import TEST, TRAIN, VALIDATION
-from pipeline.encoder import pretrain_encoder
 from pipeline.ingest import ingest
 from pipeline.metrics.classification import best_thresholds, decide, macro_f1
-from pipeline.preparation import Start, prepare
+from pipeline.training.evaluate import assess
+from pipeline.training.prepare import Start, prepare
+from pipeline.training.pretrain.encoder import pretrain_encoder
+from pipeline.training.selection import fit
 from pipeline.workspace import Workspace
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pipeline.model import LstmLayer
+from pipeline.training.model import LstmLayer
 
 ROWS, TIME, SIZE, ROUNDS = 64, 200, 128, 7
 

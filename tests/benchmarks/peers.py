@@ -49,9 +49,9 @@ from pipeline.errors import NightlabelError
 from pipeline.export import build_graph
 from pipeline.finishing import score_batch
 from pipeline.ingest import ingest
-from pipeline.model import Classifier
 from pipeline.registry import Registry
 from pipeline.scorer import Scorer, byte_slices
+from pipeline.training.model import Classifier
 from pipeline.workspace import Batch, Workspace
 from pipeline.write_bundle import load_classifier
 

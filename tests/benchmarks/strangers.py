@@ -22,12 +22,12 @@ from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
-from pipeline.blending import LSTM, WIDE, as_probabilities, branch_logits
 from pipeline.bundle import Bundle
-from pipeline.cores import Cores
 from pipeline.dataset.minibatches import TokenLists, plan_batches
 from pipeline.dataset.token_cache import TokenSet
 from pipeline.registry import Registry
+from pipeline.training.ensemble import LSTM, WIDE, as_probabilities, branch_logits
+from pipeline.training.parallel import Cores
 from pipeline.workspace import Workspace
 from pipeline.write_bundle import load_classifier
 

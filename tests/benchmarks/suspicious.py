@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from pipeline.config import IngestConfig, load_recipe
 from pipeline.dataset.corpus import TRAIN
 from pipeline.ingest import ingest
-from pipeline.preparation import prepare
 from pipeline.review.suspicion import cross_validated, label_issues
+from pipeline.training.prepare import prepare
 from pipeline.workspace import Workspace
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

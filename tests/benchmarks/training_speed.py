@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline import training
 from pipeline.config import Recipe, TrainingConfig, override
-from pipeline.cores import Cores
 from pipeline.dataset.corpus import TRAIN, VALIDATION
 from pipeline.dataset.token_cache import TokenCache, TokenSet
-from pipeline.model import Classifier
-from pipeline.training import Trainer, epoch_batches
+from pipeline.training import loop as training
+from pipeline.training.loop import Trainer, epoch_batches
+from pipeline.training.model import Classifier
+from pipeline.training.parallel import Cores
 
 CPU = torch.device("cpu")
 

@@ -15,8 +15,8 @@ from flows import tune as tune_flow
 from flows.cli import main
 from flows.tuning_report import tuning_report
 from pipeline.config import preset_names
-from pipeline.search_space import make_plan
-from pipeline.tuning import search
+from pipeline.training.tune.search import search
+from pipeline.training.tune.search_space import make_plan
 from pipeline.workspace import Workspace
 
 SMALL = [

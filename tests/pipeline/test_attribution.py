@@ -19,7 +19,7 @@ from pipeline.dataset.token_cache import TokenSet
 from pipeline.engine import BoundRunner, HostRunner, bucket_length
 from pipeline.errors import ModelError
 from pipeline.export import build_graph
-from pipeline.model import PAIR_FACTOR, SMALLEST_NORM, Average, Classifier, Wide, distinct
+from pipeline.training.model import PAIR_FACTOR, SMALLEST_NORM, Average, Classifier, Wide, distinct
 
 NAMES = ["probabilities", "logits", "attributions", "attribution_start"]
 HEADS: dict[str, dict[str, object]] = {

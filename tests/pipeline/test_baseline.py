@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import one_hot
 
-from pipeline.baseline import linear_baseline
+from pipeline.training.baseline import linear_baseline
 
 TEXTS = [
     "charged twice for one order",

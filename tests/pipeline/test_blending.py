@@ -9,16 +9,16 @@ import torch
 from conftest import tiny_recipe, weather_rows
 from test_linear import random_texts
 
-from pipeline.blending import AVERAGE, LSTM, WIDE, best_weights, blend
 from pipeline.build import build
-from pipeline.candidates import fit
 from pipeline.config import Recipe, override
-from pipeline.cores import Cores
-from pipeline.encoder import pretrain_encoder
-from pipeline.linear import fit_average, fit_wide
 from pipeline.metrics.classification import log_loss, standard_error
-from pipeline.model import Classifier
-from pipeline.preparation import Start, prepare
+from pipeline.training.ensemble import AVERAGE, LSTM, WIDE, best_weights, blend
+from pipeline.training.linear import fit_average, fit_wide
+from pipeline.training.model import Classifier
+from pipeline.training.parallel import Cores
+from pipeline.training.prepare import Start, prepare
+from pipeline.training.pretrain.encoder import pretrain_encoder
+from pipeline.training.selection import fit
 from pipeline.workspace import Batch, Workspace
 
 TOPICS = {
@@ -132,7 +132,9 @@ def test_the_linear_branches_give_way_only_to_what_is_clearly_better(
     short = recipe(epochs=1, compare_scratch=False)
     prepared = prepare(workspace, short, start=Start(encoder=pretrain_encoder(workspace, short)))
     assert standard_error(0.5, 100) == pytest.approx(0.05)
-    monkeypatch.setattr("pipeline.candidates.standard_error", lambda *_: -1.0)  # anything is clearly better than that
+    monkeypatch.setattr(
+        "pipeline.training.selection.standard_error", lambda *_: -1.0
+    )  # anything is clearly better than that
     assert [one.chosen for one in fit(workspace, prepared, short).candidates] == [True, False]
-    monkeypatch.setattr("pipeline.candidates.FEW_TEXTS", 5)  # and with more texts it is not even tried
+    monkeypatch.setattr("pipeline.training.selection.FEW_TEXTS", 5)  # and with more texts it is not even tried
     assert fit(workspace, prepared, short).candidates == ()

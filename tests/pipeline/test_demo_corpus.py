@@ -9,9 +9,9 @@ from random import Random
 import pytest
 from conftest import one_hot
 
-from pipeline.baseline import linear_baseline
 from pipeline.demo_corpus import COLUMNS, DemoFiles, write_tickets
 from pipeline.demo_tickets import Ticket, grammar, make_ticket
+from pipeline.training.baseline import linear_baseline
 
 QUEUES = list(grammar()["queues"])
 

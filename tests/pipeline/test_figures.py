@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from conftest import one_hot
 
-from pipeline.figures import learning_curve, perplexity_curve
 from pipeline.metrics.classification import evaluate
 from pipeline.metrics.plots import confusion_matrix, reliability_diagram
+from pipeline.training.plots import learning_curve, perplexity_curve
 
 LARGEST = 300_000  # what a Prefect artifact shows without trouble
 

@@ -9,8 +9,8 @@ from sklearn.svm import LinearSVC
 
 from pipeline.dataset.minibatches import TokenLists
 from pipeline.dataset.token_cache import TokenSet
-from pipeline.linear import fit_average, fit_wide, known
-from pipeline.model import Average, Wide
+from pipeline.training.linear import fit_average, fit_wide, known
+from pipeline.training.model import Average, Wide
 
 VOCABULARY = 20
 
@@ -116,7 +116,7 @@ def test_balanced_a_rare_class_is_given_more_often(kind: str) -> None:
 
 def test_a_corpus_too_large_is_learnt_from_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = random_texts(400)
-    monkeypatch.setattr("pipeline.linear.WIDE_TOKENS", int(texts.tokens.lengths.sum()) // 2)
+    monkeypatch.setattr("pipeline.training.linear.WIDE_TOKENS", int(texts.tokens.lengths.sum()) // 2)
     part, again = (logits(fitted("wide", texts), texts) for _ in range(2))
     monkeypatch.undo()
     whole = logits(fitted("wide", texts), texts)

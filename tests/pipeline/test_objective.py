@@ -9,7 +9,7 @@ from torch import nn
 from pipeline.config import TrainingConfig
 from pipeline.dataset.minibatches import TokenLists
 from pipeline.dataset.token_cache import TokenSet
-from pipeline.objective import Objective, positive_weights
+from pipeline.training.loss import Objective, positive_weights
 
 CPU = torch.device("cpu")
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, 0.3], [-1.0, 0.0, 3.0]])

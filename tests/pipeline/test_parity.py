@@ -12,8 +12,8 @@ from pipeline.config import ModelConfig
 from pipeline.dataset.token_cache import TokenSet
 from pipeline.errors import ParityError
 from pipeline.export import build_graph
-from pipeline.model import Classifier
 from pipeline.parity import CEILING, TOLERANCE, prove_parity
+from pipeline.training.model import Classifier
 
 
 def exported(model: Classifier, folder: Path) -> Path:

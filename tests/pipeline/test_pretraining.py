@@ -11,17 +11,23 @@ from conftest import tiny_recipe, weather_rows
 from torch import nn
 
 from pipeline.build import build
-from pipeline.candidates import fit
 from pipeline.config import Recipe, override
-from pipeline.cores import Cores, generator
 from pipeline.dataset.chunks import build_pieces, cut
 from pipeline.dataset.corpus import TRAIN
-from pipeline.encoder import Encoder, encoders, matching_encoder, named_encoder, pretrain_encoder
 from pipeline.errors import ModelError, TrainingDataError
-from pipeline.language_model import DocumentModel, LanguageModel, WordSampler, exact_loss, sampled_loss
 from pipeline.parity import prove_parity
-from pipeline.preparation import Start, prepare
-from pipeline.pretraining import Plan, Pretrained, perplexity, pretrain
+from pipeline.training.parallel import Cores, generator
+from pipeline.training.prepare import Start, prepare
+from pipeline.training.pretrain.encoder import Encoder, encoders, matching_encoder, named_encoder, pretrain_encoder
+from pipeline.training.pretrain.language_model import (
+    DocumentModel,
+    LanguageModel,
+    WordSampler,
+    exact_loss,
+    sampled_loss,
+)
+from pipeline.training.pretrain.loop import Plan, Pretrained, perplexity, pretrain
+from pipeline.training.selection import fit
 from pipeline.workspace import Batch, Workspace
 from pipeline.write_bundle import load_classifier
 
@@ -81,8 +87,8 @@ def test_a_killed_pretraining_ends_with_the_perplexity_of_an_unbroken_one(
     filled: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Killed in the middle of an epoch, after a checkpoint at every batch."""
-    monkeypatch.setattr("pipeline.pretraining.CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("pipeline.pretraining.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.training.pretrain.loop.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.training.pretrain.loop.PROGRESS_SECONDS", 0.0)
 
     class KilledError(Exception):
         pass
@@ -259,7 +265,7 @@ def test_a_training_starts_from_the_encoder_and_keeps_the_better_of_both(
     assert [one.name for one in trained.candidates] == ["pretrained", "from scratch", "linear branches alone"]
     assert sum(candidate.chosen for candidate in trained.candidates) == 1
     alone = override(slow, ["training.compare_scratch=false"])
-    monkeypatch.setattr("pipeline.candidates.FEW_TEXTS", 0)
+    monkeypatch.setattr("pipeline.training.selection.FEW_TEXTS", 0)
     model = fit(filled, prepare(filled, alone, start=Start(encoder=encoder)), alone).model
     assert torch.allclose(model.embedding.weight, encoder.weights["embedding.weight"], atol=1e-6)
     vectors = encoder.weights["document_vectors"]

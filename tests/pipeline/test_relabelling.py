@@ -13,7 +13,7 @@ from conftest import tiny_recipe, weather_rows
 from pipeline.dataset.corpus import LEFT_OUT, TEST, TRAIN, VALIDATION, Corpus, select
 from pipeline.dataset.reviews import TextLabels, keep_answers, now, text_labels
 from pipeline.errors import ReviewError, TrainingDataError
-from pipeline.preparation import prepare
+from pipeline.training.prepare import prepare
 from pipeline.workspace import Batch, Workspace
 
 AddBatch = Callable[..., Batch]

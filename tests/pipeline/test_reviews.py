@@ -14,9 +14,9 @@ from pipeline.dataset.corpus import TRAIN
 from pipeline.dataset.reviews import read_answers
 from pipeline.errors import ReviewError
 from pipeline.judging import earlier_nights
-from pipeline.preparation import prepare
 from pipeline.review.exporting import COLUMNS, export_review
 from pipeline.schemas import REVIEWS
+from pipeline.training.prepare import prepare
 
 BATCH = "2026-11-20"
 

@@ -13,15 +13,15 @@ import pytest
 from conftest import tiny_recipe, weather_rows
 
 from pipeline.build import build
-from pipeline.candidates import fit
 from pipeline.config import Recipe, ScoringConfig, override
 from pipeline.dataset.corpus import TEST, TRAIN, VALIDATION
 from pipeline.errors import InputError, TrainingDataError
 from pipeline.finishing import score_batch
 from pipeline.metrics.profile import NO_CLASS
-from pipeline.preparation import Start, prepare
 from pipeline.schemas import LABELS
 from pipeline.scorer import Scorer
+from pipeline.training.prepare import Start, prepare
+from pipeline.training.selection import fit
 from pipeline.workspace import Batch, Workspace
 
 WORDS = {"sun": "bright", "rain": "wet", "wind": "gusty"}

@@ -12,8 +12,8 @@ from review_tools import Office
 from pipeline.build import build
 from pipeline.dataset.corpus import TRAIN
 from pipeline.errors import ReviewError
-from pipeline.preparation import prepare
 from pipeline.review.suspicion import stratified_folds, suspicious_rows
+from pipeline.training.prepare import prepare
 from pipeline.workspace import Batch, Workspace
 
 

@@ -12,10 +12,7 @@ from pipeline.dataset.corpus import TRAIN, VALIDATION
 from pipeline.dataset.minibatches import TokenLists
 from pipeline.dataset.token_cache import TokenSet
 from pipeline.errors import DeviceError
-from pipeline.model import Classifier
-from pipeline.objective import class_weights
-from pipeline.preparation import Prepared, prepare
-from pipeline.training import (
+from pipeline.training.loop import (
     TrainedModel,
     by_depth,
     choose_device,
@@ -25,6 +22,9 @@ from pipeline.training import (
     schedule,
     train,
 )
+from pipeline.training.loss import class_weights
+from pipeline.training.model import Classifier
+from pipeline.training.prepare import Prepared, prepare
 from pipeline.workspace import Batch, Workspace
 
 CPU = torch.device("cpu")
@@ -64,8 +64,8 @@ def test_a_killed_training_ends_with_the_weights_of_an_unbroken_one(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in the middle of an epoch, after a checkpoint at every batch."""
-    monkeypatch.setattr("pipeline.training.CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("pipeline.training.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.training.loop.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.training.loop.PROGRESS_SECONDS", 0.0)
     recipe = tiny_recipe()
     checkpoint = tmp_path / "checkpoint.pt"
 

@@ -15,15 +15,15 @@ from conftest import weather_rows
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from pipeline import tuning
-from pipeline.candidates import fit
 from pipeline.config import Recipe, load_recipe
 from pipeline.errors import ConfigError, WorkspaceError
-from pipeline.preparation import Prepared, prepare
-from pipeline.search_space import SPACE, Plan, changed, make_plan, nearest, value_of
-from pipeline.study import ATTEMPTS, opened
-from pipeline.tuning import Tuning, search
-from pipeline.tuning_figures import tuning_trials
+from pipeline.training.prepare import Prepared, prepare
+from pipeline.training.selection import fit
+from pipeline.training.tune import search as tuning
+from pipeline.training.tune.plots import tuning_trials
+from pipeline.training.tune.search import Tuning, search
+from pipeline.training.tune.search_space import SPACE, Plan, changed, make_plan, nearest, value_of
+from pipeline.training.tune.study import ATTEMPTS, opened
 from pipeline.workspace import Batch, Workspace
 
 # Small enough that a trial takes about a third of a second.
@@ -185,7 +185,7 @@ def test_a_trial_that_falls_behind_is_pruned_and_leaves_no_checkpoint(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("UNPRUNED_TRIALS", "COMPARED_TRIALS"):
-        monkeypatch.setattr(f"pipeline.tuning.{name}", 1)
+        monkeypatch.setattr(f"pipeline.training.tune.search.{name}", 1)
     quick = [text for text in SMALL if "batch_size" not in text] + ["training.batch_size=4"]  # enough to tell apart
     found = search(workspace, small_plan(trials=8, settings=quick))
     pruned = [trial for trial in found.trials if trial.pruned]

@@ -8,12 +8,12 @@ from conftest import tiny_recipe, weather_rows
 
 from flows.model_report import model_report
 from pipeline.build import build
-from pipeline.candidates import fit
 from pipeline.dataset.tokenizer import RESERVED
 from pipeline.dataset.word_vectors import read_vectors
 from pipeline.errors import InputError
-from pipeline.model import EMBEDDING_SPREAD
-from pipeline.preparation import Start, prepare
+from pipeline.training.model import EMBEDDING_SPREAD
+from pipeline.training.prepare import Start, prepare
+from pipeline.training.selection import fit
 from pipeline.workspace import Batch, Workspace
 
 LINES = "rain 1 2 3\nSun 4 5 6\nsun 7 8 9\nTHE 0.5 0 -1e-1\nThe 9 9 9\nunasked 1 1\n"

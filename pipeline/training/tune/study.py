@@ -17,7 +17,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from pipeline.errors import ConfigError, WorkspaceError
-from pipeline.search_space import Plan, combinations, nearest
+from pipeline.training.tune.search_space import Plan, combinations, nearest
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from pipeline.dataset.reviews import text_labels
 from pipeline.dataset.soft_labels import Teacher, check_ids, read_teacher
 from pipeline.dataset.token_cache import TokenCache, TokenSet, build_tokens
 from pipeline.dataset.word_vectors import WordVectors, read_vectors
-from pipeline.encoder import Encoder
 from pipeline.errors import ConfigError
 from pipeline.metrics.selective import check_none_provable, check_provable
+from pipeline.training.pretrain.encoder import Encoder
 from pipeline.workspace import Workspace
 
 LISTED = 8  # labels in an error

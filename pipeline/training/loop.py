@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.blending import Part
 from pipeline.config import TrainingConfig
-from pipeline.cores import Cores, generator
 from pipeline.dataset.minibatches import plan_batches, shuffled_batches
 from pipeline.dataset.token_cache import TokenSet
 from pipeline.dataset.tokenizer import PADDING, UNKNOWN
 from pipeline.errors import DeviceError
 from pipeline.files import atomic_path
 from pipeline.metrics.classification import best_thresholds, decide, log_loss, macro_f1
-from pipeline.model import Classifier
-from pipeline.objective import Objective
+from pipeline.training.ensemble import Part
+from pipeline.training.loss import Objective
+from pipeline.training.model import Classifier
+from pipeline.training.parallel import Cores, generator
 
 # Called with the share of the work done, in [0, 1], and a line that says where things stand.
 Progress = Callable[[float, str], None]

@@ -20,16 +20,16 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.pruners import MedianPruner
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.candidates import fit, forget_checkpoints
 from pipeline.config import Recipe
 from pipeline.dataset.corpus import TRAIN
-from pipeline.encoder import named_encoder
 from pipeline.files import atomic_path, value_digest
-from pipeline.preparation import Prepared, Start, prepare
-from pipeline.search_space import Plan, changed, value_of
-from pipeline.study import START, opened
-from pipeline.training import OnEpoch, Progress, enough_epochs
-from pipeline.tuning_figures import tuning_trials
+from pipeline.training.loop import OnEpoch, Progress, enough_epochs
+from pipeline.training.prepare import Prepared, Start, prepare
+from pipeline.training.pretrain.encoder import named_encoder
+from pipeline.training.selection import fit, forget_checkpoints
+from pipeline.training.tune.plots import tuning_trials
+from pipeline.training.tune.search_space import Plan, changed, value_of
+from pipeline.training.tune.study import START, opened
 from pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)

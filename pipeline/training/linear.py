@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.dataset.minibatches import plan_batches
 from pipeline.dataset.token_cache import TokenSet
-from pipeline.model import Average, Wide
+from pipeline.training.model import Average, Wide
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor
 
-from pipeline.cores import Cores
 from pipeline.dataset.minibatches import plan_batches
 from pipeline.dataset.token_cache import TokenSet
 from pipeline.metrics.classification import best_thresholds, decide, log_loss, macro_f1
-from pipeline.model import Classifier
+from pipeline.training.model import Classifier
+from pipeline.training.parallel import Cores
 
 LSTM, WIDE, AVERAGE = "LSTM", "words and word pairs", "document vectors"
 BRANCHES = (LSTM, WIDE, AVERAGE)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import PretrainingConfig
-from pipeline.cores import Cores, generator
 from pipeline.dataset.chunks import PieceCache
 from pipeline.dataset.minibatches import TokenLists, plan_batches, shuffled_batches
 from pipeline.files import atomic_path
-from pipeline.language_model import WordModel, WordSampler, exact_loss, sampled_loss
-from pipeline.training import CHECKPOINT_SECONDS, PROGRESS_SECONDS, Progress, clock, schedule
+from pipeline.training.loop import CHECKPOINT_SECONDS, PROGRESS_SECONDS, Progress, clock, schedule
+from pipeline.training.parallel import Cores, generator
+from pipeline.training.pretrain.language_model import WordModel, WordSampler, exact_loss, sampled_loss
 
 logger = logging.getLogger(__name__)
 

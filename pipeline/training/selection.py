@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.blending import AVERAGE, BRANCHES, WIDE, blend
 from pipeline.config import Recipe, TrainingConfig
-from pipeline.cores import Cores
 from pipeline.dataset.corpus import TRAIN, VALIDATION
 from pipeline.dataset.token_cache import TokenSet
 from pipeline.dataset.tokenizer import RESERVED
 from pipeline.files import value_digest
-from pipeline.linear import fit_average, fit_wide, known
 from pipeline.metrics.classification import standard_error
-from pipeline.model import EMBEDDING_SPREAD, Average, Classifier, Wide
-from pipeline.preparation import Prepared
-from pipeline.training import Candidate, OnEpoch, Progress, TrainedModel, choose_device, measure, train
+from pipeline.training.ensemble import AVERAGE, BRANCHES, WIDE, blend
+from pipeline.training.linear import fit_average, fit_wide, known
+from pipeline.training.loop import Candidate, OnEpoch, Progress, TrainedModel, choose_device, measure, train
+from pipeline.training.model import EMBEDDING_SPREAD, Average, Classifier, Wide
+from pipeline.training.parallel import Cores
+from pipeline.training.prepare import Prepared
 from pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)

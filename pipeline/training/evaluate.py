@@ -10,14 +10,14 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from pipeline.baseline import linear_baseline
-from pipeline.blending import LSTM, as_probabilities, branch_logits
 from pipeline.config import Recipe
-from pipeline.cores import Cores
 from pipeline.dataset.corpus import TEST, TRAIN, VALIDATION
 from pipeline.metrics.classification import best_thresholds, calibration_error, evaluate, reliability
-from pipeline.preparation import Prepared
-from pipeline.training import TrainedModel
+from pipeline.training.baseline import linear_baseline
+from pipeline.training.ensemble import LSTM, as_probabilities, branch_logits
+from pipeline.training.loop import TrainedModel
+from pipeline.training.parallel import Cores
+from pipeline.training.prepare import Prepared
 
 logger = logging.getLogger(__name__)
 

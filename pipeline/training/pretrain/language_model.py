@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.config import ModelConfig
 from pipeline.dataset.tokenizer import PADDING, UNKNOWN
-from pipeline.model import EMBEDDING_SPREAD, LstmLayer, mirrored_places
+from pipeline.training.model import EMBEDDING_SPREAD, LstmLayer, mirrored_places
 
 FREQUENT = 1e-4  # words with a larger share of all words are predicted less often
 EVALUATION_ROWS = 1024  # words whose probabilities over the whole vocabulary are computed at once

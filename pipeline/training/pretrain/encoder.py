@@ -19,12 +19,12 @@ from pipeline.dataset.chunks import PieceCache, build_pieces
 from pipeline.dataset.token_cache import read_vocabulary, write_vocabulary
 from pipeline.dataset.tokenizer import Splitter, Tokenizer
 from pipeline.errors import ModelError
-from pipeline.figures import perplexity_curve
 from pipeline.files import read_json, seal, unseal, value_digest, write_json
-from pipeline.language_model import DocumentModel, LanguageModel
-from pipeline.model import EMBEDDING_SPREAD, Classifier
-from pipeline.pretraining import Plan, Pretrained, pretrain
-from pipeline.training import Progress, choose_device
+from pipeline.training.loop import Progress, choose_device
+from pipeline.training.model import EMBEDDING_SPREAD, Classifier
+from pipeline.training.plots import perplexity_curve
+from pipeline.training.pretrain.language_model import DocumentModel, LanguageModel
+from pipeline.training.pretrain.loop import Plan, Pretrained, pretrain
 from pipeline.workspace import Workspace
 
 # What the vocabulary depends on, and the shape of the weights: an encoder serves recipes that agree with it here.
