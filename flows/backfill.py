@@ -23,7 +23,7 @@ from flows.markdown import table
 from flows.orchestrator import POOL, UNDER_WAY, Orchestrator
 from pipeline.backfilling import Fate, Night, Reason, Row, Work, check_days, plan
 from pipeline.errors import ConfigError
-from pipeline.registry import Registry
+from pipeline.models.registry import Registry
 from pipeline.workspace import Workspace
 
 TAG = "backfill"

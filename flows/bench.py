@@ -11,7 +11,7 @@ from pipeline.bench import bench
 from pipeline.bench_subject import workspace_subject
 from pipeline.config import ScoringConfig
 from pipeline.errors import ConfigError
-from pipeline.registry import Registry
+from pipeline.models.registry import Registry
 from pipeline.time_figures import time_spent
 from pipeline.workspace import Workspace
 

@@ -5,8 +5,8 @@ import sys
 from dataclasses import dataclass
 
 from flows.server import check_configured
-from pipeline.device import cuda_obstacle
 from pipeline.errors import ConfigError, WorkspaceError
+from pipeline.models.session import cuda_obstacle
 from pipeline.workspace import Workspace
 
 SHOWN = ("prefect", "torch", "onnx", "pyarrow")

@@ -80,7 +80,7 @@ def _announce(workspace: Workspace, report: IngestReport) -> None:
     """Tell the server of texts that want labels, if there is one model that can give them."""
     if report.already_there or not report.unlabelled:
         return
-    from pipeline.registry import Registry  # brings PyTorch along, which reading files does not need
+    from pipeline.models.registry import Registry  # brings PyTorch along, which reading files does not need
 
     registry = Registry(workspace)
     if len([name for name in registry.names() if registry.champion(name)]) != 1:

@@ -8,7 +8,7 @@ from flows.markdown import percent, table
 from flows.promise_report import none_line, promise_sentence
 
 if TYPE_CHECKING:
-    from pipeline.bundle import Bundle
+    from pipeline.models.bundle import Bundle
 
 FILE = "card.md"
 NAMED = 3  # classes, good and bad ones

@@ -10,7 +10,7 @@ from flows.promise_report import promise_section
 
 if TYPE_CHECKING:  # these bring PyTorch along
     from pipeline.build import Publication
-    from pipeline.bundle import Bundle
+    from pipeline.models.bundle import Bundle
 
 WORST_CLASSES = 12  # a table of 150 classes is read by nobody
 

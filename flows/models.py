@@ -9,7 +9,7 @@ from pipeline.comparing.contenders import Contender
 from pipeline.comparing.held_out import corpus_of
 from pipeline.comparing.promotion import challenge, check_force, gate, rule
 from pipeline.errors import ModelError, PromotionError
-from pipeline.registry import Registry
+from pipeline.models.registry import Registry
 from pipeline.workspace import Workspace
 
 

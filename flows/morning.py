@@ -27,9 +27,9 @@ from pipeline.nights import Account, LabelledNight, estimate_accuracy, held_batc
 from pipeline.workspace import Batch, Workspace
 
 if TYPE_CHECKING:
-    from pipeline.bundle import Bundle
     from pipeline.ingest import IngestReport
     from pipeline.labels import LabelledBatch
+    from pipeline.models.bundle import Bundle
 
 LEAST_CHANGE = 0.01  # of a mean, for the first screen to mention it
 

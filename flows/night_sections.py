@@ -13,8 +13,8 @@ from pipeline.metrics.drift import Histogram
 from pipeline.nights import Account, LabelledNight, label_moves, strangest_rows
 
 if TYPE_CHECKING:
-    from pipeline.bundle import Bundle
     from pipeline.metrics.profile import Health
+    from pipeline.models.bundle import Bundle
     from pipeline.workspace import Workspace
 
 LISTED_MOVES = 3

@@ -18,14 +18,14 @@ from flows.forms import ModelName, OptionalDay, WorkspacePath, titled
 from flows.ingest import ingest
 from flows.morning import Failure, Morning, idle_report, night_report, outcome
 from flows.score import score
-from pipeline.bundle import Bundle
 from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
 from pipeline.errors import NightlabelError
 from pipeline.files import atomic_path
 from pipeline.ingest import IngestReport
 from pipeline.labels import unlabelled
+from pipeline.models.bundle import Bundle
+from pipeline.models.registry import Registry
 from pipeline.nights import labelled_night
-from pipeline.registry import Registry
 from pipeline.workspace import Batch, Workspace
 
 

@@ -10,8 +10,8 @@ from pipeline.metrics.selective import DOUBT, Outcome, Promise, broken_classes, 
 from pipeline.night_promise import labelled_shares
 
 if TYPE_CHECKING:
-    from pipeline.bundle import Bundle
     from pipeline.metrics.predictions import Claims
+    from pipeline.models.bundle import Bundle
     from pipeline.nights import LabelledNight
 
 LISTED_CLASSES = 12

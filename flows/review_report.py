@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from flows.markdown import percent, table
 
 if TYPE_CHECKING:
-    from pipeline.bundle import Bundle
+    from pipeline.models.bundle import Bundle
     from pipeline.nights import LabelledNight
     from pipeline.review.exporting import Exported
     from pipeline.review.importing import Imported

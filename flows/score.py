@@ -20,12 +20,12 @@ from flows.common import HERE, RETRY, OutOfTimeError, announce, end_process, sco
 from flows.forms import Batches, ModelName, WorkspacePath, titled
 from flows.report import labels_report
 from pipeline.batch_report import BatchReport, PartReport
-from pipeline.bundle import Bundle
 from pipeline.config import HealthConfig, ScoringConfig
 from pipeline.files import read_json
 from pipeline.finishing import finish_batch
 from pipeline.labels import unlabelled
-from pipeline.registry import Registry
+from pipeline.models.bundle import Bundle
+from pipeline.models.registry import Registry
 from pipeline.scorer import Scorer
 from pipeline.scoring import score_part
 from pipeline.workspace import Batch, Workspace

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline.device import Device
 from pipeline.metrics.outliers import Strange
 from pipeline.metrics.profile import Health, total_health
+from pipeline.models.session import Device
+from pipeline.models.variants import Choice
 from pipeline.stages import total_seconds, wall_shares
-from pipeline.variants import Choice
 
 
 @dataclass(frozen=True)

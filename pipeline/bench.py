@@ -24,15 +24,15 @@ import pyarrow as pa
 
 from pipeline.batch_report import BatchReport
 from pipeline.bench_subject import Say, Subject, take_rows
-from pipeline.bundle import Bundle
 from pipeline.config import ScoringConfig
-from pipeline.device import choose_device, usable_cores
-from pipeline.engine import Engine
 from pipeline.errors import ModelError
 from pipeline.labels import commit_labels, read_documents
+from pipeline.models.bundle import Bundle
+from pipeline.models.engine import Engine
+from pipeline.models.session import choose_device, usable_cores
+from pipeline.models.variants import DEVICES, choose_precision
 from pipeline.scorer import Scorer, byte_slices
 from pipeline.scoring import score_parts, unique_texts
-from pipeline.variants import DEVICES, choose_precision
 from pipeline.workspace import Batch, Workspace
 
 ROWS = 20_000  # of a batch, unless more are asked for

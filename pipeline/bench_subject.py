@@ -7,10 +7,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.bundle import Bundle
 from pipeline.errors import BatchError
 from pipeline.files import file_digest, write_table
-from pipeline.registry import Registry
+from pipeline.models.bundle import Bundle
+from pipeline.models.registry import Registry
 from pipeline.workspace import Batch, Workspace
 
 Say = Callable[[str], None]

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.bundle import Bundle
 from pipeline.comparing.comparison import Comparison
 from pipeline.comparing.contenders import Contender
 from pipeline.comparing.figures import keep_comparison
@@ -18,7 +17,6 @@ from pipeline.comparing.promotion import challenge, check_force, record
 from pipeline.config import Recipe
 from pipeline.dataset.corpus import TEST, TRAIN, VALIDATION
 from pipeline.dataset.tokenizer import UNKNOWN
-from pipeline.engine import opened
 from pipeline.files import write_json
 from pipeline.metrics.classification import confidences, decide
 from pipeline.metrics.coverage_plot import precision_and_coverage
@@ -27,16 +25,18 @@ from pipeline.metrics.predictions import FILE as CLAIMS
 from pipeline.metrics.predictions import Claims, write_claims
 from pipeline.metrics.profile import REFERENCE, Health, label_counts
 from pipeline.metrics.selective import promises_of
-from pipeline.registry import Registry
+from pipeline.models.bundle import Bundle
+from pipeline.models.engine import opened
+from pipeline.models.registry import Registry
+from pipeline.models.variants import FILES
+from pipeline.models.write_bundle import write_model
 from pipeline.schemas import SPLITS
 from pipeline.training.evaluate import assess
 from pipeline.training.loop import Progress, TrainedModel
 from pipeline.training.plots import learning_curve
 from pipeline.training.prepare import FROM_NOTHING, Prepared, Start, prepare
 from pipeline.training.selection import fit, forget_checkpoints
-from pipeline.variants import FILES
 from pipeline.workspace import Workspace
-from pipeline.write_bundle import write_model
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def heaviest(token_ids: NDArray[np.int32], attributions: NDArray[np.float32]) ->
 
     Args:
         token_ids: [texts, time], 0 past each end.
-        attributions: [texts, kinds, time], see `pipeline.attribution`.
+        attributions: [texts, kinds, time], see `pipeline.models.attribution`.
     """
     places = np.arange(token_ids.shape[1], dtype=np.int32)
     words = np.where(token_ids == UNKNOWN, -1 - places, token_ids)

@@ -8,8 +8,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.bundle import Bundle
 from pipeline.metrics.selective import Promise
+from pipeline.models.bundle import Bundle
 from pipeline.nights import LabelledNight
 
 

@@ -9,14 +9,14 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.bundle import Bundle
 from pipeline.errors import BatchError
 from pipeline.evidence import tell
 from pipeline.files import read_json
 from pipeline.labels import LabelledBatch, is_labelled_at, labelled_batches, strange_rows
 from pipeline.metrics.outliers import MOST, Strange
 from pipeline.metrics.profile import MEASURES, Health, total_health
-from pipeline.registry import Registry
+from pipeline.models.bundle import Bundle
+from pipeline.models.registry import Registry
 from pipeline.schemas import STATUSES
 from pipeline.workspace import Batch, Workspace
 

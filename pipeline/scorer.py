@@ -15,20 +15,20 @@ import numpy as np
 import onnx
 import pyarrow as pa
 
-from pipeline.attribution import with_attributions
-from pipeline.bundle import Bundle
 from pipeline.config import ScoringConfig
 from pipeline.dataset.allocator import keep_freed_memory
 from pipeline.dataset.minibatches import TokenLists
 from pipeline.dataset.splitter import text_bytes
 from pipeline.dataset.tokenizer import TokenStats
-from pipeline.device import Device, choose_device, usable_cores
-from pipeline.engine import Engine, open_engine
 from pipeline.errors import DeviceError, ModelError, StoppedError
 from pipeline.evidence import Evidence, heaviest
 from pipeline.metrics.selective import review_thresholds
+from pipeline.models.attribution import with_attributions
+from pipeline.models.bundle import Bundle
+from pipeline.models.engine import Engine, open_engine
+from pipeline.models.session import Device, choose_device, usable_cores
+from pipeline.models.variants import Choice, choose_precision
 from pipeline.stages import StageClock
-from pipeline.variants import Choice, choose_precision
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from pipeline.build import Publication, build
 from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
 from pipeline.finishing import score_batch
 from pipeline.ingest import ingest
-from pipeline.registry import Registry
+from pipeline.models.registry import Registry
 from pipeline.review.exporting import Exported, export_review
 from pipeline.review.importing import Imported, import_review
 from pipeline.scorer import Scorer

@@ -250,7 +250,7 @@ def models_card(
         nightlabel models card tickets@3 > card.md
     """
     from flows.model_card import model_card
-    from pipeline.registry import Registry
+    from pipeline.models.registry import Registry
     from pipeline.workspace import Workspace as Place
 
     show(model_card(Registry(Place(workspace)).find(spec)))

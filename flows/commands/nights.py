@@ -116,9 +116,9 @@ def score(
             "threads": threads,
         },
     )
-    from pipeline.device import cuda_obstacle
-    from pipeline.registry import Registry
-    from pipeline.variants import choose_precision
+    from pipeline.models.registry import Registry
+    from pipeline.models.session import cuda_obstacle
+    from pipeline.models.variants import choose_precision
     from pipeline.workspace import Workspace as Place
 
     # An unknown model, one without the variant, or a promise it cannot make, is told at once.

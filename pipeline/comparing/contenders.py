@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.bundle import LEARNT_SHARE, Bundle
 from pipeline.dataset.minibatches import TokenLists
 from pipeline.dataset.tokenizer import Tokenizer
-from pipeline.engine import opened
 from pipeline.metrics.classification import confidences, decide
+from pipeline.models.bundle import LEARNT_SHARE, Bundle
+from pipeline.models.engine import opened
 from pipeline.training.prepare import Prepared
 
 SLICE_TEXTS = 16_384  # tokenized and labelled at once

@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.bundle import Bundle
 from pipeline.config import stored_recipe
 from pipeline.dataset.corpus import TEST, TRAIN, VALIDATION, Corpus, select
 from pipeline.dataset.reviews import text_labels
 from pipeline.errors import ModelError, TrainingDataError
+from pipeline.models.bundle import Bundle
 from pipeline.workspace import Batch, Workspace
 
 

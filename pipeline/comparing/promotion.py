@@ -26,7 +26,7 @@ from pipeline.comparing.contenders import Contender
 from pipeline.dataset.corpus import Corpus
 from pipeline.errors import ConfigError, ModelError, TrainingDataError
 from pipeline.metrics.significance import DOUBT
-from pipeline.registry import Registry
+from pipeline.models.registry import Registry
 
 LISTED = 5
 

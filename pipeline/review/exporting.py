@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.bundle import Bundle
 from pipeline.dataset.reviews import keep_asked, now, read_answers
 from pipeline.errors import ModelError, ReviewError
 from pipeline.labels import LabelledBatch, labelled_batches
-from pipeline.registry import Registry
+from pipeline.models.bundle import Bundle
+from pipeline.models.registry import Registry
 from pipeline.review.checks import shown
 from pipeline.review.selection import Candidates, candidates, choose, read_rows, standing
 from pipeline.review.spreadsheet import guard, readable, write_sheet

@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.bundle import Bundle
 from pipeline.dataset.reviews import latest, read_answers
 from pipeline.labels import LabelledBatch
+from pipeline.models.bundle import Bundle
 from pipeline.publishing import published_batches
 from pipeline.workspace import Workspace
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from flows.score import score
 from pipeline.config import ScoringConfig
 from pipeline.finishing import score_batch
-from pipeline.registry import Registry
+from pipeline.models.registry import Registry
 from pipeline.scorer import Scorer
 from pipeline.workspace import Workspace
 

@@ -22,17 +22,17 @@ import torch
 
 from pipeline.bench import ROWS, bench
 from pipeline.bench_subject import take_rows, workspace_subject
-from pipeline.bundle import Bundle
 from pipeline.config import ScoringConfig
 from pipeline.dataset.minibatches import TokenLists
-from pipeline.engine import Engine, opened
 from pipeline.labels import read_documents
 from pipeline.metrics.classification import decide
-from pipeline.quantization import compare
+from pipeline.models.bundle import Bundle
+from pipeline.models.engine import Engine, opened
+from pipeline.models.quantization import compare
+from pipeline.models.variants import DEVICES
+from pipeline.models.write_bundle import load_classifier
 from pipeline.scoring import unique_texts
-from pipeline.variants import DEVICES
 from pipeline.workspace import Batch, Workspace
-from pipeline.write_bundle import load_classifier
 
 Batches = Sequence[tuple[np.ndarray, np.ndarray]]
 

@@ -38,22 +38,22 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from pipeline.bundle import Bundle
 from pipeline.config import IngestConfig, ScoringConfig, load_recipe, validated
 from pipeline.dataset.allocator import keep_freed_memory
 from pipeline.dataset.minibatches import TokenLists, plan_batches
 from pipeline.dataset.tokenizer import RESERVED, UNKNOWN, UNSEPARATED_SCRIPTS, Tokenizer
-from pipeline.device import choose_device
-from pipeline.engine import open_engine
 from pipeline.errors import NightlabelError
-from pipeline.export import build_graph
 from pipeline.finishing import score_batch
 from pipeline.ingest import ingest
-from pipeline.registry import Registry
+from pipeline.models.bundle import Bundle
+from pipeline.models.engine import open_engine
+from pipeline.models.onnx_graph import build_graph
+from pipeline.models.registry import Registry
+from pipeline.models.session import choose_device
+from pipeline.models.write_bundle import load_classifier
 from pipeline.scorer import Scorer, byte_slices
 from pipeline.training.model import Classifier
 from pipeline.workspace import Batch, Workspace
-from pipeline.write_bundle import load_classifier
 
 BATCH, SLICE_ROWS, WARM_UP_ROWS, FIT_ROWS, TOKENIZER_ROUNDS = 64, 4096, 32, 20_000, 5
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

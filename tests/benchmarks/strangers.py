@@ -22,14 +22,14 @@ from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
-from pipeline.bundle import Bundle
 from pipeline.dataset.minibatches import TokenLists, plan_batches
 from pipeline.dataset.token_cache import TokenSet
-from pipeline.registry import Registry
+from pipeline.models.bundle import Bundle
+from pipeline.models.registry import Registry
+from pipeline.models.write_bundle import load_classifier
 from pipeline.training.ensemble import LSTM, WIDE, as_probabilities, branch_logits
 from pipeline.training.parallel import Cores
 from pipeline.workspace import Workspace
-from pipeline.write_bundle import load_classifier
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "clinc150"
 NEIGHBOURS = 10

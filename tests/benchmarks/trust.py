@@ -24,9 +24,9 @@ import pyarrow.parquet as pq
 from pipeline.build import Publication, build
 from pipeline.config import IngestConfig, load_recipe
 from pipeline.dataset.minibatches import TokenLists
-from pipeline.engine import opened
 from pipeline.ingest import ingest
 from pipeline.metrics.selective import TARGETS, Outcome, Promise
+from pipeline.models.engine import opened
 from pipeline.workspace import Workspace
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -30,7 +30,7 @@ from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
 from pipeline.files import read_json, write_json
 from pipeline.finishing import score_batch
 from pipeline.ingest import ingest
-from pipeline.registry import Registry
+from pipeline.models.registry import Registry
 from pipeline.scorer import Scorer
 from pipeline.workspace import Batch, Workspace
 

@@ -19,7 +19,7 @@ from pipeline.build import Publication, build
 from pipeline.config import IngestConfig, Recipe, ScoringConfig, override
 from pipeline.files import read_json
 from pipeline.ingest import ingest
-from pipeline.registry import Registry
+from pipeline.models.registry import Registry
 from pipeline.scoring import score_part
 from pipeline.workspace import Workspace
 

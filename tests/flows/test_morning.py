@@ -25,9 +25,9 @@ from pipeline.files import read_json, write_json
 from pipeline.finishing import score_batch
 from pipeline.ingest import ingest
 from pipeline.labels import unlabelled
+from pipeline.models.registry import Registry
 from pipeline.nights import labelled_night
 from pipeline.publishing import publish
-from pipeline.registry import Registry
 from pipeline.scorer import Scorer
 from pipeline.workspace import Workspace
 

@@ -13,12 +13,12 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from test_export import ragged_texts, trained_model
 from torch import Tensor
 
-from pipeline.attribution import with_attributions
 from pipeline.dataset.minibatches import TokenLists
 from pipeline.dataset.token_cache import TokenSet
-from pipeline.engine import BoundRunner, HostRunner, bucket_length
 from pipeline.errors import ModelError
-from pipeline.export import build_graph
+from pipeline.models.attribution import with_attributions
+from pipeline.models.engine import BoundRunner, HostRunner, bucket_length
+from pipeline.models.onnx_graph import build_graph
 from pipeline.training.model import PAIR_FACTOR, SMALLEST_NORM, Average, Classifier, Wide, distinct
 
 NAMES = ["probabilities", "logits", "attributions", "attribution_start"]

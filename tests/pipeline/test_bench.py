@@ -13,11 +13,11 @@ from pipeline.bench import bench, rows_of
 from pipeline.bench_subject import take_rows, workspace_subject
 from pipeline.build import Publication
 from pipeline.config import ScoringConfig
-from pipeline.device import usable_cores
 from pipeline.errors import BatchError, ModelError
 from pipeline.labels import read_documents
+from pipeline.models.session import usable_cores
+from pipeline.models.variants import choose_precision
 from pipeline.time_figures import time_spent
-from pipeline.variants import choose_precision
 from pipeline.workspace import Batch, Workspace
 
 AddBatch = Callable[..., Batch]

@@ -30,7 +30,7 @@ from pipeline.files import read_json
 from pipeline.finishing import score_batch
 from pipeline.metrics.classification import macro_f1
 from pipeline.metrics.significance import chance_of_loss, paired_differences
-from pipeline.registry import Registry
+from pipeline.models.registry import Registry
 from pipeline.scorer import Scorer
 from pipeline.workspace import Batch, Workspace
 

@@ -7,10 +7,19 @@ import onnx
 import pytest
 from test_export import ragged_texts, trained_model
 
-from pipeline.device import CPU, CUDA, Device, check_placement, cuda_options, lstm_providers, open_session, visible_gpus
-from pipeline.engine import BoundRunner, Engine, HostRunner, bucket_length, opened, pad_time
 from pipeline.errors import DeviceError, DeviceMemoryError
-from pipeline.export import build_graph
+from pipeline.models.engine import BoundRunner, Engine, HostRunner, bucket_length, opened, pad_time
+from pipeline.models.onnx_graph import build_graph
+from pipeline.models.session import (
+    CPU,
+    CUDA,
+    Device,
+    check_placement,
+    cuda_options,
+    lstm_providers,
+    open_session,
+    visible_gpus,
+)
 
 HERE = Device(CPU, "this processor")
 SMI = """NVIDIA H200, 580.65.06, 143771, GPU-aaa

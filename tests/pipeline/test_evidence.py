@@ -10,14 +10,14 @@ import pytest
 from conftest import tiny_recipe, weather_rows
 
 from pipeline.build import Publication, build
-from pipeline.bundle import Bundle
 from pipeline.config import Recipe, ScoringConfig, override
-from pipeline.device import cuda_obstacle
-from pipeline.engine import Engine
 from pipeline.errors import ModelError
 from pipeline.evidence import LONGEST_WORD, MOST, Evidence, evidence_column, heaviest, joined, tell
 from pipeline.files import file_digest, read_json
 from pipeline.finishing import score_batch
+from pipeline.models.bundle import Bundle
+from pipeline.models.engine import Engine
+from pipeline.models.session import cuda_obstacle
 from pipeline.nights import labelled_night, strangest_rows
 from pipeline.schemas import LABELS
 from pipeline.scorer import Scorer

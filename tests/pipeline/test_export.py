@@ -12,8 +12,8 @@ import torch
 from pipeline.config import ModelConfig, load_recipe
 from pipeline.dataset.minibatches import TokenLists
 from pipeline.dataset.token_cache import TokenSet
-from pipeline.export import build_graph
-from pipeline.parity import TOLERANCE, prove_parity
+from pipeline.models.onnx_graph import build_graph
+from pipeline.models.parity import TOLERANCE, prove_parity
 from pipeline.training.model import Average, Classifier, Wide
 
 VOCABULARY, CLASSES = 50, 3

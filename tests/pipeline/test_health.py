@@ -15,7 +15,6 @@ from conftest import REAL_DATA, tiny_recipe, weather_rows
 from scipy.spatial.distance import jensenshannon
 
 from pipeline.build import Publication, build
-from pipeline.bundle import Bundle
 from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
 from pipeline.errors import BatchError, PublicationError
 from pipeline.files import file_digest, read_json, write_json
@@ -25,8 +24,9 @@ from pipeline.judging import Judgement, Night, judge
 from pipeline.labels import METADATA_KEY
 from pipeline.metrics.drift import Distance, Histogram, jensen_shannon_distance, population_stability_index
 from pipeline.metrics.profile import Health, label_counts, total_health
+from pipeline.models.bundle import Bundle
+from pipeline.models.registry import Registry
 from pipeline.publishing import publish, published_batches
-from pipeline.registry import Registry
 from pipeline.scorer import Scorer
 from pipeline.scoring import score_part
 from pipeline.workspace import Batch, Workspace

@@ -17,6 +17,7 @@ from pipeline.finishing import score_batch
 from pipeline.ingest import ingest
 from pipeline.labels import LabelledBatch
 from pipeline.metrics.profile import Health, label_counts
+from pipeline.models.registry import Registry
 from pipeline.nights import (
     Account,
     LabelledNight,
@@ -27,7 +28,6 @@ from pipeline.nights import (
     night_before,
 )
 from pipeline.publishing import publish
-from pipeline.registry import Registry
 from pipeline.scorer import Scorer
 from pipeline.workspace import Workspace
 

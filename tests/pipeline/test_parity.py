@@ -11,8 +11,8 @@ from test_export import ragged_texts, trained_model
 from pipeline.config import ModelConfig
 from pipeline.dataset.token_cache import TokenSet
 from pipeline.errors import ParityError
-from pipeline.export import build_graph
-from pipeline.parity import CEILING, TOLERANCE, prove_parity
+from pipeline.models.onnx_graph import build_graph
+from pipeline.models.parity import CEILING, TOLERANCE, prove_parity
 from pipeline.training.model import Classifier
 
 

@@ -15,7 +15,8 @@ from pipeline.config import Recipe, override
 from pipeline.dataset.chunks import build_pieces, cut
 from pipeline.dataset.corpus import TRAIN
 from pipeline.errors import ModelError, TrainingDataError
-from pipeline.parity import prove_parity
+from pipeline.models.parity import prove_parity
+from pipeline.models.write_bundle import load_classifier
 from pipeline.training.parallel import Cores, generator
 from pipeline.training.prepare import Start, prepare
 from pipeline.training.pretrain.encoder import Encoder, encoders, matching_encoder, named_encoder, pretrain_encoder
@@ -29,7 +30,6 @@ from pipeline.training.pretrain.language_model import (
 from pipeline.training.pretrain.loop import Plan, Pretrained, perplexity, pretrain
 from pipeline.training.selection import fit
 from pipeline.workspace import Batch, Workspace
-from pipeline.write_bundle import load_classifier
 
 CPU = torch.device("cpu")
 RANDOM = generator([1], CPU)

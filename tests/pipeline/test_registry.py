@@ -7,7 +7,7 @@ from pipeline.build import Publication, build
 from pipeline.config import Recipe, load_recipe, override
 from pipeline.errors import ConfigError, ModelError, ParityError
 from pipeline.files import read_json
-from pipeline.registry import Registry
+from pipeline.models.registry import Registry
 from pipeline.workspace import Batch, Workspace
 
 AddBatch = Callable[..., Batch]
@@ -120,8 +120,8 @@ def test_a_graph_that_disagrees_stops_registration(
     workspace: Workspace, add_batch: AddBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_batch(weather_rows())
-    monkeypatch.setattr("pipeline.parity.TOLERANCE", -1.0)
-    monkeypatch.setattr("pipeline.parity.CEILING", -1.0)
+    monkeypatch.setattr("pipeline.models.parity.TOLERANCE", -1.0)
+    monkeypatch.setattr("pipeline.models.parity.CEILING", -1.0)
     with pytest.raises(ParityError):
         build(workspace, "weather", tiny_recipe())
     assert Registry(workspace).names() == []

@@ -13,7 +13,6 @@ from conftest import weather_rows
 
 from pipeline.batch_report import BatchReport
 from pipeline.build import Publication
-from pipeline.bundle import Bundle
 from pipeline.config import ScoringConfig
 from pipeline.files import file_digest
 from pipeline.finishing import score_batch
@@ -21,6 +20,7 @@ from pipeline.labels import METADATA_KEY, strange_rows
 from pipeline.metrics.drift import Histogram
 from pipeline.metrics.outliers import MOST, Strange, strangest
 from pipeline.metrics.profile import CONFIDENCES, LENGTHS, UNKNOWN_SHARES, Health, label_counts
+from pipeline.models.bundle import Bundle
 from pipeline.nights import LabelledNight, StrangeRow, labelled_night, strangest_rows
 from pipeline.scorer import Scorer
 from pipeline.workspace import Batch, Workspace

@@ -12,12 +12,12 @@ from onnx import TensorProto, numpy_helper
 from test_export import ragged_texts, trained_model
 
 from pipeline.build import Publication
-from pipeline.device import cuda_obstacle
 from pipeline.errors import DeviceError, ModelError
-from pipeline.export import build_graph
 from pipeline.files import read_json
-from pipeline.quantization import compare, write_variants
-from pipeline.variants import FILES, choose_precision
+from pipeline.models.onnx_graph import build_graph
+from pipeline.models.quantization import compare, write_variants
+from pipeline.models.session import cuda_obstacle
+from pipeline.models.variants import FILES, choose_precision
 
 GOOD: dict[str, Any] = {
     "texts": 1000, "equal_labels": 0.998, "macro_f1": 0.9, "fp32_macro_f1": 0.901, "speed": 1.9,

@@ -12,7 +12,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper
 
-from pipeline.graph import Graph
+from pipeline.models.graph import Graph
 from pipeline.training.model import PAIR_FACTOR, SMALLEST_NORM, Average, Classifier, LstmLayer, Wide
 
 OPSET, IR_VERSION = 20, 9  # what ONNX Runtime 1.24 and later all load

@@ -13,8 +13,8 @@ import numpy as np
 import onnxruntime
 
 from pipeline.dataset.minibatches import TokenLists, plan_batches
-from pipeline.device import Device, choose_device, open_session, usable_cores
 from pipeline.errors import DeviceMemoryError
+from pipeline.models.session import Device, choose_device, open_session, usable_cores
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class Attributed(NamedTuple):
 
     Attributes:
         probabilities: float32 [rows, classes].
-        attributions: float32 [rows, kinds, time], see `pipeline.attribution`.
+        attributions: float32 [rows, kinds, time], see `pipeline.models.attribution`.
         start: float32 [rows], the likeliest class's logit without any word.
     """
 

@@ -17,7 +17,7 @@ from pipeline.metrics.predictions import FILE as CLAIMS
 from pipeline.metrics.predictions import Claims, read_claims
 from pipeline.metrics.profile import REFERENCE, Health
 from pipeline.metrics.selective import Promise, check_provable, promises_of
-from pipeline.variants import FILES, REPORT
+from pipeline.models.variants import FILES, REPORT
 from pipeline.workspace import Batch
 
 LEARNT_SHARE = 0.2  # of a batch's documents, from which on the model knows it, and it is no night any more

@@ -13,14 +13,14 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from pipeline.dataset.minibatches import TokenLists
 from pipeline.dataset.token_cache import TokenSet
-from pipeline.device import cuda_obstacle
-from pipeline.engine import Engine, opened
 from pipeline.errors import DeviceError, ModelError
-from pipeline.export import build_graph
 from pipeline.files import write_json
 from pipeline.metrics.classification import decide, macro_f1
+from pipeline.models.engine import Engine, opened
+from pipeline.models.onnx_graph import build_graph
+from pipeline.models.session import cuda_obstacle
+from pipeline.models.variants import DEVICES, FILES, REPORT
 from pipeline.training.model import Classifier
-from pipeline.variants import DEVICES, FILES, REPORT
 
 TIMED_TOKENS, TIMED_ROUNDS = 100_000, 3
 

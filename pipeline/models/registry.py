@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.bundle import Bundle
 from pipeline.errors import ModelError
 from pipeline.files import read_json, seal, sync_directory, write_json
+from pipeline.models.bundle import Bundle
 from pipeline.workspace import Workspace, user_name
 
 

@@ -7,14 +7,14 @@ import onnx
 from numpy.typing import NDArray
 from safetensors.torch import load, save
 
-from pipeline.bundle import Bundle
 from pipeline.config import Recipe, stored_recipe
 from pipeline.dataset.token_cache import TokenSet, write_vocabulary
 from pipeline.dataset.tokenizer import Tokenizer
-from pipeline.export import build_graph
 from pipeline.files import write_json
-from pipeline.parity import Parity, prove_parity
-from pipeline.quantization import write_variants
+from pipeline.models.bundle import Bundle
+from pipeline.models.onnx_graph import build_graph
+from pipeline.models.parity import Parity, prove_parity
+from pipeline.models.quantization import write_variants
 from pipeline.training.model import Average, Classifier, Wide
 
 

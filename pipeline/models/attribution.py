@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from pipeline.errors import ModelError
-from pipeline.graph import Graph
+from pipeline.models.graph import Graph
 
 CLASS, CLASS_COLUMN = "attribution_class", "attribution_class_column"  # int64 [batch] and [batch, 1]
 
