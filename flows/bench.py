@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from flows.demo_bench import demo_subject
-from pipeline.bench import bench
-from pipeline.bench_subject import workspace_subject
 from pipeline.config import ScoringConfig
 from pipeline.errors import ConfigError
 from pipeline.models.registry import Registry
-from pipeline.time_figures import time_spent
+from pipeline.scoring.benchmark import bench
+from pipeline.scoring.benchmark_subject import workspace_subject
+from pipeline.scoring.plots import time_spent
 from pipeline.workspace import Workspace
 
 
@@ -40,7 +40,7 @@ def run_bench(
         say: told what is being done.
 
     Returns:
-        What `pipeline.bench.bench` found.
+        What `pipeline.scoring.benchmark.bench` found.
 
     Raises:
         ConfigError: the folder of `plot` is not there.

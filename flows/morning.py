@@ -28,8 +28,8 @@ from pipeline.workspace import Batch, Workspace
 
 if TYPE_CHECKING:
     from pipeline.ingest import IngestReport
-    from pipeline.labels import LabelledBatch
     from pipeline.models.bundle import Bundle
+    from pipeline.scoring.labels import LabelledBatch
 
 LEAST_CHANGE = 0.01  # of a mean, for the first screen to mention it
 

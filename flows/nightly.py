@@ -22,10 +22,10 @@ from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
 from pipeline.errors import NightlabelError
 from pipeline.files import atomic_path
 from pipeline.ingest import IngestReport
-from pipeline.labels import unlabelled
 from pipeline.models.bundle import Bundle
 from pipeline.models.registry import Registry
 from pipeline.nights import labelled_night
+from pipeline.scoring.labels import unlabelled
 from pipeline.workspace import Batch, Workspace
 
 

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flows.markdown import first_words, percent, table
-from pipeline.evidence import tell
 from pipeline.files import read_json
+from pipeline.scoring.explanations import tell
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:  # these bring PyTorch along, which an ingest does not need
-    from pipeline.batch_report import BatchReport
+    from pipeline.scoring.report import BatchReport
 
 WORST_CLASSES = 12  # a table of 150 classes is read by nobody
 WEIGHTS = "Carried by: what a word, or two that stand together, adds to the logit of the label."

@@ -19,15 +19,15 @@ from flows.automations import BATCH_HELD
 from flows.common import HERE, RETRY, OutOfTimeError, announce, end_process, scoring_slot, show_report
 from flows.forms import Batches, ModelName, WorkspacePath, titled
 from flows.report import labels_report
-from pipeline.batch_report import BatchReport, PartReport
 from pipeline.config import HealthConfig, ScoringConfig
 from pipeline.files import read_json
 from pipeline.finishing import finish_batch
-from pipeline.labels import unlabelled
 from pipeline.models.bundle import Bundle
 from pipeline.models.registry import Registry
-from pipeline.scorer import Scorer
-from pipeline.scoring import score_part
+from pipeline.scoring.labels import unlabelled
+from pipeline.scoring.report import BatchReport, PartReport
+from pipeline.scoring.score import score_part
+from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Batch, Workspace
 
 STOPPING_SECONDS = 10.0  # in which work that does not hang comes to the end of its batch

@@ -155,7 +155,7 @@ def _date_in(batch_id: str) -> datetime.date | None:
 
 
 def _labelled(workspace: Workspace, batch: Batch, model: str, tried: str | None) -> _Labelled:
-    from pipeline.labels import is_labelled_at  # brings PyTorch along
+    from pipeline.scoring.labels import is_labelled_at  # brings PyTorch along
 
     folder = workspace.labels_of(model, batch.id)
     if is_labelled_at(folder, batch):

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from pipeline.batch_report import BatchReport, PartReport
 from pipeline.config import HealthConfig
 from pipeline.judging import judge_batch
-from pipeline.labels import commit_labels
-from pipeline.scorer import Scorer
-from pipeline.scoring import batch_report, score_parts
+from pipeline.scoring.labels import commit_labels
+from pipeline.scoring.report import BatchReport, PartReport
+from pipeline.scoring.score import batch_report, score_parts
+from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Batch, Workspace
 
 

@@ -11,12 +11,12 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.batch_report import BatchReport
 from pipeline.config import HealthConfig
-from pipeline.labels import labelled_batches
 from pipeline.metrics.drift import Distance
 from pipeline.metrics.profile import MEASURES, Health, total_health
 from pipeline.models.bundle import Bundle
+from pipeline.scoring.labels import labelled_batches
+from pipeline.scoring.report import BatchReport
 from pipeline.workspace import Batch, Workspace
 
 LEAST_EMPTY = 5  # fewer empty texts are no alarm, unless there are no others

@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import BatchError
-from pipeline.evidence import tell
 from pipeline.files import read_json
-from pipeline.labels import LabelledBatch, is_labelled_at, labelled_batches, strange_rows
 from pipeline.metrics.outliers import MOST, Strange
 from pipeline.metrics.profile import MEASURES, Health, total_health
 from pipeline.models.bundle import Bundle
 from pipeline.models.registry import Registry
 from pipeline.schemas import STATUSES
+from pipeline.scoring.explanations import tell
+from pipeline.scoring.labels import LabelledBatch, is_labelled_at, labelled_batches, strange_rows
 from pipeline.workspace import Batch, Workspace
 
 CHANCE = 3.0  # standard errors within which a share may move by chance

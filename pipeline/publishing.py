@@ -4,7 +4,7 @@ import datetime
 
 from pipeline.errors import PublicationError
 from pipeline.files import read_json, write_json
-from pipeline.labels import LabelledBatch, is_labelled_at, labelled_batches
+from pipeline.scoring.labels import LabelledBatch, is_labelled_at, labelled_batches
 from pipeline.workspace import Workspace, user_name
 
 

@@ -15,7 +15,7 @@ from pipeline.ingest import ingest
 from pipeline.models.registry import Registry
 from pipeline.review.exporting import Exported, export_review
 from pipeline.review.importing import Imported, import_review
-from pipeline.scorer import Scorer
+from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Workspace
 
 Rows = Sequence[dict[str, Any]]

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.comparing.contenders import Answers, Contender, answer
-from pipeline.labels import labelled_batches
 from pipeline.metrics.selective import Promise
+from pipeline.scoring.labels import labelled_batches
 from pipeline.workspace import Batch, Workspace
 
 MOST_ROWS = 5_000

@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 
 from pipeline.dataset.reviews import keep_asked, now, read_answers
 from pipeline.errors import ModelError, ReviewError
-from pipeline.labels import LabelledBatch, labelled_batches
 from pipeline.models.bundle import Bundle
 from pipeline.models.registry import Registry
 from pipeline.review.checks import shown
 from pipeline.review.selection import Candidates, candidates, choose, read_rows, standing
 from pipeline.review.spreadsheet import guard, readable, write_sheet
 from pipeline.review.suspicion import suspicious_rows
+from pipeline.scoring.labels import LabelledBatch, labelled_batches
 from pipeline.workspace import Workspace
 
 COLUMNS = ("doc_id", "batch", "why", "text", "label", "confidence", "second", "correct_label", "note")

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.dataset.reviews import latest, read_answers
-from pipeline.labels import LabelledBatch
 from pipeline.models.bundle import Bundle
 from pipeline.publishing import published_batches
+from pipeline.scoring.labels import LabelledBatch
 from pipeline.workspace import Workspace
 
 LEVEL = 0.95  # of the interval

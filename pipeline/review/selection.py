@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.labels import LabelledBatch, is_labelled_at
 from pipeline.schemas import join_labels
+from pipeline.scoring.labels import LabelledBatch, is_labelled_at
 from pipeline.workspace import Workspace
 
 SAMPLE_SHARE = 1 / 3  # of the rows that are given out...

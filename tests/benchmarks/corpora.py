@@ -19,7 +19,7 @@ from pipeline.build import build
 from pipeline.config import IngestConfig, ScoringConfig, load_recipe
 from pipeline.finishing import score_batch
 from pipeline.ingest import ingest
-from pipeline.scorer import Scorer
+from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Workspace
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

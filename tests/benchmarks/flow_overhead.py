@@ -20,7 +20,7 @@ from flows.score import score
 from pipeline.config import ScoringConfig
 from pipeline.finishing import score_batch
 from pipeline.models.registry import Registry
-from pipeline.scorer import Scorer
+from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Workspace
 
 

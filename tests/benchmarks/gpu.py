@@ -20,18 +20,18 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline.bench import ROWS, bench
-from pipeline.bench_subject import take_rows, workspace_subject
 from pipeline.config import ScoringConfig
 from pipeline.dataset.minibatches import TokenLists
-from pipeline.labels import read_documents
 from pipeline.metrics.classification import decide
 from pipeline.models.bundle import Bundle
 from pipeline.models.engine import Engine, opened
 from pipeline.models.quantization import compare
 from pipeline.models.variants import DEVICES
 from pipeline.models.write_bundle import load_classifier
-from pipeline.scoring import unique_texts
+from pipeline.scoring.benchmark import ROWS, bench
+from pipeline.scoring.benchmark_subject import take_rows, workspace_subject
+from pipeline.scoring.labels import read_documents
+from pipeline.scoring.score import unique_texts
 from pipeline.workspace import Batch, Workspace
 
 Batches = Sequence[tuple[np.ndarray, np.ndarray]]

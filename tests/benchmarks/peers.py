@@ -51,7 +51,7 @@ from pipeline.models.onnx_graph import build_graph
 from pipeline.models.registry import Registry
 from pipeline.models.session import choose_device
 from pipeline.models.write_bundle import load_classifier
-from pipeline.scorer import Scorer, byte_slices
+from pipeline.scoring.scorer import Scorer, byte_slices
 from pipeline.training.model import Classifier
 from pipeline.workspace import Batch, Workspace
 

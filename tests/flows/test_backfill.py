@@ -31,7 +31,7 @@ from pipeline.files import read_json, write_json
 from pipeline.finishing import score_batch
 from pipeline.ingest import ingest
 from pipeline.models.registry import Registry
-from pipeline.scorer import Scorer
+from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Batch, Workspace
 
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -20,7 +20,7 @@ from pipeline.config import IngestConfig, Recipe, ScoringConfig, override
 from pipeline.files import read_json
 from pipeline.ingest import ingest
 from pipeline.models.registry import Registry
-from pipeline.scoring import score_part
+from pipeline.scoring.score import score_part
 from pipeline.workspace import Workspace
 
 ON_CPU = ScoringConfig(device="cpu", precision="fp32", threads=1)

@@ -24,11 +24,11 @@ from pipeline.errors import InputError, ModelError
 from pipeline.files import read_json, write_json
 from pipeline.finishing import score_batch
 from pipeline.ingest import ingest
-from pipeline.labels import unlabelled
 from pipeline.models.registry import Registry
 from pipeline.nights import labelled_night
 from pipeline.publishing import publish
-from pipeline.scorer import Scorer
+from pipeline.scoring.labels import unlabelled
+from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Workspace
 
 Rows = Sequence[dict[str, Any]]

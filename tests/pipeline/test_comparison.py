@@ -31,7 +31,7 @@ from pipeline.finishing import score_batch
 from pipeline.metrics.classification import macro_f1
 from pipeline.metrics.significance import chance_of_loss, paired_differences
 from pipeline.models.registry import Registry
-from pipeline.scorer import Scorer
+from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Batch, Workspace
 
 AddBatch = Callable[..., Batch]

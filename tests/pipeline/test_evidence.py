@@ -12,7 +12,6 @@ from conftest import tiny_recipe, weather_rows
 from pipeline.build import Publication, build
 from pipeline.config import Recipe, ScoringConfig, override
 from pipeline.errors import ModelError
-from pipeline.evidence import LONGEST_WORD, MOST, Evidence, evidence_column, heaviest, joined, tell
 from pipeline.files import file_digest, read_json
 from pipeline.finishing import score_batch
 from pipeline.models.bundle import Bundle
@@ -20,7 +19,8 @@ from pipeline.models.engine import Engine
 from pipeline.models.session import cuda_obstacle
 from pipeline.nights import labelled_night, strangest_rows
 from pipeline.schemas import LABELS
-from pipeline.scorer import Scorer
+from pipeline.scoring.explanations import LONGEST_WORD, MOST, Evidence, evidence_column, heaviest, joined, tell
+from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Batch, Workspace
 
 AddBatch = Callable[..., Batch]

@@ -21,14 +21,14 @@ from pipeline.files import file_digest, read_json, write_json
 from pipeline.finishing import score_batch
 from pipeline.ingest import ingest
 from pipeline.judging import Judgement, Night, judge
-from pipeline.labels import METADATA_KEY
 from pipeline.metrics.drift import Distance, Histogram, jensen_shannon_distance, population_stability_index
 from pipeline.metrics.profile import Health, label_counts, total_health
 from pipeline.models.bundle import Bundle
 from pipeline.models.registry import Registry
 from pipeline.publishing import publish, published_batches
-from pipeline.scorer import Scorer
-from pipeline.scoring import score_part
+from pipeline.scoring.labels import METADATA_KEY
+from pipeline.scoring.score import score_part
+from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Batch, Workspace
 
 AddBatch = Callable[..., Batch]

@@ -15,7 +15,6 @@ from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
 from pipeline.files import read_json, write_json
 from pipeline.finishing import score_batch
 from pipeline.ingest import ingest
-from pipeline.labels import LabelledBatch
 from pipeline.metrics.profile import Health, label_counts
 from pipeline.models.registry import Registry
 from pipeline.nights import (
@@ -28,7 +27,8 @@ from pipeline.nights import (
     night_before,
 )
 from pipeline.publishing import publish
-from pipeline.scorer import Scorer
+from pipeline.scoring.labels import LabelledBatch
+from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Workspace
 
 Rows = Sequence[dict[str, Any]]

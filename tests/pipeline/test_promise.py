@@ -15,7 +15,6 @@ from pipeline.build import Publication, build
 from pipeline.config import PromiseConfig, Recipe, ScoringConfig
 from pipeline.errors import ConfigError
 from pipeline.finishing import score_batch
-from pipeline.labels import part_fingerprint
 from pipeline.metrics.predictions import Claims, read_claims, write_claims
 from pipeline.metrics.selective import (
     NEVER,
@@ -33,7 +32,8 @@ from pipeline.metrics.selective import (
 )
 from pipeline.night_promise import labelled_shares
 from pipeline.nights import LabelledNight, labelled_night
-from pipeline.scorer import Scorer
+from pipeline.scoring.labels import part_fingerprint
+from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Batch, Workspace
 
 AddBatch = Callable[..., Batch]

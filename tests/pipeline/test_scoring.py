@@ -18,12 +18,12 @@ from pipeline.config import ScoringConfig
 from pipeline.errors import AccountingError, BatchError, DeviceError, ModelError, ScoringError, StoppedError
 from pipeline.files import file_digest, read_json
 from pipeline.finishing import score_batch
-from pipeline.labels import is_labelled
 from pipeline.models.engine import Engine, HostRunner
 from pipeline.models.session import CPU, CUDA, cuda_obstacle, open_session, processor_name
 from pipeline.schemas import LABELS
-from pipeline.scorer import Scorer
-from pipeline.scoring import score_part
+from pipeline.scoring.labels import is_labelled
+from pipeline.scoring.score import score_part
+from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Batch, Workspace
 
 AddBatch = Callable[..., Batch]

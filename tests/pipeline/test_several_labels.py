@@ -19,7 +19,7 @@ from pipeline.errors import InputError, TrainingDataError
 from pipeline.finishing import score_batch
 from pipeline.metrics.profile import NO_CLASS
 from pipeline.schemas import LABELS
-from pipeline.scorer import Scorer
+from pipeline.scoring.scorer import Scorer
 from pipeline.training.prepare import Start, prepare
 from pipeline.training.selection import fit
 from pipeline.workspace import Batch, Workspace

@@ -11,18 +11,18 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import weather_rows
 
-from pipeline.batch_report import BatchReport
 from pipeline.build import Publication
 from pipeline.config import ScoringConfig
 from pipeline.files import file_digest
 from pipeline.finishing import score_batch
-from pipeline.labels import METADATA_KEY, strange_rows
 from pipeline.metrics.drift import Histogram
 from pipeline.metrics.outliers import MOST, Strange, strangest
 from pipeline.metrics.profile import CONFIDENCES, LENGTHS, UNKNOWN_SHARES, Health, label_counts
 from pipeline.models.bundle import Bundle
 from pipeline.nights import LabelledNight, StrangeRow, labelled_night, strangest_rows
-from pipeline.scorer import Scorer
+from pipeline.scoring.labels import METADATA_KEY, strange_rows
+from pipeline.scoring.report import BatchReport
+from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Batch, Workspace
 
 AddBatch = Callable[..., Batch]

@@ -9,7 +9,7 @@ def time_spent(
     """Draw where the time of scoring goes: how busy each stage was, and the speed beside the model's alone.
 
     Args:
-        shares: share of the wall time for each stage, as `pipeline.stages.wall_shares` gives it.
+        shares: share of the wall time for each stage, as `pipeline.scoring.timing.wall_shares` gives it.
         workers: batches that ran at once.
         ceilings: rows/s of the model alone, by precision.
         reached: rows/s from Parquet to Parquet.

@@ -15,7 +15,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.batch_report import BatchReport, PartReport
 from pipeline.config import ScoringConfig
 from pipeline.errors import AccountingError, BatchError
 from pipeline.files import atomic_path, file_digest, read_json, value_digest, write_json
@@ -23,6 +22,7 @@ from pipeline.metrics.outliers import Strange
 from pipeline.metrics.profile import Health
 from pipeline.metrics.selective import REVIEW_BELOW, Outcome, Promise
 from pipeline.models.bundle import Bundle
+from pipeline.scoring.report import BatchReport, PartReport
 from pipeline.workspace import Batch, Workspace
 
 METADATA_KEY = b"nightlabel"

@@ -21,14 +21,14 @@ from pipeline.dataset.minibatches import TokenLists
 from pipeline.dataset.splitter import text_bytes
 from pipeline.dataset.tokenizer import TokenStats
 from pipeline.errors import DeviceError, ModelError, StoppedError
-from pipeline.evidence import Evidence, heaviest
 from pipeline.metrics.selective import review_thresholds
 from pipeline.models.attribution import with_attributions
 from pipeline.models.bundle import Bundle
 from pipeline.models.engine import Engine, open_engine
 from pipeline.models.session import Device, choose_device, usable_cores
 from pipeline.models.variants import Choice, choose_precision
-from pipeline.stages import StageClock
+from pipeline.scoring.explanations import Evidence, heaviest
+from pipeline.scoring.timing import StageClock
 
 logger = logging.getLogger(__name__)
 

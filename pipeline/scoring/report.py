@@ -9,7 +9,7 @@ from pipeline.metrics.outliers import Strange
 from pipeline.metrics.profile import Health, total_health
 from pipeline.models.session import Device
 from pipeline.models.variants import Choice
-from pipeline.stages import total_seconds, wall_shares
+from pipeline.scoring.timing import total_seconds, wall_shares
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class PartReport:
     health: Health | None = None  # of a part from before there was any, None
     strange: Sequence[Strange] | None = None  # likewise
     seconds: float = 0.0
-    stages: Mapping[str, float] = field(default_factory=dict)  # busy seconds, see pipeline.stages
+    stages: Mapping[str, float] = field(default_factory=dict)  # busy seconds, see pipeline.scoring.timing
 
     def timed(self, seconds: float, stages: Mapping[str, float]) -> "PartReport":
         return replace(self, seconds=seconds, stages=stages)
@@ -95,7 +95,7 @@ class BatchReport:
 
     @property
     def stage_shares(self) -> dict[str, float]:
-        """Share of the wall time in which each stage was busy, see `pipeline.stages.wall_shares`."""
+        """Share of the wall time in which each stage was busy, see `pipeline.scoring.timing.wall_shares`."""
         return wall_shares(total_seconds(part.stages for part in self.scored_parts), self.seconds, self.workers)
 
 

@@ -22,17 +22,17 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from pipeline.batch_report import BatchReport
-from pipeline.bench_subject import Say, Subject, take_rows
 from pipeline.config import ScoringConfig
 from pipeline.errors import ModelError
-from pipeline.labels import commit_labels, read_documents
 from pipeline.models.bundle import Bundle
 from pipeline.models.engine import Engine
 from pipeline.models.session import choose_device, usable_cores
 from pipeline.models.variants import DEVICES, choose_precision
-from pipeline.scorer import Scorer, byte_slices
-from pipeline.scoring import score_parts, unique_texts
+from pipeline.scoring.benchmark_subject import Say, Subject, take_rows
+from pipeline.scoring.labels import commit_labels, read_documents
+from pipeline.scoring.report import BatchReport
+from pipeline.scoring.score import score_parts, unique_texts
+from pipeline.scoring.scorer import Scorer, byte_slices
 from pipeline.workspace import Batch, Workspace
 
 ROWS = 20_000  # of a batch, unless more are asked for

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.batch_report import BatchReport, PartReport
 from pipeline.errors import DeviceError, DeviceMemoryError, NightlabelError, ScoringError, StoppedError
-from pipeline.evidence import evidence_column
-from pipeline.labels import existing_part, part_fingerprint, read_documents, write_part
 from pipeline.metrics.classification import confidences, decide
 from pipeline.metrics.outliers import strangest
 from pipeline.metrics.profile import Health, label_counts
 from pipeline.schemas import LABELS, STATUSES
-from pipeline.scorer import Labelled, Scorer
-from pipeline.stages import StageClock
+from pipeline.scoring.explanations import evidence_column
+from pipeline.scoring.labels import existing_part, part_fingerprint, read_documents, write_part
+from pipeline.scoring.report import BatchReport, PartReport
+from pipeline.scoring.scorer import Labelled, Scorer
+from pipeline.scoring.timing import StageClock
 from pipeline.workspace import Batch, Workspace
 
 
@@ -163,7 +163,7 @@ def _label_lists(given: np.ndarray, empty: np.ndarray, classes: Sequence[str]) -
 def score_parts(workspace: Workspace, batch: Batch, scorer: Scorer) -> BatchReport:
     """Label all parts of a batch; those already labelled are left as they are.
 
-    The labels exist once the report is committed, see `pipeline.labels.commit_labels`.
+    The labels exist once the report is committed, see `pipeline.scoring.labels.commit_labels`.
 
     Raises:
         Exception: the first part that fails stops the others, and its error is raised.
