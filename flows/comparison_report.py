@@ -8,10 +8,10 @@ from flows.markdown import embedded, first_words, percent, table
 from pipeline.metrics.significance import DOUBT
 
 if TYPE_CHECKING:  # these bring PyTorch along
-    from pipeline.build import Publication
-    from pipeline.comparing.comparison import ClassChange, Comparison, Tested
-    from pipeline.comparing.flips import Flips
-    from pipeline.comparing.promotion import Decision
+    from pipeline.promotion.churn import Flips
+    from pipeline.promotion.comparison import ClassChange, Comparison, Tested
+    from pipeline.promotion.register import Publication
+    from pipeline.promotion.rule import Decision
 
 MOST_CLASSES = 12
 
@@ -33,7 +33,7 @@ def comparison_report(comparison: Comparison, decision: Decision, rule: str, *, 
         *_sections(comparison),
     ]
     if pictures and comparison.tested:
-        from pipeline.comparing.figures import class_changes
+        from pipeline.promotion.plots import class_changes
 
         parts.append(embedded(class_changes(comparison), "F1 of each class, champion and challenger"))
     return "\n\n".join(parts)
@@ -41,7 +41,7 @@ def comparison_report(comparison: Comparison, decision: Decision, rule: str, *, 
 
 def comparison_section(publication: Publication) -> str:
     """Return the part of a model's report about the champion of its day; nothing where there was none."""
-    from pipeline.comparing.promotion import rule
+    from pipeline.promotion.rule import rule
 
     comparison = publication.comparison
     if comparison is None:
@@ -88,7 +88,7 @@ def _overall(comparison: Comparison, tested: Tested) -> str:
 
 
 def _points(difference: float) -> str:
-    from pipeline.comparing.promotion import points
+    from pipeline.promotion.rule import points
 
     return points(difference)
 

@@ -9,8 +9,8 @@ from flows.markdown import percent, picture, table
 from flows.promise_report import promise_section
 
 if TYPE_CHECKING:  # these bring PyTorch along
-    from pipeline.build import Publication
     from pipeline.models.bundle import Bundle
+    from pipeline.promotion.register import Publication
 
 WORST_CLASSES = 12  # a table of 150 classes is read by nobody
 

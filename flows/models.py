@@ -3,13 +3,13 @@
 from flows.comparison_report import comparison_report
 from flows.markdown import percent, table
 from flows.model_report import model_report
-from pipeline.build import Publication
-from pipeline.comparing.comparison import compare_bundles, read_comparison
-from pipeline.comparing.contenders import Contender
-from pipeline.comparing.held_out import corpus_of
-from pipeline.comparing.promotion import challenge, check_force, gate, rule
 from pipeline.errors import ModelError, PromotionError
 from pipeline.models.registry import Registry
+from pipeline.promotion.comparison import compare_bundles, read_comparison
+from pipeline.promotion.register import Publication
+from pipeline.promotion.rule import challenge, check_force, gate, rule
+from pipeline.promotion.test_set import corpus_of
+from pipeline.promotion.version import Contender
 from pipeline.workspace import Workspace
 
 

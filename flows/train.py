@@ -23,9 +23,9 @@ from flows.model_card import FILE as CARD
 from flows.model_card import model_card
 from flows.model_report import model_report
 from flows.pretrain import pretrain_task
-from pipeline.build import Publication, publish
-from pipeline.comparing.promotion import check_force
 from pipeline.config import Recipe, load_recipe
+from pipeline.promotion.register import Publication, publish
+from pipeline.promotion.rule import check_force
 from pipeline.training.evaluate import assess
 from pipeline.training.loop import TrainedModel
 from pipeline.training.prepare import Prepared, Start, prepare

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from server import Office, open_office
 
-from pipeline.build import Publication, build
 from pipeline.config import IngestConfig, Recipe
 from pipeline.ingest import ingest
+from pipeline.promotion.register import Publication, build
 from pipeline.workspace import Batch, Workspace
 
 # A test that builds a model outside of any run says so to no server.

@@ -70,7 +70,7 @@ def train(
         nightlabel train --force --reason "the old classes are gone"
     """
     if force:
-        from pipeline.comparing.promotion import check_force  # brings PyTorch along
+        from pipeline.promotion.rule import check_force  # brings PyTorch along
 
         check_force(force, reason)
     # A wrong setting is told at once, not after the server has started.

@@ -87,7 +87,7 @@ class Registry:
             name: the model's.
             version: the new champion.
             reason: why, for the log, which also keeps who and when.
-            forced: whether it is promoted against the rule of `pipeline.comparing.promotion`.
+            forced: whether it is promoted against the rule of `pipeline.promotion.rule`.
 
         Raises:
             ModelError: the version is unknown or damaged.

@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from pipeline.comparing.held_out import corpus_of
 from pipeline.config import stored_recipe
 from pipeline.dataset.corpus import TRAIN, Corpus
 from pipeline.dataset.minibatches import TokenLists, plan_batches
@@ -27,6 +26,7 @@ from pipeline.dataset.token_cache import TokenSet
 from pipeline.dataset.tokenizer import Tokenizer
 from pipeline.errors import ModelError, ReviewError
 from pipeline.models.bundle import Bundle
+from pipeline.promotion.test_set import corpus_of
 from pipeline.schemas import join_labels
 from pipeline.training.ensemble import USUAL, WIDE, as_probabilities, best_weights
 from pipeline.training.linear import BATCH_TOKENS, FOLDS, fit_wide

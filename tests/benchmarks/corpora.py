@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.build import build
 from pipeline.config import IngestConfig, ScoringConfig, load_recipe
 from pipeline.finishing import score_batch
 from pipeline.ingest import ingest
+from pipeline.promotion.register import build
 from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Workspace
 

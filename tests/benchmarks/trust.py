@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipeline.build import Publication, build
 from pipeline.config import IngestConfig, load_recipe
 from pipeline.dataset.minibatches import TokenLists
 from pipeline.ingest import ingest
 from pipeline.metrics.selective import TARGETS, Outcome, Promise
 from pipeline.models.engine import opened
+from pipeline.promotion.register import Publication, build
 from pipeline.workspace import Workspace
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

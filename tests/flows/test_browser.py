@@ -17,9 +17,9 @@ from conftest import tiny_recipe, weather_rows
 from playwright.sync_api import ConsoleMessage, Locator, Page, Route, expect, sync_playwright
 from server import Office, until
 
-from pipeline.build import build
 from pipeline.config import IngestConfig
 from pipeline.ingest import ingest
+from pipeline.promotion.register import build
 from pipeline.workspace import Workspace
 
 pytestmark = pytest.mark.server

@@ -15,11 +15,11 @@ from flows.cli import main
 from flows.model_report import model_report
 from flows.models import version_report
 from flows.nightly import nightly
-from pipeline.build import Publication, build
 from pipeline.config import IngestConfig, Recipe, ScoringConfig, override
 from pipeline.files import read_json
 from pipeline.ingest import ingest
 from pipeline.models.registry import Registry
+from pipeline.promotion.register import Publication, build
 from pipeline.scoring.score import score_part
 from pipeline.workspace import Workspace
 

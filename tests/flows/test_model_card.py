@@ -1,7 +1,7 @@
 """The model card says in plain words what a version is, from its own figures."""
 
 from flows.model_card import model_card
-from pipeline.build import Publication
+from pipeline.promotion.register import Publication
 
 
 def test_a_card_says_what_a_version_learnt_from_what_it_is_good_at_how_sure_and_how_fast(trained: Publication) -> None:

@@ -18,7 +18,6 @@ from prefect.testing.utilities import prefect_test_harness
 
 from flows.morning import Failure, Morning, night_report, outcome
 from flows.nightly import nightly
-from pipeline.build import build
 from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
 from pipeline.errors import InputError, ModelError
 from pipeline.files import read_json, write_json
@@ -26,6 +25,7 @@ from pipeline.finishing import score_batch
 from pipeline.ingest import ingest
 from pipeline.models.registry import Registry
 from pipeline.nights import labelled_night
+from pipeline.promotion.register import build
 from pipeline.publishing import publish
 from pipeline.scoring.labels import unlabelled
 from pipeline.scoring.scorer import Scorer

@@ -20,9 +20,9 @@ import pytest
 from conftest import tiny_recipe, weather_rows
 from server import SECONDS, free_port, until
 
-from pipeline.build import build
 from pipeline.config import IngestConfig, override
 from pipeline.ingest import ingest
+from pipeline.promotion.register import build
 from pipeline.workspace import Workspace
 
 pytestmark = pytest.mark.server

@@ -16,10 +16,10 @@ import pytest
 from conftest import tiny_recipe, weather_rows
 from server import PREFECT_FILE, Office, free_port, until
 
-from pipeline.build import build
 from pipeline.config import IngestConfig
 from pipeline.files import read_json
 from pipeline.ingest import ingest
+from pipeline.promotion.register import build
 from pipeline.workspace import Workspace
 
 pytestmark = pytest.mark.server

@@ -9,11 +9,11 @@ import pytest
 from conftest import weather_rows
 
 from flows.demo_bench import demo_subject
-from pipeline.build import Publication
 from pipeline.config import ScoringConfig
 from pipeline.errors import BatchError, ModelError
 from pipeline.models.session import usable_cores
 from pipeline.models.variants import choose_precision
+from pipeline.promotion.register import Publication
 from pipeline.scoring.benchmark import bench, rows_of
 from pipeline.scoring.benchmark_subject import take_rows, workspace_subject
 from pipeline.scoring.labels import read_documents

@@ -9,9 +9,9 @@ import torch
 from conftest import tiny_recipe, weather_rows
 from test_linear import random_texts
 
-from pipeline.build import build
 from pipeline.config import Recipe, override
 from pipeline.metrics.classification import log_loss, standard_error
+from pipeline.promotion.register import build
 from pipeline.training.ensemble import AVERAGE, LSTM, WIDE, best_weights, blend
 from pipeline.training.linear import fit_average, fit_wide
 from pipeline.training.model import Classifier

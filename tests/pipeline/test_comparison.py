@@ -11,9 +11,15 @@ from conftest import one_hot, tiny_recipe, weather_rows
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from pipeline.build import Publication, build
-from pipeline.comparing import flips
-from pipeline.comparing.comparison import (
+from pipeline.config import Recipe, ScoringConfig, override
+from pipeline.errors import ConfigError
+from pipeline.files import read_json
+from pipeline.finishing import score_batch
+from pipeline.metrics.classification import macro_f1
+from pipeline.metrics.significance import chance_of_loss, paired_differences
+from pipeline.models.registry import Registry
+from pipeline.promotion import churn as flips
+from pipeline.promotion.comparison import (
     MISSED,
     WRONGLY,
     Comparison,
@@ -22,15 +28,9 @@ from pipeline.comparing.comparison import (
     measure,
     read_comparison,
 )
-from pipeline.comparing.figures import class_changes
-from pipeline.comparing.promotion import Decision, gate
-from pipeline.config import Recipe, ScoringConfig, override
-from pipeline.errors import ConfigError
-from pipeline.files import read_json
-from pipeline.finishing import score_batch
-from pipeline.metrics.classification import macro_f1
-from pipeline.metrics.significance import chance_of_loss, paired_differences
-from pipeline.models.registry import Registry
+from pipeline.promotion.plots import class_changes
+from pipeline.promotion.register import Publication, build
+from pipeline.promotion.rule import Decision, gate
 from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Batch, Workspace
 

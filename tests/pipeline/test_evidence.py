@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import tiny_recipe, weather_rows
 
-from pipeline.build import Publication, build
 from pipeline.config import Recipe, ScoringConfig, override
 from pipeline.errors import ModelError
 from pipeline.files import file_digest, read_json
@@ -18,6 +17,7 @@ from pipeline.models.bundle import Bundle
 from pipeline.models.engine import Engine
 from pipeline.models.session import cuda_obstacle
 from pipeline.nights import labelled_night, strangest_rows
+from pipeline.promotion.register import Publication, build
 from pipeline.schemas import LABELS
 from pipeline.scoring.explanations import LONGEST_WORD, MOST, Evidence, evidence_column, heaviest, joined, tell
 from pipeline.scoring.scorer import Scorer

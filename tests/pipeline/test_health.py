@@ -14,7 +14,6 @@ import pytest
 from conftest import REAL_DATA, tiny_recipe, weather_rows
 from scipy.spatial.distance import jensenshannon
 
-from pipeline.build import Publication, build
 from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
 from pipeline.errors import BatchError, PublicationError
 from pipeline.files import file_digest, read_json, write_json
@@ -25,6 +24,7 @@ from pipeline.metrics.drift import Distance, Histogram, jensen_shannon_distance,
 from pipeline.metrics.profile import Health, label_counts, total_health
 from pipeline.models.bundle import Bundle
 from pipeline.models.registry import Registry
+from pipeline.promotion.register import Publication, build
 from pipeline.publishing import publish, published_batches
 from pipeline.scoring.labels import METADATA_KEY
 from pipeline.scoring.score import score_part

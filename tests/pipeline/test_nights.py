@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from conftest import tiny_recipe, weather_rows
 
-from pipeline.build import build
 from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
 from pipeline.files import read_json, write_json
 from pipeline.finishing import score_batch
@@ -26,6 +25,7 @@ from pipeline.nights import (
     labelled_night,
     night_before,
 )
+from pipeline.promotion.register import build
 from pipeline.publishing import publish
 from pipeline.scoring.labels import LabelledBatch
 from pipeline.scoring.scorer import Scorer

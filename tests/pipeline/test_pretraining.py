@@ -10,13 +10,13 @@ import torch
 from conftest import tiny_recipe, weather_rows
 from torch import nn
 
-from pipeline.build import build
 from pipeline.config import Recipe, override
 from pipeline.dataset.chunks import build_pieces, cut
 from pipeline.dataset.corpus import TRAIN
 from pipeline.errors import ModelError, TrainingDataError
 from pipeline.models.parity import prove_parity
 from pipeline.models.write_bundle import load_classifier
+from pipeline.promotion.register import build
 from pipeline.training.parallel import Cores, generator
 from pipeline.training.prepare import Start, prepare
 from pipeline.training.pretrain.encoder import Encoder, encoders, matching_encoder, named_encoder, pretrain_encoder

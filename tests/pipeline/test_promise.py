@@ -11,7 +11,6 @@ from conftest import one_hot, tiny_recipe, weather_rows
 from scipy.stats import binomtest
 
 from flows.promise_report import promise_section, promise_sentence
-from pipeline.build import Publication, build
 from pipeline.config import PromiseConfig, Recipe, ScoringConfig
 from pipeline.errors import ConfigError
 from pipeline.finishing import score_batch
@@ -32,6 +31,7 @@ from pipeline.metrics.selective import (
 )
 from pipeline.night_promise import labelled_shares
 from pipeline.nights import LabelledNight, labelled_night
+from pipeline.promotion.register import Publication, build
 from pipeline.scoring.labels import part_fingerprint
 from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Batch, Workspace

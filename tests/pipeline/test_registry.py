@@ -3,11 +3,11 @@ from collections.abc import Callable
 import pytest
 from conftest import tiny_recipe, weather_rows
 
-from pipeline.build import Publication, build
 from pipeline.config import Recipe, load_recipe, override
 from pipeline.errors import ConfigError, ModelError, ParityError
 from pipeline.files import read_json
 from pipeline.models.registry import Registry
+from pipeline.promotion.register import Publication, build
 from pipeline.workspace import Batch, Workspace
 
 AddBatch = Callable[..., Batch]

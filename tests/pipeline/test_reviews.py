@@ -9,11 +9,11 @@ from conftest import tiny_recipe, weather_rows
 from review_tools import NIGHT, Cells, Office, open_office, other
 
 from flows.model_report import model_report
-from pipeline.comparing.held_out import changes
 from pipeline.dataset.corpus import TRAIN
 from pipeline.dataset.reviews import read_answers
 from pipeline.errors import ReviewError
 from pipeline.judging import earlier_nights
+from pipeline.promotion.test_set import changes
 from pipeline.review.exporting import COLUMNS, export_review
 from pipeline.schemas import REVIEWS
 from pipeline.training.prepare import prepare

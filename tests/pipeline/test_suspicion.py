@@ -9,9 +9,9 @@ import pytest
 from conftest import tiny_recipe, weather_rows
 from review_tools import Office
 
-from pipeline.build import build
 from pipeline.dataset.corpus import TRAIN
 from pipeline.errors import ReviewError
+from pipeline.promotion.register import build
 from pipeline.review.suspicion import stratified_folds, suspicious_rows
 from pipeline.training.prepare import prepare
 from pipeline.workspace import Batch, Workspace

@@ -11,13 +11,13 @@ from conftest import one_hot
 from onnx import TensorProto, numpy_helper
 from test_export import ragged_texts, trained_model
 
-from pipeline.build import Publication
 from pipeline.errors import DeviceError, ModelError
 from pipeline.files import read_json
 from pipeline.models.onnx_graph import build_graph
 from pipeline.models.quantization import compare, write_variants
 from pipeline.models.session import cuda_obstacle
 from pipeline.models.variants import FILES, choose_precision
+from pipeline.promotion.register import Publication
 
 GOOD: dict[str, Any] = {
     "texts": 1000, "equal_labels": 0.998, "macro_f1": 0.9, "fp32_macro_f1": 0.901, "speed": 1.9,

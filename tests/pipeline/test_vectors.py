@@ -7,10 +7,10 @@ import pytest
 from conftest import tiny_recipe, weather_rows
 
 from flows.model_report import model_report
-from pipeline.build import build
 from pipeline.dataset.tokenizer import RESERVED
 from pipeline.dataset.word_vectors import read_vectors
 from pipeline.errors import InputError
+from pipeline.promotion.register import build
 from pipeline.training.model import EMBEDDING_SPREAD
 from pipeline.training.prepare import Start, prepare
 from pipeline.training.selection import fit

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from pipeline.comparing.contenders import Contender, answer
-from pipeline.comparing.flips import Flips, find_flips
-from pipeline.comparing.held_out import HeldOut, changes, corpus_of, held_out
 from pipeline.dataset.corpus import Corpus
 from pipeline.files import write_json
 from pipeline.metrics.classification import macro_f1
 from pipeline.metrics.significance import Estimate, chance_of_loss, paired_differences
 from pipeline.models.bundle import Bundle
+from pipeline.promotion.churn import Flips, find_flips
+from pipeline.promotion.test_set import HeldOut, changes, corpus_of, held_out
+from pipeline.promotion.version import Contender, answer
 from pipeline.workspace import Workspace
 
 FILE = "comparison.json"

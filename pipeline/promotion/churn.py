@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.comparing.contenders import Answers, Contender, answer
 from pipeline.metrics.selective import Promise
+from pipeline.promotion.version import Answers, Contender, answer
 from pipeline.scoring.labels import labelled_batches
 from pipeline.workspace import Batch, Workspace
 

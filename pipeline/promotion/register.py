@@ -9,11 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.comparing.comparison import Comparison
-from pipeline.comparing.contenders import Contender
-from pipeline.comparing.figures import keep_comparison
-from pipeline.comparing.flips import foreseen_shares
-from pipeline.comparing.promotion import challenge, check_force, record
 from pipeline.config import Recipe
 from pipeline.dataset.corpus import TEST, TRAIN, VALIDATION
 from pipeline.dataset.tokenizer import UNKNOWN
@@ -30,6 +25,11 @@ from pipeline.models.engine import opened
 from pipeline.models.registry import Registry
 from pipeline.models.variants import FILES
 from pipeline.models.write_bundle import write_model
+from pipeline.promotion.churn import foreseen_shares
+from pipeline.promotion.comparison import Comparison
+from pipeline.promotion.plots import keep_comparison
+from pipeline.promotion.rule import challenge, check_force, record
+from pipeline.promotion.version import Contender
 from pipeline.schemas import SPLITS
 from pipeline.training.evaluate import assess
 from pipeline.training.loop import Progress, TrainedModel

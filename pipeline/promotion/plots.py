@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.comparing.comparison import FILE, ClassChange, Comparison, write_comparison
 from pipeline.plotting import (
     BLUE,
     FAINT,
@@ -20,6 +19,7 @@ from pipeline.plotting import (
     new_figure,
     plain_axes,
 )
+from pipeline.promotion.comparison import FILE, ClassChange, Comparison, write_comparison
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -21,12 +21,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.comparing.comparison import ClassChange, Comparison, Tested, compare
-from pipeline.comparing.contenders import Contender
 from pipeline.dataset.corpus import Corpus
 from pipeline.errors import ConfigError, ModelError, TrainingDataError
 from pipeline.metrics.significance import DOUBT
 from pipeline.models.registry import Registry
+from pipeline.promotion.comparison import ClassChange, Comparison, Tested, compare
+from pipeline.promotion.version import Contender
 
 LISTED = 5
 
