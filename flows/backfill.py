@@ -21,9 +21,9 @@ from prefect.utilities.urls import url_for
 
 from flows.markdown import table
 from flows.orchestrator import POOL, UNDER_WAY, Orchestrator
-from pipeline.backfilling import Fate, Night, Reason, Row, Work, check_days, plan
 from pipeline.errors import ConfigError
 from pipeline.models.registry import Registry
+from pipeline.nights.backfill import Fate, Night, Reason, Row, Work, check_days, plan
 from pipeline.workspace import Workspace
 
 TAG = "backfill"

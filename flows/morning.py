@@ -23,7 +23,7 @@ from flows.night_sections import (
 from flows.promise_report import promise_line
 from flows.review_report import broken_promise
 from pipeline.errors import BatchError, NightlabelError
-from pipeline.nights import Account, LabelledNight, estimate_accuracy, held_batches, label_moves, night_before
+from pipeline.nights.summary import Account, LabelledNight, estimate_accuracy, held_batches, label_moves, night_before
 from pipeline.workspace import Batch, Workspace
 
 if TYPE_CHECKING:

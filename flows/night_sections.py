@@ -10,7 +10,7 @@ from flows.promise_report import night_promise
 from flows.report import WEIGHTS, health_section
 from flows.review_report import reviewed_section
 from pipeline.metrics.drift import Histogram
-from pipeline.nights import Account, LabelledNight, label_moves, strangest_rows
+from pipeline.nights.summary import Account, LabelledNight, label_moves, strangest_rows
 
 if TYPE_CHECKING:
     from pipeline.metrics.profile import Health
@@ -74,7 +74,7 @@ def trust_section(workspace: Workspace, night: LabelledNight, bundle: Bundle, pi
     parts = ["## Are the labels right?", _test_line(bundle), *night_promise(night, bundle)]
     parts += reviewed_section(workspace, night, bundle)
     if pictures and health and health.spoken:
-        from pipeline.night_figures import histograms
+        from pipeline.nights.plots import histograms
 
         parts.append(embedded(histograms(health, usual), _tell_histograms(health, usual)))
     return [*parts, *(health_section(batch.id, batch.manifest) for batch in night.batches)]
@@ -114,7 +114,7 @@ def _tell_histograms(tonight: Health, usual: Health | None) -> str:
 
 def labels_section(night: LabelledNight, bundle: Bundle, pictures: bool) -> list[str]:
     """Return how often each label was given, beside the reference."""
-    from pipeline.night_figures import label_mix, label_shares
+    from pipeline.nights.plots import label_mix, label_shares
 
     health, usual = night.health, _comparable(night, bundle)
     given = health.labels if health else Histogram(tuple(night.labels), tuple(night.labels.values()))

@@ -24,7 +24,7 @@ from pipeline.files import atomic_path
 from pipeline.ingest import IngestReport
 from pipeline.models.bundle import Bundle
 from pipeline.models.registry import Registry
-from pipeline.nights import labelled_night
+from pipeline.nights.summary import labelled_night
 from pipeline.scoring.labels import unlabelled
 from pipeline.workspace import Batch, Workspace
 

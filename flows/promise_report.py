@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from flows.markdown import percent, table
 from pipeline.metrics.selective import DOUBT, Outcome, Promise, broken_classes, fewest_texts
-from pipeline.night_promise import labelled_shares
+from pipeline.nights.coverage import labelled_shares
 
 if TYPE_CHECKING:
     from pipeline.metrics.predictions import Claims
     from pipeline.models.bundle import Bundle
-    from pipeline.nights import LabelledNight
+    from pipeline.nights.summary import LabelledNight
 
 LISTED_CLASSES = 12
 

@@ -8,7 +8,7 @@ from flows.markdown import percent, table
 
 if TYPE_CHECKING:
     from pipeline.models.bundle import Bundle
-    from pipeline.nights import LabelledNight
+    from pipeline.nights.summary import LabelledNight
     from pipeline.review.exporting import Exported
     from pipeline.review.importing import Imported
     from pipeline.review.precision import Precision, ReviewedPrecision

@@ -21,9 +21,9 @@ from flows.forms import Batches, ModelName, WorkspacePath, titled
 from flows.report import labels_report
 from pipeline.config import HealthConfig, ScoringConfig
 from pipeline.files import read_json
-from pipeline.finishing import finish_batch
 from pipeline.models.bundle import Bundle
 from pipeline.models.registry import Registry
+from pipeline.nights.finish import finish_batch
 from pipeline.scoring.labels import unlabelled
 from pipeline.scoring.report import BatchReport, PartReport
 from pipeline.scoring.score import score_part

@@ -9,9 +9,9 @@ from typing import Any
 from conftest import tiny_recipe, weather_rows
 
 from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
-from pipeline.finishing import score_batch
 from pipeline.ingest import ingest
 from pipeline.models.registry import Registry
+from pipeline.nights.finish import score_batch
 from pipeline.promotion.register import Publication, build
 from pipeline.review.exporting import Exported, export_review
 from pipeline.review.importing import Imported, import_review

@@ -208,7 +208,7 @@ def backfill(
         nightlabel backfill --from 2026-11-01 --only stale-model --model tickets --no-wait
     """
     from flows.server import check_configured, configured_password
-    from pipeline.backfilling import check_days, check_reasons
+    from pipeline.nights.backfill import check_days, check_reasons
 
     days = first.date(), last.date() if last else None
     check_days(*days)
@@ -244,7 +244,7 @@ def publish(
 
         nightlabel publish 2026-11-20 --model tickets --reason "the Chinese shop opened"
     """
-    from pipeline.publishing import publish as publish_labels
+    from pipeline.nights.publish import publish as publish_labels
     from pipeline.workspace import Workspace as Place
 
     labels = publish_labels(Place(workspace), batch, model, reason)

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from pipeline.dataset.reviews import latest, read_answers
 from pipeline.models.bundle import Bundle
-from pipeline.publishing import published_batches
+from pipeline.nights.publish import published_batches
 from pipeline.scoring.labels import LabelledBatch
 from pipeline.workspace import Workspace
 

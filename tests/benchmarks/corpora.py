@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import IngestConfig, ScoringConfig, load_recipe
-from pipeline.finishing import score_batch
 from pipeline.ingest import ingest
+from pipeline.nights.finish import score_batch
 from pipeline.promotion.register import build
 from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Workspace

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from flows.score import score
 from pipeline.config import ScoringConfig
-from pipeline.finishing import score_batch
 from pipeline.models.registry import Registry
+from pipeline.nights.finish import score_batch
 from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Workspace
 

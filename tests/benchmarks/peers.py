@@ -43,7 +43,6 @@ from pipeline.dataset.allocator import keep_freed_memory
 from pipeline.dataset.minibatches import TokenLists, plan_batches
 from pipeline.dataset.tokenizer import RESERVED, UNKNOWN, UNSEPARATED_SCRIPTS, Tokenizer
 from pipeline.errors import NightlabelError
-from pipeline.finishing import score_batch
 from pipeline.ingest import ingest
 from pipeline.models.bundle import Bundle
 from pipeline.models.engine import open_engine
@@ -51,6 +50,7 @@ from pipeline.models.onnx_graph import build_graph
 from pipeline.models.registry import Registry
 from pipeline.models.session import choose_device
 from pipeline.models.write_bundle import load_classifier
+from pipeline.nights.finish import score_batch
 from pipeline.scoring.scorer import Scorer, byte_slices
 from pipeline.training.model import Classifier
 from pipeline.workspace import Batch, Workspace

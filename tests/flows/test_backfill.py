@@ -24,12 +24,12 @@ from server import SECONDS, Office, free_port
 from flows.backfill import Nights
 from flows.cli import main
 from flows.orchestrator import Orchestrator
-from pipeline.backfilling import Fate, Night, Reason, Row, check_reasons, day_of, plan
 from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
 from pipeline.files import read_json, write_json
-from pipeline.finishing import score_batch
 from pipeline.ingest import ingest
 from pipeline.models.registry import Registry
+from pipeline.nights.backfill import Fate, Night, Reason, Row, check_reasons, day_of, plan
+from pipeline.nights.finish import score_batch
 from pipeline.promotion.register import build
 from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Batch, Workspace

@@ -21,12 +21,12 @@ from flows.nightly import nightly
 from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
 from pipeline.errors import InputError, ModelError
 from pipeline.files import read_json, write_json
-from pipeline.finishing import score_batch
 from pipeline.ingest import ingest
 from pipeline.models.registry import Registry
-from pipeline.nights import labelled_night
+from pipeline.nights.finish import score_batch
+from pipeline.nights.publish import publish
+from pipeline.nights.summary import labelled_night
 from pipeline.promotion.register import build
-from pipeline.publishing import publish
 from pipeline.scoring.labels import unlabelled
 from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Workspace

@@ -11,7 +11,7 @@ from flows.night_sections import trust_section
 from flows.review_report import broken_promise
 from pipeline.files import read_json, write_json
 from pipeline.models.registry import Registry
-from pipeline.nights import LabelledNight, labelled_night
+from pipeline.nights.summary import LabelledNight, labelled_night
 from pipeline.review.precision import Precision, reviewed_precision
 
 BATCH = "2026-11-20"

@@ -14,10 +14,10 @@ from scipy.stats import binomtest
 from pipeline.config import Recipe, ScoringConfig, override
 from pipeline.errors import ConfigError
 from pipeline.files import read_json
-from pipeline.finishing import score_batch
 from pipeline.metrics.classification import macro_f1
 from pipeline.metrics.significance import chance_of_loss, paired_differences
 from pipeline.models.registry import Registry
+from pipeline.nights.finish import score_batch
 from pipeline.promotion import churn as flips
 from pipeline.promotion.comparison import (
     MISSED,

@@ -12,11 +12,11 @@ from conftest import tiny_recipe, weather_rows
 from pipeline.config import Recipe, ScoringConfig, override
 from pipeline.errors import ModelError
 from pipeline.files import file_digest, read_json
-from pipeline.finishing import score_batch
 from pipeline.models.bundle import Bundle
 from pipeline.models.engine import Engine
 from pipeline.models.session import cuda_obstacle
-from pipeline.nights import labelled_night, strangest_rows
+from pipeline.nights.finish import score_batch
+from pipeline.nights.summary import labelled_night, strangest_rows
 from pipeline.promotion.register import Publication, build
 from pipeline.schemas import LABELS
 from pipeline.scoring.explanations import LONGEST_WORD, MOST, Evidence, evidence_column, heaviest, joined, tell

@@ -17,15 +17,15 @@ from scipy.spatial.distance import jensenshannon
 from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
 from pipeline.errors import BatchError, PublicationError
 from pipeline.files import file_digest, read_json, write_json
-from pipeline.finishing import score_batch
 from pipeline.ingest import ingest
-from pipeline.judging import Judgement, Night, judge
 from pipeline.metrics.drift import Distance, Histogram, jensen_shannon_distance, population_stability_index
 from pipeline.metrics.profile import Health, label_counts, total_health
 from pipeline.models.bundle import Bundle
 from pipeline.models.registry import Registry
+from pipeline.nights.finish import score_batch
+from pipeline.nights.hold import Judgement, Night, judge
+from pipeline.nights.publish import publish, published_batches
 from pipeline.promotion.register import Publication, build
-from pipeline.publishing import publish, published_batches
 from pipeline.scoring.labels import METADATA_KEY
 from pipeline.scoring.score import score_part
 from pipeline.scoring.scorer import Scorer

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from matplotlib.patches import Rectangle
 
-from pipeline import night_figures
 from pipeline.metrics.drift import Histogram
 from pipeline.metrics.profile import Health, label_counts
-from pipeline.night_figures import MOST_LABELS, histograms, label_mix, label_shares
+from pipeline.nights import plots as night_figures
+from pipeline.nights.plots import MOST_LABELS, histograms, label_mix, label_shares
 
 LARGEST = 60_000
 

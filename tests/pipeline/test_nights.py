@@ -12,11 +12,12 @@ from conftest import tiny_recipe, weather_rows
 
 from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
 from pipeline.files import read_json, write_json
-from pipeline.finishing import score_batch
 from pipeline.ingest import ingest
 from pipeline.metrics.profile import Health, label_counts
 from pipeline.models.registry import Registry
-from pipeline.nights import (
+from pipeline.nights.finish import score_batch
+from pipeline.nights.publish import publish
+from pipeline.nights.summary import (
     Account,
     LabelledNight,
     estimate_accuracy,
@@ -26,7 +27,6 @@ from pipeline.nights import (
     night_before,
 )
 from pipeline.promotion.register import build
-from pipeline.publishing import publish
 from pipeline.scoring.labels import LabelledBatch
 from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Workspace

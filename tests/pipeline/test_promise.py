@@ -13,7 +13,6 @@ from scipy.stats import binomtest
 from flows.promise_report import promise_section, promise_sentence
 from pipeline.config import PromiseConfig, Recipe, ScoringConfig
 from pipeline.errors import ConfigError
-from pipeline.finishing import score_batch
 from pipeline.metrics.predictions import Claims, read_claims, write_claims
 from pipeline.metrics.selective import (
     NEVER,
@@ -29,8 +28,9 @@ from pipeline.metrics.selective import (
     promises_of,
     review_thresholds,
 )
-from pipeline.night_promise import labelled_shares
-from pipeline.nights import LabelledNight, labelled_night
+from pipeline.nights.coverage import labelled_shares
+from pipeline.nights.finish import score_batch
+from pipeline.nights.summary import LabelledNight, labelled_night
 from pipeline.promotion.register import Publication, build
 from pipeline.scoring.labels import part_fingerprint
 from pipeline.scoring.scorer import Scorer

@@ -12,7 +12,7 @@ from flows.model_report import model_report
 from pipeline.dataset.corpus import TRAIN
 from pipeline.dataset.reviews import read_answers
 from pipeline.errors import ReviewError
-from pipeline.judging import earlier_nights
+from pipeline.nights.hold import earlier_nights
 from pipeline.promotion.test_set import changes
 from pipeline.review.exporting import COLUMNS, export_review
 from pipeline.schemas import REVIEWS

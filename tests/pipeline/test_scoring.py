@@ -16,9 +16,9 @@ from conftest import weather_rows
 from pipeline.config import ScoringConfig
 from pipeline.errors import AccountingError, BatchError, DeviceError, ModelError, ScoringError, StoppedError
 from pipeline.files import file_digest, read_json
-from pipeline.finishing import score_batch
 from pipeline.models.engine import Engine, HostRunner
 from pipeline.models.session import CPU, CUDA, cuda_obstacle, open_session, processor_name
+from pipeline.nights.finish import score_batch
 from pipeline.promotion.register import Publication
 from pipeline.schemas import LABELS
 from pipeline.scoring.labels import is_labelled

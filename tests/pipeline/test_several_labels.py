@@ -15,8 +15,8 @@ from conftest import tiny_recipe, weather_rows
 from pipeline.config import Recipe, ScoringConfig, override
 from pipeline.dataset.corpus import TEST, TRAIN, VALIDATION
 from pipeline.errors import InputError, TrainingDataError
-from pipeline.finishing import score_batch
 from pipeline.metrics.profile import NO_CLASS
+from pipeline.nights.finish import score_batch
 from pipeline.promotion.register import build
 from pipeline.schemas import LABELS
 from pipeline.scoring.scorer import Scorer

@@ -13,12 +13,12 @@ from conftest import weather_rows
 
 from pipeline.config import ScoringConfig
 from pipeline.files import file_digest
-from pipeline.finishing import score_batch
 from pipeline.metrics.drift import Histogram
 from pipeline.metrics.outliers import MOST, Strange, strangest
 from pipeline.metrics.profile import CONFIDENCES, LENGTHS, UNKNOWN_SHARES, Health, label_counts
 from pipeline.models.bundle import Bundle
-from pipeline.nights import LabelledNight, StrangeRow, labelled_night, strangest_rows
+from pipeline.nights.finish import score_batch
+from pipeline.nights.summary import LabelledNight, StrangeRow, labelled_night, strangest_rows
 from pipeline.promotion.register import Publication
 from pipeline.scoring.labels import METADATA_KEY, strange_rows
 from pipeline.scoring.report import BatchReport

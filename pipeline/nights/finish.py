@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from pipeline.config import HealthConfig
-from pipeline.judging import judge_batch
+from pipeline.nights.hold import judge_batch
 from pipeline.scoring.labels import commit_labels
 from pipeline.scoring.report import BatchReport, PartReport
 from pipeline.scoring.score import batch_report, score_parts

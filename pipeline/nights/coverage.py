@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.metrics.selective import Promise
 from pipeline.models.bundle import Bundle
-from pipeline.nights import LabelledNight
+from pipeline.nights.summary import LabelledNight
 
 
 def labelled_shares(night: LabelledNight, bundle: Bundle, promises: Mapping[float, Promise]) -> dict[float, float]:
