@@ -9,8 +9,8 @@ from flows.markdown import percent, table
 if TYPE_CHECKING:
     from pipeline.models.bundle import Bundle
     from pipeline.nights.summary import LabelledNight
-    from pipeline.review.exporting import Exported
-    from pipeline.review.importing import Imported
+    from pipeline.review.answers import Imported
+    from pipeline.review.export import Exported
     from pipeline.review.precision import Precision, ReviewedPrecision
     from pipeline.workspace import Workspace
 

@@ -13,8 +13,8 @@ from pipeline.ingest import ingest
 from pipeline.models.registry import Registry
 from pipeline.nights.finish import score_batch
 from pipeline.promotion.register import Publication, build
-from pipeline.review.exporting import Exported, export_review
-from pipeline.review.importing import Imported, import_review
+from pipeline.review.answers import Imported, import_review
+from pipeline.review.export import Exported, export_review
 from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Workspace
 

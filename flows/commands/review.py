@@ -43,7 +43,7 @@ def review_export(
         nightlabel review export --suspicious --delimiter semicolon
     """
     from flows.review_report import export_report
-    from pipeline.review.exporting import export_review
+    from pipeline.review.export import export_review
     from pipeline.workspace import Workspace as Place
 
     exported = export_review(
@@ -84,7 +84,7 @@ def review_import(
         nightlabel review import review.csv --new-labels
     """
     from flows.review_report import import_report
-    from pipeline.review.importing import import_review
+    from pipeline.review.answers import import_review
     from pipeline.workspace import Workspace as Place
 
     imported = import_review(Place(workspace), file, by, new_labels=new_labels, skip_bad=skip_bad)

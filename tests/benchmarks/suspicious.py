@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pipeline.config import IngestConfig, load_recipe
 from pipeline.dataset.corpus import TRAIN
 from pipeline.ingest import ingest
-from pipeline.review.suspicion import cross_validated, label_issues
+from pipeline.review.label_errors import cross_validated, label_issues
 from pipeline.training.prepare import prepare
 from pipeline.workspace import Workspace
 

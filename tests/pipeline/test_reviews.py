@@ -14,7 +14,7 @@ from pipeline.dataset.reviews import read_answers
 from pipeline.errors import ReviewError
 from pipeline.nights.hold import earlier_nights
 from pipeline.promotion.test_set import changes
-from pipeline.review.exporting import COLUMNS, export_review
+from pipeline.review.export import COLUMNS, export_review
 from pipeline.schemas import REVIEWS
 from pipeline.training.prepare import prepare
 

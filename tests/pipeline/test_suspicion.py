@@ -12,7 +12,7 @@ from review_tools import Office
 from pipeline.dataset.corpus import TRAIN
 from pipeline.errors import ReviewError
 from pipeline.promotion.register import build
-from pipeline.review.suspicion import stratified_folds, suspicious_rows
+from pipeline.review.label_errors import stratified_folds, suspicious_rows
 from pipeline.training.prepare import prepare
 from pipeline.workspace import Batch, Workspace
 

@@ -15,9 +15,9 @@ from pipeline.errors import ModelError, ReviewError
 from pipeline.models.bundle import Bundle
 from pipeline.models.registry import Registry
 from pipeline.review.checks import shown
+from pipeline.review.label_errors import suspicious_rows
 from pipeline.review.selection import Candidates, candidates, choose, read_rows, standing
 from pipeline.review.spreadsheet import guard, readable, write_sheet
-from pipeline.review.suspicion import suspicious_rows
 from pipeline.scoring.labels import LabelledBatch, labelled_batches
 from pipeline.workspace import Workspace
 
