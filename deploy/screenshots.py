@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from pipeline.demo_corpus import write_tickets
+from flows.demo.corpus import write_tickets
 
 T = TypeVar("T")
 PICTURES = Path("deploy", "pictures")

@@ -24,7 +24,7 @@ from prefect.states import Failed
 from prefect.tasks import Task
 from prefect.utilities.urls import url_for
 
-from flows.automations import BATCH
+from flows.server.automations import BATCH
 from pipeline.errors import NightlabelError
 
 HERE = ""  # a run that names no workspace takes the one of the process it runs in
@@ -164,7 +164,7 @@ def announce(event: str, batch: str, workspace: Path, text: str) -> None:
     """Tell the server's automations something about a batch.
 
     Args:
-        event: one of `flows.automations`.
+        event: one of `flows.server.automations`.
         batch: its id.
         workspace: where it lies.
         text: a sentence for a person.

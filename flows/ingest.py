@@ -9,10 +9,10 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run, task_run
 from pydantic import Field
 
-from flows.automations import BATCH_READY
 from flows.common import HERE, RETRY, announce, file_names, show_report
 from flows.forms import OptionalDay, WorkspacePath, named, titled
-from flows.ingest_report import ingest_report
+from flows.reports.ingest import ingest_report
+from flows.server.automations import BATCH_READY
 from pipeline.config import IngestConfig
 from pipeline.ingest import IngestReport
 from pipeline.ingest import ingest as ingest_documents

@@ -16,7 +16,7 @@ from prefect.states import Cancelled, Completed, Failed
 from flows.common import HERE, file_names, scheduled_day, show_report
 from flows.forms import ModelName, OptionalDay, WorkspacePath, titled
 from flows.ingest import ingest
-from flows.morning import Failure, Morning, idle_report, night_report, outcome
+from flows.reports.morning import Failure, Morning, idle_report, night_report, outcome
 from flows.score import score
 from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
 from pipeline.errors import NightlabelError

@@ -4,8 +4,8 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.common import HERE, RETRY, RunProgress, show_report
-from flows.encoder_report import encoder_report
 from flows.forms import Batches, Preset, SettingChanges, WorkspacePath
+from flows.reports.encoder import encoder_report
 from pipeline.config import Recipe, load_recipe
 from pipeline.training.pretrain.encoder import Encoder, pretrain_encoder
 from pipeline.workspace import Workspace

@@ -15,10 +15,10 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.automations import BATCH_HELD
 from flows.common import HERE, RETRY, OutOfTimeError, announce, end_process, scoring_slot, show_report
 from flows.forms import Batches, ModelName, WorkspacePath, titled
-from flows.report import labels_report
+from flows.reports.labels import labels_report
+from flows.server.automations import BATCH_HELD
 from pipeline.config import HealthConfig, ScoringConfig
 from pipeline.files import read_json
 from pipeline.models.bundle import Bundle

@@ -6,7 +6,7 @@ from pathlib import Path
 import prefect.main  # noqa: F401 - importing it sets logging up, which must be done before it is changed here
 from prefect.logging.handlers import PrefectConsoleHandler
 
-from flows.server import check_configured
+from flows.server.connection import check_configured
 from pipeline.errors import NightlabelError
 
 OURS = (str(Path(__file__).parent), str(Path(__file__).parent.parent / "pipeline"))

@@ -19,10 +19,10 @@ from flows.forms import (
     optional,
     titled,
 )
-from flows.model_card import FILE as CARD
-from flows.model_card import model_card
-from flows.model_report import model_report
 from flows.pretrain import pretrain_task
+from flows.reports.model import model_report
+from flows.reports.model_card import FILE as CARD
+from flows.reports.model_card import model_card
 from pipeline.config import Recipe, load_recipe
 from pipeline.promotion.register import Publication, publish
 from pipeline.promotion.rule import check_force

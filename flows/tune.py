@@ -19,7 +19,7 @@ from flows.forms import (
     optional,
     titled,
 )
-from flows.tuning_report import tuning_report
+from flows.reports.tuning import tuning_report
 from pipeline.training.tune import search as tuning
 from pipeline.training.tune.search import Tuning
 from pipeline.training.tune.search_space import SPACE, Plan, make_plan

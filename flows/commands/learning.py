@@ -83,7 +83,7 @@ def train(
     check_encoder(workspace, encoder, recipe)
     quiet_prefect()
     from flows import train as train_flow
-    from flows.model_report import model_report
+    from flows.reports.model import model_report
 
     publication = train_flow.train(
         model,
@@ -154,7 +154,7 @@ def tune(
     check_encoder(workspace, encoder, plan.start)
     quiet_prefect()
     from flows import tune as tune_flow
-    from flows.tuning_report import tuning_report
+    from flows.reports.tuning import tuning_report
 
     tuning = tune_flow.tune(
         name,
@@ -195,7 +195,7 @@ def pretrain(
     load_recipe(preset, settings)
     quiet_prefect()
     from flows import pretrain as pretrain_flow
-    from flows.encoder_report import encoder_report
+    from flows.reports.encoder import encoder_report
 
     encoder = pretrain_flow.pretrain(preset, settings or [], batches=batch or [], workspace=workspace)
     show(encoder_report(encoder, pictures=False))
@@ -204,7 +204,7 @@ def pretrain(
 
 def models_list(workspace: Workspace = "workspace") -> None:
     """List all versions; the champions are marked."""
-    from flows.models import versions_table
+    from flows.commands.registry import versions_table
 
     show(versions_table(workspace))
 
@@ -213,7 +213,7 @@ def models_show(
     spec: Annotated[str, typer.Argument(metavar="NAME[@VERSION]")], workspace: Workspace = "workspace"
 ) -> None:
     """Show how good a version is, and what it was trained on."""
-    from flows.models import version_report
+    from flows.commands.registry import version_report
 
     show(version_report(workspace, spec))
 
@@ -233,7 +233,7 @@ def models_compare(
 
         nightlabel models compare tickets@6 tickets@7
     """
-    from flows.models import compare
+    from flows.commands.registry import compare
 
     show(compare(workspace, champion, challenger))
 
@@ -249,7 +249,7 @@ def models_card(
 
         nightlabel models card tickets@3 > card.md
     """
-    from flows.model_card import model_card
+    from flows.reports.model_card import model_card
     from pipeline.models.registry import Registry
     from pipeline.workspace import Workspace as Place
 
@@ -272,13 +272,13 @@ def models_promote(
 
         nightlabel models promote tickets@7 --force --reason "class refund was split in two"
     """
-    from flows.models import promote
+    from flows.commands.registry import promote
 
     console.print(promote(workspace, spec, force=force, reason=reason), soft_wrap=True)
 
 
 def models_rollback(name: Annotated[str, typer.Argument(metavar="NAME")], workspace: Workspace = "workspace") -> None:
     """Make the champion before this one champion again."""
-    from flows.models import rollback
+    from flows.commands.registry import rollback
 
     console.print(rollback(workspace, name))

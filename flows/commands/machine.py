@@ -24,7 +24,7 @@ from pipeline.errors import ConfigError
 
 def demo(workspace: Workspace = "workspace-demo") -> None:
     """Make up support tickets, take them through the whole pipeline, and show the labelled rows."""
-    from flows.demo import run_demo
+    from flows.demo.run import run_demo
 
     quiet_prefect()
     run_demo(Path(workspace), console)
@@ -50,8 +50,8 @@ def up(
 
         nightlabel up --webhook https://chat.example.com/hooks/nights
     """
-    from flows.orchestrator import check_address
-    from flows.up import up as keep_up
+    from flows.server.orchestrator import check_address
+    from flows.server.up import up as keep_up
 
     check_address(webhook)
     keep_up(workspace, port, lambda line: console.print(line, soft_wrap=True, highlight=False), webhook)
@@ -73,8 +73,8 @@ def setup(
 
         nightlabel setup --webhook https://chat.example.com/hooks/nights
     """
-    from flows.orchestrator import Orchestrator, check_address
-    from flows.server import check_configured, configured_password
+    from flows.server.connection import check_configured, configured_password
+    from flows.server.orchestrator import Orchestrator, check_address
 
     check_address(webhook)
     if not prefect_file.is_file():
@@ -116,7 +116,7 @@ def bench(
     config = validated(
         ScoringConfig, {"device": device, "precision": precision, "batch_tokens": batch_tokens, "threads": threads}
     )
-    from flows.bench import run_bench
+    from flows.commands.benchmark import run_bench
 
     def say(line: str) -> None:
         complaints.print(line, style="dim", soft_wrap=True, highlight=False)
@@ -125,14 +125,14 @@ def bench(
     if as_json:
         console.file.write(json.dumps(found, indent=2) + "\n")
         return
-    from flows.bench_report import bench_report
+    from flows.reports.bench import bench_report
 
     show(bench_report(found))
 
 
 def doctor(workspace: Workspace = "workspace") -> None:
     """Say what is missing here, and the command that mends it."""
-    from flows.doctor import check
+    from flows.commands.checks import check
 
     findings = check(workspace)
     for finding in findings:

@@ -69,7 +69,7 @@ def ingest(
     find_sources(sources, config)  # a mistyped name is told at once, not after the server has started
     quiet_prefect()
     from flows import ingest as ingest_flow
-    from flows.ingest_report import ingest_report
+    from flows.reports.ingest import ingest_report
 
     report = ingest_flow.ingest(sources, config, batch=batch, replace=replace, workspace=workspace)
     show(ingest_report(report))
@@ -128,7 +128,7 @@ def score(
     bundle.promise(target_precision)
     quiet_prefect()
     from flows import score as score_flow
-    from flows.report import labels_report
+    from flows.reports.labels import labels_report
 
     reports = score_flow.score(batch or [], model, config, HealthConfig(hold=hold), workspace=workspace)
     if not reports or all(report.skipped for report in reports):
@@ -207,7 +207,7 @@ def backfill(
 
         nightlabel backfill --from 2026-11-01 --only stale-model --model tickets --no-wait
     """
-    from flows.server import check_configured, configured_password
+    from flows.server.connection import check_configured, configured_password
     from pipeline.nights.backfill import check_days, check_reasons
 
     days = first.date(), last.date() if last else None
@@ -216,7 +216,7 @@ def backfill(
     url = check_configured()
     if not url:
         raise ConfigError("no server is named: nightlabel up, and export PREFECT_API_URL=http://127.0.0.1:4200/api")
-    from flows.backfill import backfill as make_up
+    from flows.server.backfill import backfill as make_up
 
     password = configured_password()
 

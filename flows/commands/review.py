@@ -42,7 +42,7 @@ def review_export(
 
         nightlabel review export --suspicious --delimiter semicolon
     """
-    from flows.review_report import export_report
+    from flows.reports.review import export_report
     from pipeline.review.export import export_review
     from pipeline.workspace import Workspace as Place
 
@@ -83,7 +83,7 @@ def review_import(
 
         nightlabel review import review.csv --new-labels
     """
-    from flows.review_report import import_report
+    from flows.reports.review import import_report
     from pipeline.review.answers import import_review
     from pipeline.workspace import Workspace as Place
 

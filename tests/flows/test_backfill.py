@@ -21,9 +21,9 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from server import SECONDS, Office, free_port
 
-from flows.backfill import Nights
 from flows.cli import main
-from flows.orchestrator import Orchestrator
+from flows.server.backfill import Nights
+from flows.server.orchestrator import Orchestrator
 from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
 from pipeline.files import read_json, write_json
 from pipeline.ingest import ingest

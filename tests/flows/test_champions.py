@@ -12,9 +12,9 @@ from prefect.testing.utilities import prefect_test_harness
 
 from flows import score as score_flow
 from flows.cli import main
-from flows.model_report import model_report
-from flows.models import version_report
+from flows.commands.registry import version_report
 from flows.nightly import nightly
+from flows.reports.model import model_report
 from pipeline.config import IngestConfig, Recipe, ScoringConfig, override
 from pipeline.files import read_json
 from pipeline.ingest import ingest

@@ -1,6 +1,6 @@
 """The model card says in plain words what a version is, from its own figures."""
 
-from flows.model_card import model_card
+from flows.reports.model_card import model_card
 from pipeline.promotion.register import Publication
 
 

@@ -16,8 +16,8 @@ from prefect.client.schemas.objects import State
 from prefect.settings import get_current_settings
 from prefect.testing.utilities import prefect_test_harness
 
-from flows.morning import Failure, Morning, night_report, outcome
 from flows.nightly import nightly
+from flows.reports.morning import Failure, Morning, night_report, outcome
 from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
 from pipeline.errors import InputError, ModelError
 from pipeline.files import read_json, write_json

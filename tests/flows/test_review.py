@@ -7,8 +7,8 @@ import pytest
 from review_tools import NIGHT, Office, open_office, other
 
 from flows.cli import main
-from flows.night_sections import trust_section
-from flows.review_report import broken_promise
+from flows.reports.night_sections import trust_section
+from flows.reports.review import broken_promise
 from pipeline.files import read_json, write_json
 from pipeline.models.registry import Registry
 from pipeline.nights.summary import LabelledNight, labelled_night
@@ -150,7 +150,7 @@ def test_only_published_nights_and_labels_of_this_version_count(office: Office) 
 
 
 def test_rows_for_review_say_how_to_give_them_out(office: Office) -> None:
-    from flows.morning import _review_line
+    from flows.reports.morning import _review_line
 
     labels = the_night(office).batches[0]
     assert f"`nightlabel review export --batch {BATCH}`" in _review_line(office.workspace, labels)

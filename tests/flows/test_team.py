@@ -29,7 +29,7 @@ from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from flows.automations import BATCH, BATCH_READY
+from flows.server.automations import BATCH, BATCH_READY
 
 PROJECT = Path(__file__).parents[2]
 DEPLOY = PROJECT / "deploy"

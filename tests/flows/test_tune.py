@@ -13,7 +13,7 @@ from prefect.utilities.callables import parameter_schema
 from flows import train as train_flow
 from flows import tune as tune_flow
 from flows.cli import main
-from flows.tuning_report import tuning_report
+from flows.reports.tuning import tuning_report
 from pipeline.config import preset_names
 from pipeline.training.tune.search import search
 from pipeline.training.tune.search_space import make_plan

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import weather_rows
 
-from flows.demo_bench import demo_subject
+from flows.demo.bench import demo_subject
 from pipeline.config import ScoringConfig
 from pipeline.errors import BatchError, ModelError
 from pipeline.models.session import usable_cores
@@ -112,9 +112,9 @@ def test_what_is_not_there_is_refused(workspace: Workspace, trained: Publication
 
 
 def test_without_a_workspace_the_demo_s_tickets_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.demo_bench.DEMO_ROWS", 300)
+    monkeypatch.setattr("flows.demo.bench.DEMO_ROWS", 300)
     monkeypatch.setattr(
-        "flows.demo_bench.DEMO_RECIPE", ["training.epochs=1", "model.hidden_size=8", "training.baseline=false"]
+        "flows.demo.bench.DEMO_RECIPE", ["training.epochs=1", "model.hidden_size=8", "training.baseline=false"]
     )
     with demo_subject(lambda _: None) as subject:
         config = ScoringConfig(device="cpu", precision="int8", batch_tokens=2048, threads=1)

@@ -9,8 +9,8 @@ from random import Random
 import pytest
 from conftest import one_hot
 
-from pipeline.demo_corpus import COLUMNS, DemoFiles, write_tickets
-from pipeline.demo_tickets import Ticket, grammar, make_ticket
+from flows.demo.corpus import COLUMNS, DemoFiles, write_tickets
+from flows.demo.tickets import Ticket, grammar, make_ticket
 from pipeline.training.baseline import linear_baseline
 
 QUEUES = list(grammar()["queues"])

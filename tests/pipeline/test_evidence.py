@@ -132,7 +132,7 @@ def test_where_the_last_state_decides_the_linear_branches_tell_or_nothing_can(
 def test_the_morning_shows_what_carried_the_strangest_rows(
     workspace: Workspace, trained: Publication, night: Batch
 ) -> None:
-    from flows.night_sections import strangest_section
+    from flows.reports.night_sections import strangest_section
 
     labels_of(workspace, trained.bundle, night)
     found = labelled_night(workspace, "weather", [night])
@@ -153,7 +153,7 @@ def test_the_morning_shows_what_carried_the_strangest_rows(
 def test_the_sample_of_labelled_rows_shows_what_carried_them(
     workspace: Workspace, trained: Publication, night: Batch
 ) -> None:
-    from flows.report import WEIGHTS, sample_table
+    from flows.reports.labels import WEIGHTS, sample_table
 
     for evidence in (False, True):
         with scorer_of(trained.bundle, evidence=evidence) as scorer:

@@ -10,7 +10,7 @@ import pytest
 from conftest import one_hot, tiny_recipe, weather_rows
 from scipy.stats import binomtest
 
-from flows.promise_report import promise_section, promise_sentence
+from flows.reports.selective import promise_section, promise_sentence
 from pipeline.config import PromiseConfig, Recipe, ScoringConfig
 from pipeline.errors import ConfigError
 from pipeline.metrics.predictions import Claims, read_claims, write_claims

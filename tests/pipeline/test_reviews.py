@@ -8,7 +8,7 @@ import pytest
 from conftest import tiny_recipe, weather_rows
 from review_tools import NIGHT, Cells, Office, open_office, other
 
-from flows.model_report import model_report
+from flows.reports.model import model_report
 from pipeline.dataset.corpus import TRAIN
 from pipeline.dataset.reviews import read_answers
 from pipeline.errors import ReviewError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import tiny_recipe, weather_rows
 
-from flows.model_report import model_report
+from flows.reports.model import model_report
 from pipeline.dataset.tokenizer import RESERVED
 from pipeline.dataset.word_vectors import read_vectors
 from pipeline.errors import InputError

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ingest_tools import documents, refuse, rejects, take, write
 
-from flows.ingest_report import ingest_report
+from flows.reports.ingest import ingest_report
 from pipeline.config import IngestConfig, validated
 from pipeline.errors import ConfigError, InputError, RejectRateError
 from pipeline.files import value_digest

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from flows.markdown import table
+from flows.reports.markdown import table
 
 if TYPE_CHECKING:
     from pipeline.ingest import IngestReport

@@ -10,7 +10,7 @@ from itertools import cycle
 from pathlib import Path
 from random import Random
 
-from pipeline.demo_tickets import Ticket, make_ticket
+from flows.demo.tickets import Ticket, make_ticket
 
 COLUMNS = ("id", "created_at", "channel", "subject", "body", "queue")
 CHANNELS, CHANNEL_SHARES = ("email", "web form", "chat", "app"), (0.5, 0.25, 0.15, 0.1)

@@ -6,14 +6,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.markdown import Markdown
 
+from flows.demo.corpus import write_tickets
 from flows.ingest import ingest
-from flows.ingest_report import ingest_report
-from flows.model_report import model_report
-from flows.report import sample_table
+from flows.reports.ingest import ingest_report
+from flows.reports.labels import sample_table
+from flows.reports.model import model_report
 from flows.score import score
 from flows.train import train
 from pipeline.config import IngestConfig
-from pipeline.demo_corpus import write_tickets
 from pipeline.workspace import Workspace
 
 MODEL = "tickets"

@@ -4,7 +4,7 @@ import importlib.metadata
 import sys
 from dataclasses import dataclass
 
-from flows.server import check_configured
+from flows.server.connection import check_configured
 from pipeline.errors import ConfigError, WorkspaceError
 from pipeline.models.session import cuda_obstacle
 from pipeline.workspace import Workspace

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flows.markdown import percent, table
+from flows.reports.markdown import percent, table
 
 LISTED_SETTINGS = 8
 

@@ -24,8 +24,14 @@ from prefect.states import Crashed
 from prefect.types import SecretDict
 from pydantic import SecretStr
 
-from flows.automations import AGAIN, crash_silent_runs, label_announced_batches, tell_of_bad_ends, tell_of_held_batches
 from flows.common import SCORING_SLOT
+from flows.server.automations import (
+    AGAIN,
+    crash_silent_runs,
+    label_announced_batches,
+    tell_of_bad_ends,
+    tell_of_held_batches,
+)
 from pipeline.errors import ConfigError
 
 PREFECT_FILE = Path("deploy", "prefect.yaml")

@@ -19,8 +19,8 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.utilities.urls import url_for
 
-from flows.markdown import table
-from flows.orchestrator import POOL, UNDER_WAY, Orchestrator
+from flows.reports.markdown import table
+from flows.server.orchestrator import POOL, UNDER_WAY, Orchestrator
 from pipeline.errors import ConfigError
 from pipeline.models.registry import Registry
 from pipeline.nights.backfill import Fate, Night, Reason, Row, Work, check_days, plan

@@ -2,7 +2,7 @@
 
 import shlex
 
-from flows.markdown import percent, picture, table
+from flows.reports.markdown import percent, picture, table
 from pipeline.training.tune.search import Trial, Tuning, describe
 
 BEST_TRIALS = 10

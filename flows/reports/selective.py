@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from flows.markdown import percent, table
+from flows.reports.markdown import percent, table
 from pipeline.metrics.selective import DOUBT, Outcome, Promise, broken_classes, fewest_texts
 from pipeline.nights.coverage import labelled_shares
 

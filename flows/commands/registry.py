@@ -1,8 +1,8 @@
 """Looks at the registry, and changes of champion, for the command line."""
 
-from flows.comparison_report import comparison_report
-from flows.markdown import percent, table
-from flows.model_report import model_report
+from flows.reports.comparison import comparison_report
+from flows.reports.markdown import percent, table
+from flows.reports.model import model_report
 from pipeline.errors import ModelError, PromotionError
 from pipeline.models.registry import Registry
 from pipeline.promotion.comparison import compare_bundles, read_comparison

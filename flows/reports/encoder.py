@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from flows.markdown import picture, table
+from flows.reports.markdown import picture, table
 
 if TYPE_CHECKING:
     from pipeline.training.pretrain.encoder import Encoder

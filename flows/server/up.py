@@ -16,8 +16,8 @@ from typing import Self
 
 import httpx
 
-from flows.orchestrator import POOL, PREFECT_FILE, Orchestrator
-from flows.server import ANSWER_SECONDS, check_server
+from flows.server.connection import ANSWER_SECONDS, check_server
+from flows.server.orchestrator import POOL, PREFECT_FILE, Orchestrator
 from pipeline.errors import ConfigError, WorkspaceError
 from pipeline.workspace import Workspace
 

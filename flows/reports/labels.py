@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flows.markdown import first_words, percent, table
+from flows.reports.markdown import first_words, percent, table
 from pipeline.files import read_json
 from pipeline.scoring.explanations import tell
 from pipeline.workspace import Workspace
@@ -22,7 +22,7 @@ WEIGHTS = "Carried by: what a word, or two that stand together, adds to the logi
 
 def labels_report(reports: Sequence[BatchReport], workspace: Workspace) -> str:
     """Return what became of the documents of some batches; they add up."""
-    from flows.promise_report import promise_line
+    from flows.reports.selective import promise_line
 
     manifests = [read_json(report.path / "manifest.json") for report in reports]
     rows: list[tuple[object, ...]] = [

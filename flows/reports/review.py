@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flows.markdown import percent, table
+from flows.reports.markdown import percent, table
 
 if TYPE_CHECKING:
     from pipeline.models.bundle import Bundle

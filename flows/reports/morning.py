@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from flows.markdown import percent
-from flows.night_sections import (
+from flows.reports.markdown import percent
+from flows.reports.night_sections import (
     changes_section,
     labels_section,
     means,
@@ -20,8 +20,8 @@ from flows.night_sections import (
     strangest_section,
     trust_section,
 )
-from flows.promise_report import promise_line
-from flows.review_report import broken_promise
+from flows.reports.review import broken_promise
+from flows.reports.selective import promise_line
 from pipeline.errors import BatchError, NightlabelError
 from pipeline.nights.summary import Account, LabelledNight, estimate_accuracy, held_batches, label_moves, night_before
 from pipeline.workspace import Batch, Workspace

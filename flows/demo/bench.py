@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows.demo.corpus import write_tickets
 from pipeline.config import IngestConfig, load_recipe
-from pipeline.demo_corpus import write_tickets
 from pipeline.ingest import ingest
 from pipeline.promotion.register import build
 from pipeline.scoring.benchmark_subject import Say, Subject

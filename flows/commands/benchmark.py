@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from flows.demo_bench import demo_subject
+from flows.demo.bench import demo_subject
 from pipeline.config import ScoringConfig
 from pipeline.errors import ConfigError
 from pipeline.models.registry import Registry

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from flows.markdown import embedded, first_words, percent, table
-from flows.promise_report import night_promise
-from flows.report import WEIGHTS, health_section
-from flows.review_report import reviewed_section
+from flows.reports.labels import WEIGHTS, health_section
+from flows.reports.markdown import embedded, first_words, percent, table
+from flows.reports.review import reviewed_section
+from flows.reports.selective import night_promise
 from pipeline.metrics.drift import Histogram
 from pipeline.nights.summary import Account, LabelledNight, label_moves, strangest_rows
 

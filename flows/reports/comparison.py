@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flows.markdown import embedded, first_words, percent, table
+from flows.reports.markdown import embedded, first_words, percent, table
 from pipeline.metrics.significance import DOUBT
 
 if TYPE_CHECKING:  # these bring PyTorch along

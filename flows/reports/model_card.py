@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flows.markdown import percent, table
-from flows.promise_report import none_line, promise_sentence
+from flows.reports.markdown import percent, table
+from flows.reports.selective import none_line, promise_sentence
 
 if TYPE_CHECKING:
     from pipeline.models.bundle import Bundle

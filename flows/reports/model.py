@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flows.comparison_report import comparison_section
-from flows.markdown import percent, picture, table
-from flows.promise_report import promise_section
+from flows.reports.comparison import comparison_section
+from flows.reports.markdown import percent, picture, table
+from flows.reports.selective import promise_section
 
 if TYPE_CHECKING:  # these bring PyTorch along
     from pipeline.models.bundle import Bundle
