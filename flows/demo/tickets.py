@@ -40,7 +40,7 @@ class Ticket:
 @cache
 def grammar() -> dict[str, Any]:
     """Return the sentences that tickets are made of, by part."""
-    text = (resources.files("pipeline") / "data" / "tickets.toml").read_text(encoding="utf-8")
+    text = (resources.files("flows.demo") / "tickets.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)
 
 

@@ -1,7 +1,8 @@
 """Which documents train, validate and test a model, and with which label.
 
 The split is a function of the text, so a document never moves when the corpus grows and equal texts
-never straddle. A split that the user gives wins. What people said of texts is put over it, see `pipeline.dataset.reviewed_rows`.
+never straddle. A split that the user gives wins. What people said of texts is put over it,
+see `pipeline.dataset.reviewed_rows`.
 """
 
 from collections.abc import Iterator, Sequence

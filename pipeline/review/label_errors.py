@@ -1,7 +1,7 @@
 """Training labels that are likely wrong: those that a model which has not seen them confidently disagrees with.
 
-The model is the linear branch alone (see `pipeline.training.linear.fit_wide`), fitted five times on four fifths of the training
-texts: the whole model would take five trainings, and tells about the same. Which of its disagreements are errors of the
+The model is the linear branch alone (see `pipeline.training.linear.fit_wide`), fitted five times on four fifths of
+the training texts: the whole model would take five trainings, and tells about the same. Which of its disagreements are errors of the
 labels rather than of the model is decided by confident learning (Northcutt et al. 2021, the library cleanlab).
 
 Texts of the validation and test split are never asked about: to mend only those that a model gets wrong would make its

@@ -203,8 +203,8 @@ def distinct(values: Tensor) -> Tensor:
 class Wide(nn.Module):
     """A linear model over the words and hashed word pairs of a text, each counted once, rare ones for more.
 
-    Its weights come from a linear classifier of its own, see `pipeline.training.linear`; its logits are added to the LSTM's.
-    What a linear model knows is so never lost (wide and deep: Cheng et al. 2016; hashed pairs: Joulin et al. 2016).
+    Its weights come from a linear classifier of its own, see `pipeline.training.linear`; its logits are added to
+    the LSTM's. What a linear model knows is so never lost (wide and deep: Cheng et al. 2016; hashed pairs: Joulin et al. 2016).
 
     Args:
         vocabulary_size: ids there are.

@@ -132,9 +132,7 @@ def test_the_linear_branches_give_way_only_to_what_is_clearly_better(
     short = recipe(epochs=1, compare_scratch=False)
     prepared = prepare(workspace, short, start=Start(encoder=pretrain_encoder(workspace, short)))
     assert standard_error(0.5, 100) == pytest.approx(0.05)
-    monkeypatch.setattr(
-        "pipeline.training.selection.standard_error", lambda *_: -1.0
-    )  # anything is clearly better than that
+    monkeypatch.setattr("pipeline.training.selection.standard_error", lambda *_: -1.0)  # anything is better
     assert [one.chosen for one in fit(workspace, prepared, short).candidates] == [True, False]
     monkeypatch.setattr("pipeline.training.selection.FEW_TEXTS", 5)  # and with more texts it is not even tried
     assert fit(workspace, prepared, short).candidates == ()
