@@ -27,7 +27,7 @@ from prefect.utilities.urls import url_for
 from flows.server.automations import BATCH
 from pipeline.errors import NightlabelError
 
-HERE = ""  # a run that names no workspace takes the one of the process it runs in
+DEFAULT_WORKSPACE = ""  # a run that names no workspace takes the one of the process it runs in
 SCORING_SLOT = "nightlabel-scoring"  # of the server's concurrency limit: how many score at once
 LEASE_SECONDS = 60.0  # the slot of a run that was killed is free after so long
 PATIENCE_SECONDS = 180.0  # for a server that is away, with what a run cannot do without
@@ -91,7 +91,7 @@ def _prepare_logs() -> None:
 _prepare_logs()
 
 
-class OutOfTimeError(Exception):
+class PartTimeoutError(Exception):
     """Work that gave no result for longer than it may take."""
 
 

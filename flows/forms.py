@@ -9,9 +9,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from pipeline.config import Recipe, preset_names
-from pipeline.workspace import NAME
+from pipeline.workspace import NAME_PATTERN
 
-A_NAME = f"^{NAME.pattern}$"
+A_NAME = f"^{NAME_PATTERN.pattern}$"
 
 
 def titled(title: str, **schema: Any) -> Any:
@@ -47,7 +47,7 @@ def _preset_schema() -> dict[str, Any]:
     }
 
 
-def changes(title: str, sentence: str) -> Any:
+def setting_changes(title: str, sentence: str) -> Any:
     """Return what describes a list of settings that differ from the preset's, with the names that there are.
 
     Args:
@@ -65,7 +65,7 @@ def changes(title: str, sentence: str) -> Any:
 
 def named(title: str) -> tuple[Any, ...]:
     """Return what describes the optional name of something in the workspace."""
-    return optional(title, pattern=f"^({NAME.pattern})?$")
+    return optional(title, pattern=f"^({NAME_PATTERN.pattern})?$")
 
 
 WorkspacePath = Annotated[str, titled("Workspace folder")]
@@ -73,7 +73,7 @@ OptionalDay = Annotated[datetime.date | None, *optional("Date", pattern=r"^(\d{4
 Batches = Annotated[list[str], titled("Batches", items={"type": "string", "pattern": A_NAME})]
 ModelName = Annotated[str | None, *optional("Model")]
 Preset = Annotated[str, WithJsonSchema(_preset_schema()), titled("Preset")]
-SettingChanges = Annotated[list[str], changes("Settings", "Changes to the preset")]
-WordVectors = Annotated[str | None, *optional("Word vectors")]
+SettingChanges = Annotated[list[str], setting_changes("Settings", "Changes to the preset")]
+WordVectorsFile = Annotated[str | None, *optional("Word vectors")]
 EncoderName = Annotated[str | None, *named("Encoder")]
 TeacherFile = Annotated[str | None, *optional("Teacher")]

@@ -9,7 +9,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run, task_run
 from pydantic import Field
 
-from flows.common import HERE, RETRY, announce, file_names, show_report
+from flows.common import DEFAULT_WORKSPACE, RETRY, announce, file_names, show_report
 from flows.forms import OptionalDay, WorkspacePath, named, titled
 from flows.reports.ingest import ingest_report
 from flows.server.automations import BATCH_READY
@@ -57,7 +57,7 @@ def ingest(
     batch: Annotated[str | None, *named("Batch")] = None,
     replace: Annotated[bool, titled("Replace")] = False,
     date: OptionalDay = None,
-    workspace: WorkspacePath = HERE,
+    workspace: WorkspacePath = DEFAULT_WORKSPACE,
 ) -> IngestReport:
     """Read raw files into a batch of documents, every row accounted for.
 
@@ -78,7 +78,7 @@ def ingest(
 
 def _announce(workspace: Workspace, report: IngestReport) -> None:
     """Tell the server of texts that want labels, if there is one model that can give them."""
-    if report.already_there or not report.unlabelled:
+    if report.already_ingested or not report.unlabelled:
         return
     from pipeline.models.registry import Registry  # brings PyTorch along, which reading files does not need
 

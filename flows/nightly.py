@@ -13,12 +13,12 @@ from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Completed, Failed
 
-from flows.common import HERE, file_names, scheduled_day, show_report
+from flows.common import DEFAULT_WORKSPACE, file_names, scheduled_day, show_report
 from flows.forms import ModelName, OptionalDay, WorkspacePath, titled
 from flows.ingest import ingest
-from flows.reports.morning import Failure, Morning, idle_report, night_report, outcome
+from flows.reports.morning import Failure, NightResult, idle_report, night_report, outcome
 from flows.score import score
-from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
+from pipeline.config import DriftConfig, IngestConfig, ScoringConfig
 from pipeline.errors import NightlabelError
 from pipeline.files import atomic_path
 from pipeline.ingest import IngestReport
@@ -42,8 +42,8 @@ def nightly(
     model: ModelName = None,
     ingest_config: Annotated[IngestConfig, titled("Reading")] = IngestConfig(),  # noqa: B008 - frozen
     score_config: Annotated[ScoringConfig, titled("Labelling")] = ScoringConfig(),  # noqa: B008
-    health_config: Annotated[HealthConfig, titled("Holding bad nights")] = HealthConfig(),  # noqa: B008
-    workspace: WorkspacePath = HERE,
+    health_config: Annotated[DriftConfig, titled("Holding bad nights")] = DriftConfig(),  # noqa: B008
+    workspace: WorkspacePath = DEFAULT_WORKSPACE,
 ) -> str:
     """Ingest what came in, label everything that has no labels yet, and report.
 
@@ -61,14 +61,14 @@ def nightly(
     day, started, place = date or scheduled_day(), _now(), Workspace(workspace)
     came_in = [source.replace("{date}", day.isoformat()) for source in sources]
     failures: list[Failure] = []
-    read: IngestReport | None = None
+    ingest_report: IngestReport | None = None
     bundle: Bundle | None = None
     wanted: list[Batch] = []
     try:
         with _noting("ingest", failures):
             if came_in:
-                read = ingest(came_in, ingest_config, date=day, workspace=workspace)
-                wanted = [] if read.already_there else [place.batch(read.batch_id)]
+                ingest_report = ingest(came_in, ingest_config, date=day, workspace=workspace)
+                wanted = [] if ingest_report.already_ingested else [place.batch(ingest_report.batch_id)]
         if failures:
             get_run_logger().warning("the ingest failed; what is there is labelled all the same")
         with _noting("labelling", failures):
@@ -81,12 +81,12 @@ def nightly(
     except CancelledRun as error:
         return Cancelled(message=str(error))  # type: ignore[return-value]  # the caller gets CancelledRun
     night = labelled_night(place, bundle.name, wanted) if bundle else None
-    morning = Morning(day, started, _now(), place, read, wanted, bundle, night, failures)
+    morning = NightResult(day, started, _now(), place, ingest_report, wanted, bundle, night, failures)
     return _end(morning)  # type: ignore[return-value]  # the caller gets the text, or the error
 
 
 @contextmanager
-def _noting(what: str, failures: list[Failure]) -> Iterator[None]:
+def _noting(stage: str, failures: list[Failure]) -> Iterator[None]:
     """Note what fails, so that the night goes on with the rest; a run that is cancelled does not."""
     try:
         yield
@@ -94,15 +94,15 @@ def _noting(what: str, failures: list[Failure]) -> Iterator[None]:
         raise
     except Exception as error:
         if not isinstance(error, NightlabelError):
-            get_run_logger().exception("the %s failed", what)
-        failures.append(Failure(what, error))
+            get_run_logger().exception("the %s failed", stage)
+        failures.append(Failure(stage, error))
 
 
 def _now() -> datetime.datetime:
     return datetime.datetime.now().astimezone()
 
 
-def _end(morning: Morning) -> State[str] | State[Exception]:
+def _end(morning: NightResult) -> State[str] | State[Exception]:
     """Report a night, and return the state that its run ends in, whose message says what it did."""
     said = [*map(str, morning.failures), *outcome(morning)]
     for line in said[1 if morning.failures else 0 :]:  # the first failure is told as that of the run
@@ -115,10 +115,10 @@ def _end(morning: Morning) -> State[str] | State[Exception]:
     return Completed(message="; ".join(said), data=text)
 
 
-def _keep_report(morning: Morning) -> str:
+def _keep_report(morning: NightResult) -> str:
     """Write a night's report and show it in the UI; return its path within the workspace."""
     text = night_report(morning, pictures=True)
-    path = morning.workspace.next_report(morning.day)
+    path = morning.workspace.next_report_path(morning.day)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     get_run_logger().info("the report of the night: %s", path)

@@ -3,7 +3,7 @@
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.common import HERE, RETRY, RunProgress, show_report
+from flows.common import DEFAULT_WORKSPACE, RETRY, RunProgress, show_report
 from flows.forms import Batches, Preset, SettingChanges, WorkspacePath
 from flows.reports.encoder import encoder_report
 from pipeline.config import Recipe, load_recipe
@@ -21,7 +21,7 @@ def pretrain(
     preset: Preset = "default",
     settings: SettingChanges = [],  # noqa: B006 - never changed
     batches: Batches = [],  # noqa: B006
-    workspace: WorkspacePath = HERE,
+    workspace: WorkspacePath = DEFAULT_WORKSPACE,
 ) -> Encoder:
     """Learn from every text there is, labelled or not, so that later trainings start from what it holds.
 

@@ -15,11 +15,11 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.common import HERE, RETRY, OutOfTimeError, announce, end_process, scoring_slot, show_report
+from flows.common import DEFAULT_WORKSPACE, RETRY, PartTimeoutError, announce, end_process, scoring_slot, show_report
 from flows.forms import Batches, ModelName, WorkspacePath, titled
 from flows.reports.labels import labels_report
 from flows.server.automations import BATCH_HELD
-from pipeline.config import HealthConfig, ScoringConfig
+from pipeline.config import DriftConfig, ScoringConfig
 from pipeline.files import read_json
 from pipeline.models.bundle import Bundle
 from pipeline.models.registry import Registry
@@ -33,11 +33,11 @@ from pipeline.workspace import Batch, Workspace
 STOPPING_SECONDS = 10.0  # in which work that does not hang comes to the end of its batch
 
 
-class ToldToStopError(Exception):
+class StopRequestedError(Exception):
     """Somebody asked all work in this workspace to end where it can go on later."""
 
 
-class ReplacedError(Exception):
+class ChampionReplacedError(Exception):
     """Another version became champion, by a promotion or a rollback, while a batch was being labelled."""
 
 
@@ -48,7 +48,7 @@ def _score_part(workspace: Workspace, batch: Batch, part: dict[str, Any], scorer
 
 @task(name="commit", task_run_name="commit {batch.id}", cache_policy=NO_CACHE, **RETRY)
 def _commit(
-    workspace: Workspace, batch: Batch, scorer: Scorer, parts: list[PartReport], seconds: float, health: HealthConfig
+    workspace: Workspace, batch: Batch, scorer: Scorer, parts: list[PartReport], seconds: float, health: DriftConfig
 ) -> BatchReport:
     return finish_batch(workspace, batch, scorer, parts, seconds, health)
 
@@ -65,8 +65,8 @@ def score(
     batches: Batches = [],  # noqa: B006 - never changed
     model: ModelName = None,
     config: Annotated[ScoringConfig, titled("Labelling")] = ScoringConfig(),  # noqa: B008 - frozen
-    health: Annotated[HealthConfig, titled("Holding bad nights")] = HealthConfig(),  # noqa: B008
-    workspace: WorkspacePath = HERE,
+    health: Annotated[DriftConfig, titled("Holding bad nights")] = DriftConfig(),  # noqa: B008
+    workspace: WorkspacePath = DEFAULT_WORKSPACE,
 ) -> list[BatchReport]:
     """Label documents with the champion or a named version; parts already labelled are left as they are.
 
@@ -90,7 +90,7 @@ def score(
         try:
             while len(reports) < len(wanted):
                 reports += _score_with(place, wanted[len(reports) :], spec, config, health)
-        except ToldToStopError as error:
+        except StopRequestedError as error:
             message = f"{error}, as it was asked to; the next run goes on from there"
             return Cancelled(message=message)  # type: ignore[return-value]  # the caller gets CancelledRun
     show_report("labels", labels_report(reports, place), "Every document accounted for, and some labelled rows")
@@ -98,7 +98,7 @@ def score(
 
 
 def _score_with(
-    workspace: Workspace, batches: Sequence[Batch], model: str, config: ScoringConfig, health: HealthConfig
+    workspace: Workspace, batches: Sequence[Batch], model: str, config: ScoringConfig, health: DriftConfig
 ) -> list[BatchReport]:
     """Label batches with a version, or with a champion as long as it is one; return what became of those done."""
     logger = get_run_logger()
@@ -112,19 +112,19 @@ def _score_with(
             scorer.engine.device.provider,
             scorer.engine.device.name,
         )
-        logger.info("precision %s: %s", scorer.precision, scorer.choice.reason)
+        logger.info("precision %s: %s", scorer.precision, scorer.variant_choice.reason)
         try:
             for batch in batches:
                 reports.append(  # noqa: PERF401 - those that are done are kept
                     _score_batch(workspace, batch, scorer, health, pinned="@" in model)
                 )
-        except ReplacedError as error:
+        except ChampionReplacedError as error:
             logger.warning("%s", error)
     return reports
 
 
 def _score_batch(
-    workspace: Workspace, batch: Batch, scorer: Scorer, health: HealthConfig, *, pinned: bool
+    workspace: Workspace, batch: Batch, scorer: Scorer, health: DriftConfig, *, pinned: bool
 ) -> BatchReport:
     started = time.monotonic()
     logger = get_run_logger()
@@ -175,13 +175,13 @@ def _score_parts(workspace: Workspace, batch: Batch, scorer: Scorer, *, pinned: 
     done: list[PartReport] = []
     started = time.monotonic()
     while waiting or running:
-        to_stop, champion = workspace.is_to_stop, None if pinned else _new_champion(workspace, scorer.bundle)
+        to_stop, champion = workspace.stop_requested, None if pinned else _new_champion(workspace, scorer.bundle)
         if not running:
             so_far = f"{len(done)} of {len(batch.parts)} parts of batch {batch.id}"
             if to_stop:
-                raise ToldToStopError(f"stopped after {so_far}")
+                raise StopRequestedError(f"stopped after {so_far}")
             if champion:
-                raise ReplacedError(
+                raise ChampionReplacedError(
                     f"{champion} is champion now and begins anew, after {so_far} by {scorer.bundle.title}"
                 )
         while waiting and len(running) < scorer.parts_at_once and not (to_stop or champion):
@@ -216,7 +216,7 @@ def _next_done(running: list[PrefectFuture[PartReport]], batch: Batch, scorer: S
     )
     if wait(running, timeout=STOPPING_SECONDS).not_done:
         end_process(message)
-    raise OutOfTimeError(message)
+    raise PartTimeoutError(message)
 
 
 def _progress(batch: Batch, done: Sequence[PartReport], seconds: float) -> str:

@@ -6,7 +6,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from flows.common import HERE, RETRY, RunProgress, show_report
+from flows.common import DEFAULT_WORKSPACE, RETRY, RunProgress, show_report
 from flows.forms import (
     A_NAME,
     Batches,
@@ -14,38 +14,38 @@ from flows.forms import (
     Preset,
     SettingChanges,
     TeacherFile,
-    WordVectors,
+    WordVectorsFile,
     WorkspacePath,
     optional,
     titled,
 )
 from flows.pretrain import pretrain_task
 from flows.reports.model import model_report
-from flows.reports.model_card import FILE as CARD
+from flows.reports.model_card import CARD_FILE as CARD
 from flows.reports.model_card import model_card
 from pipeline.config import Recipe, load_recipe
-from pipeline.promotion.register import Publication, publish
+from pipeline.promotion.register import Registration, register
 from pipeline.promotion.rule import check_force
 from pipeline.training.evaluate import assess
 from pipeline.training.loop import TrainedModel
-from pipeline.training.prepare import Prepared, Start, prepare
+from pipeline.training.prepare import PreparedData, WarmStart, prepare
 from pipeline.training.pretrain.encoder import Encoder, matching_encoder, named_encoder
 from pipeline.training.selection import fit
 from pipeline.workspace import Workspace
 
 
 @task(name="tokenize", task_run_name="tokenize", cache_policy=NO_CACHE, **RETRY)
-def _tokenize(workspace: Workspace, recipe: Recipe, batches: list[str], start: Start) -> Prepared:
+def _tokenize(workspace: Workspace, recipe: Recipe, batches: list[str], start: WarmStart) -> PreparedData:
     return prepare(workspace, recipe, batches, start)
 
 
 @task(name="fit", task_run_name="fit", cache_policy=NO_CACHE, **RETRY)
-def _fit(workspace: Workspace, prepared: Prepared, recipe: Recipe) -> TrainedModel:
+def _fit(workspace: Workspace, prepared: PreparedData, recipe: Recipe) -> TrainedModel:
     return fit(workspace, prepared, recipe, RunProgress("Share of the training done"))
 
 
 @task(name="evaluate", task_run_name="evaluate", cache_policy=NO_CACHE)
-def _evaluate(prepared: Prepared, trained: TrainedModel, recipe: Recipe) -> dict[str, Any]:
+def _evaluate(prepared: PreparedData, trained: TrainedModel, recipe: Recipe) -> dict[str, Any]:
     return assess(prepared, trained, recipe)
 
 
@@ -54,15 +54,15 @@ def _publish(
     workspace: Workspace,
     model: str,
     *,
-    prepared: Prepared,
+    prepared: PreparedData,
     trained: TrainedModel,
     recipe: Recipe,
     metrics: dict[str, Any],
     preset: str,
     force: bool,
     reason: str | None,
-) -> Publication:
-    return publish(
+) -> Registration:
+    return register(
         workspace, model, prepared, trained, recipe, metrics=metrics, preset=preset, force=force, reason=reason
     )
 
@@ -74,14 +74,14 @@ def train(
     settings: SettingChanges = [],  # noqa: B006 - never changed
     batches: Batches = [],  # noqa: B006
     target_precision: Annotated[float, Field(ge=0.0, lt=1.0), titled("Promised precision")] = 0.0,
-    embeddings: WordVectors = None,
+    embeddings: WordVectorsFile = None,
     pretrain: Annotated[bool, titled("Pretrain")] = False,
     encoder: EncoderName = None,
     teacher: TeacherFile = None,
     force: Annotated[bool, titled("Promote in any case")] = False,
     reason: Annotated[str | None, *optional("Reason for promoting in any case")] = None,
-    workspace: WorkspacePath = HERE,
-) -> Publication:
+    workspace: WorkspacePath = DEFAULT_WORKSPACE,
+) -> Registration:
     """Train a model on the labelled documents, prove its export, and promote it if it is not worse.
 
     Args:
@@ -103,7 +103,7 @@ def train(
     promised = [f"promise.target_precision={target_precision}"] if target_precision else []
     recipe = load_recipe(preset, [*settings, *promised])
     place = Workspace(workspace)
-    start = Start(embeddings, _encoder(place, recipe, encoder, pretrain), teacher)
+    start = WarmStart(embeddings, _encoder(place, recipe, encoder, pretrain), teacher)
     prepared = _tokenize(place, recipe, batches, start)
     trained = _fit(place, prepared, recipe)
     metrics = _evaluate(prepared, trained, recipe)

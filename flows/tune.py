@@ -6,28 +6,28 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from flows.common import HERE, RETRY, RunProgress, show_report
+from flows.common import DEFAULT_WORKSPACE, RETRY, RunProgress, show_report
 from flows.forms import (
     A_NAME,
     Batches,
     EncoderName,
     Preset,
     TeacherFile,
-    WordVectors,
+    WordVectorsFile,
     WorkspacePath,
-    changes,
     optional,
+    setting_changes,
     titled,
 )
 from flows.reports.tuning import tuning_report
 from pipeline.training.tune import search as tuning
-from pipeline.training.tune.search import Tuning
-from pipeline.training.tune.search_space import SPACE, Plan, make_plan
+from pipeline.training.tune.search import SearchResult
+from pipeline.training.tune.search_space import SEARCH_SPACE, SearchPlan, make_search_plan
 from pipeline.workspace import Workspace
 
 
 @task(name="search", task_run_name="search", cache_policy=NO_CACHE, **RETRY)
-def _search(workspace: Workspace, plan: Plan) -> Tuning:
+def _search(workspace: Workspace, plan: SearchPlan) -> SearchResult:
     return tuning.search(workspace, plan, RunProgress("Share of the trials done"))
 
 
@@ -35,16 +35,16 @@ def _search(workspace: Workspace, plan: Plan) -> Tuning:
 def tune(
     name: Annotated[str, Field(min_length=1), titled("Name of the search", pattern=A_NAME)] = "tuned",
     preset: Preset = "default",
-    settings: Annotated[list[str], changes("Fixed settings", "Settings that are not searched")] = [],  # noqa: B006 - never changed
-    only: Annotated[list[str], titled("Settings to search", items={"type": "string", "enum": list(SPACE)})] = [],  # noqa: B006
+    settings: Annotated[list[str], setting_changes("Fixed settings", "Settings that are not searched")] = [],  # noqa: B006 - never changed
+    only: Annotated[list[str], titled("Settings to search", items={"type": "string", "enum": list(SEARCH_SPACE)})] = [],  # noqa: B006
     trials: Annotated[int, Field(ge=1), titled("Trials")] = 20,
     minutes: Annotated[float | None, *optional("Minutes", type="number", minimum=0)] = None,
     batches: Batches = [],  # noqa: B006
-    embeddings: WordVectors = None,
+    embeddings: WordVectorsFile = None,
     encoder: EncoderName = None,
     teacher: TeacherFile = None,
-    workspace: WorkspacePath = HERE,
-) -> Tuning:
+    workspace: WorkspacePath = DEFAULT_WORKSPACE,
+) -> SearchResult:
     """Search for settings that suit the labelled documents, and write the best as a preset.
 
     Args:
@@ -60,7 +60,7 @@ def tune(
         teacher: File with a doc_id and a column of probabilities for each class, from another model. Empty: none.
         workspace: Folder in which everything is kept. Empty: the one that the worker was started with.
     """
-    plan = make_plan(
+    plan = make_search_plan(
         name,
         preset,
         settings,

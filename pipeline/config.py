@@ -229,7 +229,7 @@ class PretrainingConfig(Settings):
     seed: Annotated[int, Field(ge=0)] = Field(default=1, description="Same seed, same data, same CPU: same weights.")
 
 
-class PromiseConfig(Settings):
+class SelectiveConfig(Settings):
     """How right labelled rows are to be; what cannot be promised goes to people."""
 
     target_precision: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
@@ -273,7 +273,7 @@ class Recipe(Settings):
     model: ModelConfig = ModelConfig()
     pretraining: PretrainingConfig = PretrainingConfig()
     training: TrainingConfig = TrainingConfig()
-    promise: PromiseConfig = PromiseConfig()
+    promise: SelectiveConfig = SelectiveConfig()
     promotion: PromotionConfig = PromotionConfig()
 
 
@@ -322,7 +322,7 @@ class ScoringConfig(Settings):
     )
 
 
-class HealthConfig(Settings):
+class DriftConfig(Settings):
     """When a night is out of the ordinary."""
 
     hold: bool = Field(
@@ -369,7 +369,7 @@ class NightConfig(Settings):
 
     ingest: IngestConfig = IngestConfig()
     score: ScoringConfig = ScoringConfig()
-    health: HealthConfig = HealthConfig()
+    health: DriftConfig = DriftConfig()
 
 
 def preset_names() -> list[str]:
@@ -387,7 +387,7 @@ def load_recipe(preset: str = "default", overrides: list[str] | None = None) -> 
     Raises:
         ConfigError: an unknown preset or field, a file that is not one, or a value out of its limits.
     """
-    return override(_read_preset(preset), overrides or [])
+    return apply_overrides(_read_preset(preset), overrides or [])
 
 
 def _read_preset(preset: str) -> Recipe:
@@ -426,7 +426,7 @@ def stored_recipe(values: dict[str, dict[str, Any]]) -> Recipe:
     return validated(Recipe, known)
 
 
-def override(settings: S, overrides: Iterable[str]) -> S:
+def apply_overrides(settings: S, overrides: Iterable[str]) -> S:
     """Return settings of several sections with `section.field=value` applied.
 
     Raises:

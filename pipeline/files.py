@@ -32,7 +32,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         sync_directory(path.parent)
     except PermissionError as error:
-        raise unwritable(path.parent, error) from error
+        raise not_writable_error(path.parent, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -46,7 +46,7 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def unwritable(path: Path, error: OSError) -> WorkspaceError:
+def not_writable_error(path: Path, error: OSError) -> WorkspaceError:
     return WorkspaceError(
         f"cannot write to {path}: {error.strerror}; choose another folder with --workspace or NIGHTLABEL_WORKSPACE"
     )
@@ -82,7 +82,7 @@ def value_digest(value: Any) -> str:
 LIBRARIES = ("torch", "onnx", "onnxruntime-gpu", "onnxruntime", "pyarrow", "numpy", "scikit-learn")
 
 
-def seal(folder: Path, **facts: Any) -> None:
+def write_manifest(folder: Path, **facts: Any) -> None:
     """Write the manifest: digests of all files, the libraries, and what else is worth knowing."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
     write_json(
@@ -96,7 +96,7 @@ def seal(folder: Path, **facts: Any) -> None:
     )
 
 
-def unseal(path: Path, *, damaged: str, changed: str) -> dict[str, Any]:
+def verified_manifest(path: Path, *, damaged: str, changed: str) -> dict[str, Any]:
     """Return the manifest of a sealed folder, all of whose files are those that were sealed.
 
     Args:

@@ -53,12 +53,12 @@ def label_fonts() -> list[str]:
     return ["DejaVu Sans", *(name for name in wanted if name in installed)]
 
 
-def headline(figure: "Figure", text: str) -> None:
+def add_title(figure: "Figure", text: str) -> None:
     """Write what a picture says above it."""
     figure.suptitle(text, x=0.015, ha="left", color=INK, fontsize=12, fontweight="bold")
 
 
-def plain_axes(axes: "Axes") -> None:
+def style_axes(axes: "Axes") -> None:
     """Leave of the axes what is needed to read them."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
@@ -67,7 +67,7 @@ def plain_axes(axes: "Axes") -> None:
     axes.tick_params(colors=MUTED, labelsize=9, length=0)
 
 
-def shortened(text: str, length: int) -> str:
+def truncate_middle(text: str, length: int) -> str:
     """Return a text of at most `length` characters, cut in the middle: names of classes often start alike."""
     return text if len(text) <= length else f"{text[: length // 2]}…{text[-((length - 1) // 2) :]}"
 
@@ -77,7 +77,7 @@ def score_or_nan(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def whole_epochs(axes: "Axes", epochs: Sequence[int]) -> None:
+def integer_ticks(axes: "Axes", epochs: Sequence[int]) -> None:
     """Put ticks at whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
@@ -89,7 +89,7 @@ def whole_epochs(axes: "Axes", epochs: Sequence[int]) -> None:
 
 def drawable(name: str, number: int) -> str:
     """Return a name as it fits beside the bars, or its number where no font here has its letters."""
-    return shortened(name, NAME_LENGTH) if set(map(ord, name)) <= _letters() else f"no. {number}"
+    return truncate_middle(name, NAME_LENGTH) if set(map(ord, name)) <= _letters() else f"no. {number}"
 
 
 @cache

@@ -36,7 +36,7 @@ TOKENS = pa.schema(
 )
 
 # Token ids for pretraining: texts, long ones in pieces.
-PIECES = pa.schema([pa.field("token_ids", pa.list_(pa.int32()), nullable=False)])
+CHUNKS = pa.schema([pa.field("token_ids", pa.list_(pa.int32()), nullable=False)])
 
 LABELS = pa.schema(
     [
@@ -53,7 +53,7 @@ LABELS = pa.schema(
 )
 
 # What a model claimed of texts whose label is known: promises are made from it.
-CLAIMS = pa.schema(
+PREDICTIONS = pa.schema(
     [
         pa.field("split", pa.string(), nullable=False),  # validation, test
         pa.field("predicted", pa.int32(), nullable=False),
@@ -64,7 +64,7 @@ CLAIMS = pa.schema(
 )
 
 # A row that a person was asked to review, and what the model, or the corpus, said of it.
-ASKED = pa.schema(
+REVIEW_REQUESTS = pa.schema(
     [
         pa.field("batch", pa.string(), nullable=False),
         pa.field("doc_id", pa.string(), nullable=False),
@@ -81,9 +81,9 @@ ASKED = pa.schema(
 )
 
 # What people answered. Nothing is ever changed here: a later answer for the same text counts, both are kept.
-REVIEWS = pa.schema(
+REVIEW_ANSWERS = pa.schema(
     [
-        *ASKED,
+        *REVIEW_REQUESTS,
         pa.field("correct", pa.string(), nullable=False),  # the right label, joined likewise
         pa.field("new_class", pa.bool_(), nullable=False),  # whether it was allowed though no document had it
         pa.field("note", pa.string(), nullable=False),
@@ -93,7 +93,7 @@ REVIEWS = pa.schema(
     ]
 )
 
-REASONS = ("doubtful", "sample", "suspicious")
+REVIEW_REASONS = ("doubtful", "sample", "suspicious")
 
 SPLITS = ("train", "validation", "test")
 STATUSES = ("scored", "review", "empty")

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import BatchError, ConfigError, WorkspaceError
-from pipeline.files import read_json, sync_directory, unwritable
+from pipeline.files import not_writable_error, read_json, sync_directory
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def default_root() -> Path:
@@ -32,7 +32,7 @@ def check_name(kind: str, name: str) -> str:
     Raises:
         ConfigError: it has a character other than letters, digits, dot, dash and underscore.
     """
-    if not NAME.fullmatch(name) or len(name) > 100:
+    if not NAME_PATTERN.fullmatch(name) or len(name) > 100:
         raise ConfigError(
             f"{kind} {name!r} cannot be used: start with a letter or digit, "
             "then letters, digits, '.', '-' and '_', at most 100"
@@ -68,7 +68,7 @@ class Workspace:
     def __init__(self, root: Path | str | None = None) -> None:
         self.root = Path(root) if root else default_root()
 
-    def prepare(self) -> "Workspace":
+    def ensure_writable(self) -> "Workspace":
         """Create the folder and prove that it can be written.
 
         Raises:
@@ -78,22 +78,22 @@ class Workspace:
             self.root.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.root).close()
         except OSError as error:
-            raise unwritable(self.root, error) from error
+            raise not_writable_error(self.root, error) from error
         return self
 
-    def documents_of(self, batch_id: str) -> Path:
+    def documents_dir(self, batch_id: str) -> Path:
         return self.root / "documents" / f"batch={check_name('batch', batch_id)}"
 
-    def rejects_of(self, batch_id: str) -> Path:
+    def rejects_dir(self, batch_id: str) -> Path:
         return self.root / "rejects" / f"batch={check_name('batch', batch_id)}"
 
-    def labels_of(self, model: str, batch_id: str) -> Path:
+    def labels_dir(self, model: str, batch_id: str) -> Path:
         return self.root / "labels" / check_name("model", model) / f"batch={check_name('batch', batch_id)}"
 
     def labels_manifests(self, model: str) -> list[Path]:
         return sorted((self.root / "labels" / check_name("model", model)).glob("batch=*/manifest.json"))
 
-    def labelled_by(self, batch_id: str) -> list[str]:
+    def models_that_labelled(self, batch_id: str) -> list[str]:
         """Return the models that have labelled a batch."""
         manifests = (self.root / "labels").glob(f"*/batch={check_name('batch', batch_id)}/manifest.json")
         return sorted(manifest.parent.parent.name for manifest in manifests)
@@ -102,48 +102,48 @@ class Workspace:
     def reviews(self) -> Path:
         return self.root / "reviews"
 
-    def tokens_of(self, fingerprint: str) -> Path:
+    def tokens_dir(self, fingerprint: str) -> Path:
         return self.root / "tokens" / fingerprint
 
-    def checkpoint_of(self, fingerprint: str) -> Path:
+    def checkpoint_path(self, fingerprint: str) -> Path:
         return self.root / "checkpoints" / f"{fingerprint}.pt"
 
-    def encoder_of(self, fingerprint: str) -> Path:
+    def encoder_dir(self, fingerprint: str) -> Path:
         return self.root / "encoders" / check_name("encoder", fingerprint)
 
-    def tuning_of(self, name: str) -> Path:
+    def tuning_dir(self, name: str) -> Path:
         return self.root / "tuning" / check_name("search", name)
 
-    def preset_of(self, name: str) -> Path:
+    def preset_path(self, name: str) -> Path:
         return self.root / "presets" / f"{check_name('preset', name)}.toml"
 
-    def next_report(self, day: datetime.date) -> Path:
+    def next_report_path(self, day: datetime.date) -> Path:
         """Return where the next report of a day goes: numbered where the day has one already."""
         first = self.root / "reports" / f"{day.isoformat()}.md"
         numbered = (first.with_stem(f"{first.stem}-{number}") for number in itertools.count(2))
         return next(path for path in itertools.chain([first], numbered) if not path.exists())
 
-    def log_of(self, service: str) -> Path:
+    def log_path(self, service: str) -> Path:
         return self.root / "logs" / f"{service}.log"
 
-    def lock_of(self, name: str) -> Path:
+    def lock_path(self, name: str) -> Path:
         return self.root / f".{name}.lock"
 
     @contextmanager
-    def asking_to_stop(self) -> Iterator[None]:
+    def request_stop(self) -> Iterator[None]:
         """Ask whatever works in this workspace to end where it can go on later."""
         self._stop.write_text(str(os.getpid()), encoding="ascii")
         try:
             yield
         finally:
-            self.may_go_on()
+            self.withdraw_stop_request()
 
-    def may_go_on(self) -> None:
+    def withdraw_stop_request(self) -> None:
         """Take the request to stop back."""
         self._stop.unlink(missing_ok=True)
 
     @property
-    def is_to_stop(self) -> bool:
+    def stop_requested(self) -> bool:
         """Whether a process that is still there asks to stop."""
         try:
             os.kill(int(self._stop.read_text(encoding="ascii")), 0)
@@ -158,7 +158,7 @@ class Workspace:
     def encoder_manifests(self) -> list[Path]:
         return sorted((self.root / "encoders").glob("*/manifest.json"))
 
-    def model_versions(self, model: str) -> Path:
+    def model_dir(self, model: str) -> Path:
         return self.root / "models" / check_name("model", model)
 
     @property
@@ -176,7 +176,7 @@ class Workspace:
         Raises:
             BatchError: there is none of that id.
         """
-        manifest = self.documents_of(batch_id) / "manifest.json"
+        manifest = self.documents_dir(batch_id) / "manifest.json"
         if not manifest.exists():
             known = ", ".join(batch.id for batch in self.batches()) or "none yet"
             raise BatchError(f"no batch {batch_id!r} in {self.root} (there: {known})")
@@ -193,7 +193,7 @@ class Workspace:
     @contextmanager
     def staging(self) -> Iterator[Path]:
         """Yield an empty folder on the workspace's own disk, removed afterwards whatever happens."""
-        self.prepare()
+        self.ensure_writable()
         folder = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.root))
         try:
             yield folder
@@ -208,9 +208,9 @@ class Workspace:
             documents: staged folder of parts and a `manifest.json`.
             rejects: staged folder of parts, possibly empty.
         """
-        target = self.documents_of(batch_id)
+        target = self.documents_dir(batch_id)
         (target / "manifest.json").unlink(missing_ok=True)  # from here on the batch does not exist
-        self._replace(self.rejects_of(batch_id), rejects)
+        self._replace(self.rejects_dir(batch_id), rejects)
         self._replace(target, documents)
         return self.batch(batch_id)
 

@@ -14,7 +14,7 @@ from server import Office, open_office
 
 from pipeline.config import IngestConfig, Recipe
 from pipeline.ingest import ingest
-from pipeline.promotion.register import Publication, build
+from pipeline.promotion.register import Registration, train
 from pipeline.workspace import Batch, Workspace
 
 # A test that builds a model outside of any run says so to no server.
@@ -79,10 +79,10 @@ def weather_rows(count: int = 120, **extra: Any) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def trained(workspace: Workspace, add_batch: Callable[..., Batch]) -> Publication:
+def trained(workspace: Workspace, add_batch: Callable[..., Batch]) -> Registration:
     """A small model, registered as champion."""
     add_batch(weather_rows())
-    return build(workspace, "weather", tiny_recipe())
+    return train(workspace, "weather", tiny_recipe())
 
 
 def tiny_recipe(**training: Any) -> Recipe:

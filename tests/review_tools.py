@@ -8,13 +8,13 @@ from typing import Any
 
 from conftest import tiny_recipe, weather_rows
 
-from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
+from pipeline.config import DriftConfig, IngestConfig, ScoringConfig
 from pipeline.ingest import ingest
 from pipeline.models.registry import Registry
 from pipeline.nights.finish import score_batch
-from pipeline.promotion.register import Publication, build
-from pipeline.review.answers import Imported, import_review
-from pipeline.review.export import Exported, export_review
+from pipeline.promotion.register import Registration, train
+from pipeline.review.answers import ReviewImport, import_review
+from pipeline.review.export import ReviewExport, export_review
 from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Workspace
 
@@ -42,15 +42,15 @@ class Office:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         ingest(self.workspace, [str(path)], IngestConfig(**config), batch_id=name, replace=True)
 
-    def train(self) -> Publication:
-        return build(self.workspace, "weather", tiny_recipe(baseline=False))
+    def train(self) -> Registration:
+        return train(self.workspace, "weather", tiny_recipe(baseline=False))
 
     def label(self, *names: str) -> None:
         with Scorer(Registry(self.workspace).find(), ScoringConfig(device="cpu", threads=1)) as scorer:
             for name in names:
-                score_batch(self.workspace, self.workspace.batch(name), scorer, HealthConfig(hold=False))
+                score_batch(self.workspace, self.workspace.batch(name), scorer, DriftConfig(hold=False))
 
-    def export(self, *batches: str, **options: Any) -> Exported:
+    def export(self, *batches: str, **options: Any) -> ReviewExport:
         return export_review(self.workspace, self.table, batches, replace=True, **options)
 
     def rows(self) -> list[Cells]:
@@ -69,7 +69,7 @@ class Office:
         self.save(rows, **how)
         return rows
 
-    def take_in(self, reviewer: str = "ada", **options: Any) -> Imported:
+    def take_in(self, reviewer: str = "ada", **options: Any) -> ReviewImport:
         return import_review(self.workspace, self.table, reviewer, **options)
 
 

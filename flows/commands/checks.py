@@ -13,30 +13,30 @@ SHOWN = ("prefect", "torch", "onnx", "pyarrow")
 
 
 @dataclass(frozen=True)
-class Finding:
+class MachineCheck:
     ok: bool
     line: str
 
 
-def check(workspace: str) -> list[Finding]:
+def check_machine(workspace: str) -> list[MachineCheck]:
     """Return a line for each thing a night needs."""
     return [_versions(), _runtime(), _gpu(), _workspace(workspace), _server()]
 
 
-def _versions() -> Finding:
+def _versions() -> MachineCheck:
     libraries = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in SHOWN)
-    return Finding(True, f"Python {sys.version.split()[0]}, {libraries}")
+    return MachineCheck(True, f"Python {sys.version.split()[0]}, {libraries}")
 
 
-def _runtime() -> Finding:
+def _runtime() -> MachineCheck:
     installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
     if len(installed) == 2:
-        return Finding(
+        return MachineCheck(
             False,
             "onnxruntime and onnxruntime-gpu are both installed and break each other: "
             "pip uninstall onnxruntime onnxruntime-gpu, then install this project again",
         )
-    return Finding(bool(installed), f"{installed[0]} {importlib.metadata.version(installed[0])}")
+    return MachineCheck(bool(installed), f"{installed[0]} {importlib.metadata.version(installed[0])}")
 
 
 def _installed(name: str) -> bool:
@@ -47,24 +47,24 @@ def _installed(name: str) -> bool:
     return True
 
 
-def _gpu() -> Finding:
+def _gpu() -> MachineCheck:
     obstacle = cuda_obstacle()
-    return Finding(True, f"no GPU, scoring runs on the CPU: {obstacle}" if obstacle else "a GPU can be used")
+    return MachineCheck(True, f"no GPU, scoring runs on the CPU: {obstacle}" if obstacle else "a GPU can be used")
 
 
-def _workspace(path: str) -> Finding:
+def _workspace(path: str) -> MachineCheck:
     try:
-        batches = Workspace(path).prepare().batches()
+        batches = Workspace(path).ensure_writable().batches()
     except WorkspaceError as error:
-        return Finding(False, str(error))
-    return Finding(True, f"workspace {path}: {len(batches)} batches")
+        return MachineCheck(False, str(error))
+    return MachineCheck(True, f"workspace {path}: {len(batches)} batches")
 
 
-def _server() -> Finding:
+def _server() -> MachineCheck:
     try:
         url = check_configured()
     except ConfigError as error:
-        return Finding(False, str(error))
+        return MachineCheck(False, str(error))
     if not url:
-        return Finding(True, "no Prefect server configured: each command starts a temporary one")
-    return Finding(True, f"Prefect server at {url}")
+        return MachineCheck(True, "no Prefect server configured: each command starts a temporary one")
+    return MachineCheck(True, f"Prefect server at {url}")

@@ -9,7 +9,7 @@ from flows.commands.options import (
     LearnFrom,
     PresetName,
     TeacherFile,
-    WordVectors,
+    WordVectorsFile,
     Workspace,
     check_encoder,
     check_file,
@@ -18,7 +18,7 @@ from flows.commands.options import (
     quiet_prefect,
     show,
 )
-from pipeline.config import PromiseConfig, load_recipe
+from pipeline.config import SelectiveConfig, load_recipe
 from pipeline.errors import ConfigError
 
 
@@ -29,8 +29,8 @@ def train(
         list[str] | None, typer.Option("--set", help="section.field=value, for example training.epochs=5. Repeatable.")
     ] = None,
     batch: LearnFrom = None,
-    target_precision: Annotated[float, typer.Option(help=field_help(PromiseConfig, "target_precision"))] = 0.0,
-    embeddings: WordVectors = None,
+    target_precision: Annotated[float, typer.Option(help=field_help(SelectiveConfig, "target_precision"))] = 0.0,
+    embeddings: WordVectorsFile = None,
     pretrain: Annotated[
         bool, typer.Option("--pretrain", help="Start from what all text here teaches, labelled or not.")
     ] = False,
@@ -118,7 +118,7 @@ def tune(
         float | None, typer.Option(help="Minutes spent in trainings after which no other begins; no limit if empty.")
     ] = None,
     batch: LearnFrom = None,
-    embeddings: WordVectors = None,
+    embeddings: WordVectorsFile = None,
     encoder: EncoderName = None,
     teacher: TeacherFile = None,
     workspace: Workspace = "workspace",
@@ -139,7 +139,7 @@ def tune(
 
         nightlabel tune --name small --set model.hidden_size=64 --set training.epochs=4
     """
-    from pipeline.training.tune.search_space import make_plan
+    from pipeline.training.tune.search_space import make_search_plan
 
     inputs: dict[str, Any] = {
         "batches": batch or [],
@@ -148,7 +148,7 @@ def tune(
         "teacher": str(teacher) if teacher else None,
     }
     # A wrong setting is told at once, not after the server has started.
-    plan = make_plan(name, preset, settings or [], only or [], trials=trials, minutes=minutes, **inputs)
+    plan = make_search_plan(name, preset, settings or [], only or [], trials=trials, minutes=minutes, **inputs)
     check_file("--embeddings", embeddings)
     check_file("--teacher", teacher)
     check_encoder(workspace, encoder, plan.start)
@@ -251,9 +251,9 @@ def models_card(
     """
     from flows.reports.model_card import model_card
     from pipeline.models.registry import Registry
-    from pipeline.workspace import Workspace as Place
+    from pipeline.workspace import Workspace
 
-    show(model_card(Registry(Place(workspace)).find(spec)))
+    show(model_card(Registry(Workspace(workspace)).find(spec)))
 
 
 def models_promote(

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from flows.commands.options import (
-    Device,
+    DeviceOption,
     ModelSpec,
-    Precision,
+    VariantOption,
     WebhookUrl,
     Workspace,
     complaints,
@@ -90,8 +90,8 @@ def setup(
 def bench(
     batch: Annotated[str | None, typer.Option(help="Batch to measure with; the largest if empty.")] = None,
     model: ModelSpec = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
+    device: DeviceOption = "auto",
+    precision: VariantOption = "auto",
     batch_tokens: Annotated[int, typer.Option(help="Token slots in a batch; 0 tries several.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU cores to use; 0 tries several.")] = 0,
     rows: Annotated[int, typer.Option(min=0, help="Rows to take; 0 for the whole batch.")] = 20_000,
@@ -132,9 +132,9 @@ def bench(
 
 def doctor(workspace: Workspace = "workspace") -> None:
     """Say what is missing here, and the command that mends it."""
-    from flows.commands.checks import check
+    from flows.commands.checks import check_machine
 
-    findings = check(workspace)
+    findings = check_machine(workspace)
     for finding in findings:
         console.print(f"{'[green]ok  [/]' if finding.ok else '[red]MEND[/]'}  {finding.line}", soft_wrap=True)
     if not all(finding.ok for finding in findings):

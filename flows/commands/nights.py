@@ -5,8 +5,17 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.options import Device, ModelSpec, Precision, Workspace, console, field_help, quiet_prefect, show
-from pipeline.config import HealthConfig, IngestConfig, NightConfig, ScoringConfig, override, validated
+from flows.commands.options import (
+    DeviceOption,
+    ModelSpec,
+    VariantOption,
+    Workspace,
+    console,
+    field_help,
+    quiet_prefect,
+    show,
+)
+from pipeline.config import DriftConfig, IngestConfig, NightConfig, ScoringConfig, apply_overrides, validated
 from pipeline.errors import ConfigError
 
 INGEST = IngestConfig()
@@ -80,14 +89,14 @@ def ingest(
 def score(
     batch: Annotated[list[str] | None, typer.Option(help="Batches to label; all without labels if not given.")] = None,
     model: ModelSpec = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
+    device: DeviceOption = "auto",
+    precision: VariantOption = "auto",
     target_precision: Annotated[float | None, typer.Option(help=field_help(ScoringConfig, "target_precision"))] = None,
     review_below: Annotated[float | None, typer.Option(help=field_help(ScoringConfig, "review_below"))] = None,
     evidence: Annotated[bool, typer.Option("--evidence", help=field_help(ScoringConfig, "evidence"))] = False,
     batch_tokens: Annotated[int, typer.Option(help=field_help(ScoringConfig, "batch_tokens"))] = SCORING.batch_tokens,
     threads: Annotated[int, typer.Option(help=field_help(ScoringConfig, "threads"))] = SCORING.threads,
-    hold: Annotated[bool, typer.Option("--hold/--no-hold", help=field_help(HealthConfig, "hold"))] = True,
+    hold: Annotated[bool, typer.Option("--hold/--no-hold", help=field_help(DriftConfig, "hold"))] = True,
     workspace: Workspace = "workspace",
 ) -> None:
     """Label documents; what is labelled already is left as it is.
@@ -118,23 +127,23 @@ def score(
     )
     from pipeline.models.registry import Registry
     from pipeline.models.session import cuda_obstacle
-    from pipeline.models.variants import choose_precision
-    from pipeline.workspace import Workspace as Place
+    from pipeline.models.variants import choose_variant
+    from pipeline.workspace import Workspace
 
     # An unknown model, one without the variant, or a promise it cannot make, is told at once.
-    bundle = Registry(Place(workspace)).find(model)
+    bundle = Registry(Workspace(workspace)).find(model)
     on_gpu = device == "cuda" or (device == "auto" and cuda_obstacle() is None)
-    choose_precision(precision, bundle.variants, on_gpu=on_gpu, title=bundle.title)
-    bundle.promise(target_precision)
+    choose_variant(precision, bundle.variants, on_gpu=on_gpu, title=bundle.title)
+    bundle.policy(target_precision)
     quiet_prefect()
     from flows import score as score_flow
     from flows.reports.labels import labels_report
 
-    reports = score_flow.score(batch or [], model, config, HealthConfig(hold=hold), workspace=workspace)
+    reports = score_flow.score(batch or [], model, config, DriftConfig(hold=hold), workspace=workspace)
     if not reports or all(report.skipped for report in reports):
         console.print("Nothing to do: everything asked for is labelled already.")
     if reports:
-        show(labels_report(reports, Place(workspace)))
+        show(labels_report(reports, Workspace(workspace)))
         console.print("\n".join(f"Labels: {report.path}" for report in reports), soft_wrap=True)
 
 
@@ -146,7 +155,7 @@ def nightly(
     text: Annotated[list[str], typer.Option("--text", "-t", help=field_help(IngestConfig, "text"))] = INGEST.text,
     id_column: Annotated[str | None, typer.Option("--id", help=field_help(IngestConfig, "id"))] = None,
     model: ModelSpec = None,
-    device: Device = "auto",
+    device: DeviceOption = "auto",
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="ingest.FIELD=VALUE, score.FIELD=VALUE or health.FIELD=VALUE. Repeatable."),
@@ -164,7 +173,7 @@ def nightly(
         nightlabel nightly --source news.jsonl --set health.hold=false --set health.psi_warn=0.2
     """
     named = validated(NightConfig, {"ingest": {"text": text, "id": id_column}, "score": {"device": device}})
-    config = override(named, settings or [])
+    config = apply_overrides(named, settings or [])
     quiet_prefect()
     from flows import nightly as nightly_flow
 
@@ -245,7 +254,7 @@ def publish(
         nightlabel publish 2026-11-20 --model tickets --reason "the Chinese shop opened"
     """
     from pipeline.nights.publish import publish as publish_labels
-    from pipeline.workspace import Workspace as Place
+    from pipeline.workspace import Workspace
 
-    labels = publish_labels(Place(workspace), batch, model, reason)
+    labels = publish_labels(Workspace(workspace), batch, model, reason)
     console.print(f"Published: {labels.path}", soft_wrap=True)

@@ -19,8 +19,8 @@ Workspace = Annotated[
     typer.Option("--workspace", "-w", envvar="NIGHTLABEL_WORKSPACE", help="Folder in which everything is kept."),
 ]
 ModelSpec = Annotated[str | None, typer.Option("--model", "-m", help="NAME or NAME@VERSION; the champion if empty.")]
-Device = Annotated[Literal["auto", "cuda", "cpu"], typer.Option(help="Where the model runs.")]
-Precision = Annotated[
+DeviceOption = Annotated[Literal["auto", "cuda", "cpu"], typer.Option(help="Where the model runs.")]
+VariantOption = Annotated[
     Literal["auto", "fp32", "int8", "fp16"],
     typer.Option(help="Numbers the model computes with; auto takes the fastest whose labels agree with fp32."),
 ]
@@ -29,7 +29,7 @@ PresetName = Annotated[
     str, typer.Option("--preset", "-p", help="Settings to start from: a name, or the path of a .toml file.")
 ]
 LearnFrom = Annotated[list[str] | None, typer.Option("--batch", help="Batches to learn from; all if not given.")]
-WordVectors = Annotated[
+WordVectorsFile = Annotated[
     Path | None,
     typer.Option(
         "--embeddings", metavar="FILE", help="Word vectors to start from: a word and its numbers on each line."
@@ -60,9 +60,9 @@ def field_help(model: type[Any], name: str) -> str:
 def check_encoder(workspace: str, name: str | None, recipe: Recipe) -> None:
     if name:
         from pipeline.training.pretrain.encoder import named_encoder
-        from pipeline.workspace import Workspace as Place
+        from pipeline.workspace import Workspace
 
-        named_encoder(Place(workspace), name, recipe)
+        named_encoder(Workspace(workspace), name, recipe)
 
 
 def check_file(option: str, path: Path | None) -> None:

@@ -6,10 +6,10 @@ from flows.reports.model import model_report
 from pipeline.errors import ModelError, PromotionError
 from pipeline.models.registry import Registry
 from pipeline.promotion.comparison import compare_bundles, read_comparison
-from pipeline.promotion.register import Publication
-from pipeline.promotion.rule import challenge, check_force, gate, rule
+from pipeline.promotion.register import Registration
+from pipeline.promotion.rule import check_force, decide_promotion, gate, promotion_rule
 from pipeline.promotion.test_set import corpus_of
-from pipeline.promotion.version import Contender
+from pipeline.promotion.version import ModelVersion
 from pipeline.workspace import Workspace
 
 
@@ -43,7 +43,7 @@ def version_report(workspace: str, spec: str) -> str:
     bundle = registry.find(spec)
     promotion = bundle.manifest["promotion"]
     champion = registry.champion(bundle.name) == bundle.version
-    publication = Publication(bundle, champion, promotion["reason"], read_comparison(bundle))
+    publication = Registration(bundle, champion, promotion["reason"], read_comparison(bundle))
     return model_report(publication, pictures=False)
 
 
@@ -59,7 +59,7 @@ def compare(workspace: str, champion: str, challenger: str) -> str:
         raise ModelError(f"{one.title} and {other.title}: compare two different versions, for example NAME@1 NAME@2")
     limits = other.promotion_config.model_dump()
     comparison = compare_bundles(place, one, other)
-    return comparison_report(comparison, gate(comparison, **limits), rule(**limits), pictures=False)
+    return comparison_report(comparison, gate(comparison, **limits), promotion_rule(**limits), pictures=False)
 
 
 def promote(workspace: str, spec: str, *, force: bool = False, reason: str | None = None) -> str:
@@ -79,9 +79,9 @@ def promote(workspace: str, spec: str, *, force: bool = False, reason: str | Non
     if registry.champion(name) == bundle.version:
         return f"{bundle.title} is champion already."
     limits = bundle.promotion_config.model_dump()
-    decision, _ = challenge(
+    decision, _ = decide_promotion(
         registry,
-        Contender.of(bundle),
+        ModelVersion.of(bundle),
         lambda: corpus_of(registry.workspace, bundle),
         force=reason if force else None,
         **limits,

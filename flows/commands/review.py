@@ -44,10 +44,10 @@ def review_export(
     """
     from flows.reports.review import export_report
     from pipeline.review.export import export_review
-    from pipeline.workspace import Workspace as Place
+    from pipeline.workspace import Workspace
 
     exported = export_review(
-        Place(workspace),
+        Workspace(workspace),
         out,
         batch or [],
         model,
@@ -85,8 +85,8 @@ def review_import(
     """
     from flows.reports.review import import_report
     from pipeline.review.answers import import_review
-    from pipeline.workspace import Workspace as Place
+    from pipeline.workspace import Workspace
 
-    imported = import_review(Place(workspace), file, by, new_labels=new_labels, skip_bad=skip_bad)
+    imported = import_review(Workspace(workspace), file, by, new_labels=new_labels, skip_bad=skip_bad)
     show(import_report(imported))
     console.print("Next: nightlabel train" if imported.imported else "Nothing is new.", soft_wrap=True)

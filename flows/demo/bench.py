@@ -8,7 +8,7 @@ from pathlib import Path
 from flows.demo.corpus import write_tickets
 from pipeline.config import IngestConfig, load_recipe
 from pipeline.ingest import ingest
-from pipeline.promotion.register import build
+from pipeline.promotion.register import train
 from pipeline.scoring.benchmark_subject import Say, Subject
 from pipeline.workspace import Workspace
 
@@ -28,5 +28,5 @@ def demo_subject(say: Say) -> Iterator[Subject]:
         columns = IngestConfig(text=["subject", "body"], id="id")
         ingest(workspace, [str(files.tickets)], columns.model_copy(update={"label": "queue"}), batch_id="labelled")
         ingest(workspace, [str(files.night)], columns, batch_id="night")
-        bundle = build(workspace, "demo", load_recipe("default", DEMO_RECIPE), batch_ids=["labelled"]).bundle
+        bundle = train(workspace, "demo", load_recipe("default", DEMO_RECIPE), batch_ids=["labelled"]).bundle
         yield Subject(workspace.batch("night"), bundle, "the demo's tickets")

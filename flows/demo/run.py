@@ -29,7 +29,7 @@ def run_demo(root: Path, console: Console) -> None:
         console: where to print.
     """
     started = time.monotonic()
-    workspace = Workspace(root).prepare()
+    workspace = Workspace(root).ensure_writable()
     place = str(root)
     files = write_tickets(root / "raw")
     columns = IngestConfig(text=["subject", "body"], id="id")
@@ -55,7 +55,7 @@ def run_demo(root: Path, console: Console) -> None:
     console.print(
         f"Labels       {report.path}\n"
         f"Model        {publication.bundle.path} (its figures are in figures/)\n"
-        f"Rejects      {workspace.rejects_of(NIGHT_BATCH)}\n\n"
+        f"Rejects      {workspace.rejects_dir(NIGHT_BATCH)}\n\n"
         "Your own data:\n"
         "  nightlabel ingest tickets.csv --text body --label queue\n"
         "  nightlabel train\n"

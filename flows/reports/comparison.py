@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flows.reports.markdown import embedded, first_words, percent, table
-from pipeline.metrics.significance import DOUBT
+from pipeline.metrics.significance import SIGNIFICANCE_LEVEL
 
 if TYPE_CHECKING:  # these bring PyTorch along
-    from pipeline.promotion.churn import Flips
-    from pipeline.promotion.comparison import ClassChange, Comparison, Tested
-    from pipeline.promotion.register import Publication
+    from pipeline.promotion.churn import Churn
+    from pipeline.promotion.comparison import ClassChange, Comparison, PairedEvaluation
+    from pipeline.promotion.register import Registration
     from pipeline.promotion.rule import Decision
 
 MOST_CLASSES = 12
 
 
-def comparison_report(comparison: Comparison, decision: Decision, rule: str, *, pictures: bool) -> str:
+def comparison_report(comparison: Comparison, decision: Decision, promotion_rule: str, *, pictures: bool) -> str:
     """Return two versions beside each other, and whether the second would replace the first.
 
     Args:
@@ -29,7 +29,7 @@ def comparison_report(comparison: Comparison, decision: Decision, rule: str, *, 
     parts = [
         f"## {comparison.challenger} beside {comparison.champion}",
         f"By the rule {comparison.challenger} {verdict}: {decision.reason}.",
-        rule,
+        promotion_rule,
         *_sections(comparison),
     ]
     if pictures and comparison.tested:
@@ -39,14 +39,14 @@ def comparison_report(comparison: Comparison, decision: Decision, rule: str, *, 
     return "\n\n".join(parts)
 
 
-def comparison_section(publication: Publication) -> str:
+def comparison_section(publication: Registration) -> str:
     """Return the part of a model's report about the champion of its day; nothing where there was none."""
-    from pipeline.promotion.rule import rule
+    from pipeline.promotion.rule import promotion_rule
 
     comparison = publication.comparison
     if comparison is None:
         return ""
-    told = rule(**publication.bundle.promotion_config.model_dump())
+    told = promotion_rule(**publication.bundle.promotion_config.model_dump())
     return "\n\n".join([f"### Beside {comparison.champion}", told, *_sections(comparison)])
 
 
@@ -74,7 +74,7 @@ def _left_out(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-def _overall(comparison: Comparison, tested: Tested) -> str:
+def _overall(comparison: Comparison, tested: PairedEvaluation) -> str:
     difference = tested.difference
     rows: list[tuple[object, ...]] = [
         (f"macro-F1 of {comparison.champion}", percent(tested.before)),
@@ -93,7 +93,7 @@ def _points(difference: float) -> str:
     return points(difference)
 
 
-def _classes(tested: Tested) -> str:
+def _classes(tested: PairedEvaluation) -> str:
     """Return the classes, those that changed most first."""
     listed = sorted(tested.classes, key=lambda one: (-abs(one.change.value), one.label))[:MOST_CLASSES]
     rows = [
@@ -119,15 +119,15 @@ def _classes(tested: Tested) -> str:
 
 
 def _beyond(one: ClassChange) -> str:
-    return ", **worse beyond chance**" if one.change.value < 0 and one.chance < DOUBT else ""
+    return ", **worse beyond chance**" if one.change.value < 0 and one.chance < SIGNIFICANCE_LEVEL else ""
 
 
-def _moved(tested: Tested) -> str:
+def _moved(tested: PairedEvaluation) -> str:
     rows = [(one.truth, one.given, one.before, one.after, f"{one.after - one.before:+d}") for one in tested.moved]
     return table(["true class", "given instead", "champion", "challenger", "change"], rows) if rows else ""
 
 
-def _flips(flips: Flips | None, comparison: Comparison) -> str:
+def _flips(flips: Churn | None, comparison: Comparison) -> str:
     if flips is None:
         return "No labelled night that neither version learnt from: what would change in one is not known."
     sampled = f", evenly spread over its {flips.documents:,} documents" if flips.rows < flips.documents else ""

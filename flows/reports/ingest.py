@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def ingest_report(report: IngestReport) -> str:
     """Return what became of the rows of an ingest; they add up."""
     title = f"## Batch {report.batch_id}: {report.documents:,} documents"
-    if report.already_there:
+    if report.already_ingested:
         title += "\n\nAlready ingested from the same sources with the same settings: nothing was done."
     rows: list[tuple[object, ...]] = [
         ("documents", report.documents),

@@ -10,19 +10,19 @@ import pyarrow.parquet as pq
 
 from flows.reports.markdown import first_words, percent, table
 from pipeline.files import read_json
-from pipeline.scoring.explanations import tell
+from pipeline.scoring.explanations import format_evidence
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:  # these bring PyTorch along, which an ingest does not need
     from pipeline.scoring.report import BatchReport
 
 WORST_CLASSES = 12  # a table of 150 classes is read by nobody
-WEIGHTS = "Carried by: what a word, or two that stand together, adds to the logit of the label."
+EVIDENCE_NOTE = "Carried by: what a word, or two that stand together, adds to the logit of the label."
 
 
 def labels_report(reports: Sequence[BatchReport], workspace: Workspace) -> str:
     """Return what became of the documents of some batches; they add up."""
-    from flows.reports.selective import promise_line
+    from flows.reports.selective import target_precision_line
 
     manifests = [read_json(report.path / "manifest.json") for report in reports]
     rows: list[tuple[object, ...]] = [
@@ -40,9 +40,9 @@ def labels_report(reports: Sequence[BatchReport], workspace: Workspace) -> str:
         f"## Labels by {versions} on {'the GPU' if reports[0].device.is_gpu else 'the CPU'}",
         table(["batch", "documents", "scored", "review", "empty", "published", "speed"], rows),
         _how_it_ran(reports),
-        promise_line(manifests[-1].get("promise")),
+        target_precision_line(manifests[-1].get("promise")),
         _label_mix(reports),
-        *(health_section(report.batch, manifest) for report, manifest in zip(reports, manifests, strict=True)),
+        *(drift_section(report.batch, manifest) for report, manifest in zip(reports, manifests, strict=True)),
         "### Some labelled rows",
         sample_table(workspace, reports[-1]),
     ]
@@ -75,7 +75,7 @@ def _label_mix(reports: Sequence[BatchReport]) -> str:
     return table(["label", "rows", "share"], lines) + (f"\n\nand {left} rarer labels." if left else "")
 
 
-def health_section(batch: str, manifest: dict[str, Any]) -> str:
+def drift_section(batch: str, manifest: dict[str, Any]) -> str:
     """Return how a batch compares with the model's reference, and whether its labels may be read."""
     parts = [f"### Health of {batch}"]
     if "checks" not in manifest:
@@ -110,11 +110,11 @@ def sample_table(workspace: Workspace, report: BatchReport, rows: int = 10) -> s
     for row in chosen:
         confidence = labels["confidence"][row].as_py()
         text = first_words(texts["text"][row].as_py())
-        carried = tell(labels["evidence"][row].as_py()) if told else None
+        carried = format_evidence(labels["evidence"][row].as_py()) if told else None
         lines.append((_label_of(labels, row), carried, percent(confidence), labels["status"][row].as_py(), text))
     header = ["label", "carried by", "confidence", "status", "text"]
     if told:
-        return f"{table(header, lines)}\n\n{WEIGHTS}"
+        return f"{table(header, lines)}\n\n{EVIDENCE_NOTE}"
     return table([header[0], *header[2:]], ((line[0], *line[2:]) for line in lines))
 
 

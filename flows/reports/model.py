@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from flows.reports.comparison import comparison_section
 from flows.reports.markdown import percent, picture, table
-from flows.reports.selective import promise_section
+from flows.reports.selective import policy_section
 
 if TYPE_CHECKING:  # these bring PyTorch along
     from pipeline.models.bundle import Bundle
-    from pipeline.promotion.register import Publication
+    from pipeline.promotion.register import Registration
 
 WORST_CLASSES = 12  # a table of 150 classes is read by nobody
 
 
-def model_report(publication: Publication, *, pictures: bool) -> str:
+def model_report(publication: Registration, *, pictures: bool) -> str:
     """Return how good a new version is, beside the linear baseline, and whether it is used.
 
     Args:
@@ -36,7 +36,7 @@ def model_report(publication: Publication, *, pictures: bool) -> str:
         _candidates_table(metrics.get("candidates") or []),
         _parts_table(metrics.get("parts") or []),
         _variants_table(bundle.variants),
-        promise_section(bundle),
+        policy_section(bundle),
         comparison_section(publication),
     ]
     if pictures:

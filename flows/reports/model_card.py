@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flows.reports.markdown import percent, table
-from flows.reports.selective import none_line, promise_sentence
+from flows.reports.selective import none_line, policy_sentence
 
 if TYPE_CHECKING:
     from pipeline.models.bundle import Bundle
 
-FILE = "card.md"
+CARD_FILE = "card.md"
 NAMED = 3  # classes, good and bad ones
 CONFUSIONS = 3
 FEW_TEXTS = 20  # of a class, on which a score says little
@@ -135,13 +135,13 @@ def _how_sure(bundle: Bundle, tested: str) -> list[str]:
             f"Its confidence is off by {100 * error:.1f} points on average: of rows that it is 90 % sure of, about "
             f"{max(0, round(90 - 100 * error))} to {min(100, round(90 + 100 * error))} in 100 are right."
         )
-    if bundle.claims is None or not len(bundle.claims["validation"]):
+    if bundle.predictions is None or not len(bundle.predictions["validation"]):
         return lines
-    promises = bundle.promises()
-    target = bundle.promise_config.target_precision
+    policies = bundle.policies()
+    target = bundle.selective_config.target_precision
     if target:
-        lines.append(promise_sentence(promises[target], bundle.claims))
-    return [*lines, none_line(bundle, promises)]
+        lines.append(policy_sentence(policies[target], bundle.predictions))
+    return [*lines, none_line(bundle, policies)]
 
 
 def _how_fast(bundle: Bundle) -> str:
@@ -169,7 +169,7 @@ def _cannot(bundle: Bundle) -> str:
         f"Words that it did not learn are all alike to it: {percent(tokens['unknown_tokens'])} of the words it learnt "
         "from. A text in another language is made of such words; the morning report warns of them.",
     ]
-    if bundle.promise_config.none_label not in bundle.labels:
+    if bundle.selective_config.none_label not in bundle.labels:
         lines.append(
             "It has no examples of texts that belong to none of its labels, and gives such a text the one that is "
             "nearest; only a low confidence sends it to review. With examples, see `promise.none_label`."

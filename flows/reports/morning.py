@@ -14,16 +14,23 @@ from flows.reports.night_sections import (
     changes_section,
     labels_section,
     means,
-    ran_as,
+    outliers_section,
     rows_section,
     run_section,
-    strangest_section,
     trust_section,
+    variant_and_device,
 )
-from flows.reports.review import broken_promise
-from flows.reports.selective import promise_line
+from flows.reports.review import precision_violation
+from flows.reports.selective import target_precision_line
 from pipeline.errors import BatchError, NightlabelError
-from pipeline.nights.summary import Account, LabelledNight, estimate_accuracy, held_batches, label_moves, night_before
+from pipeline.nights.summary import (
+    LabelledNight,
+    RowAccounting,
+    estimate_accuracy,
+    held_batches,
+    label_shifts,
+    night_before,
+)
 from pipeline.workspace import Batch, Workspace
 
 if TYPE_CHECKING:
@@ -47,7 +54,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Morning:
+class NightResult:
     """What a night leaves for the morning.
 
     Attributes:
@@ -75,7 +82,7 @@ class Morning:
     @property
     def idle(self) -> bool:
         """Whether there was nothing to do, and nothing went wrong."""
-        return not self.wanted and not self.failures and (self.read is None or self.read.already_there)
+        return not self.wanted and not self.failures and (self.read is None or self.read.already_ingested)
 
     @property
     def worth_keeping(self) -> bool:
@@ -100,13 +107,13 @@ class Morning:
         return night_before(self.workspace, self.bundle.name, [batch.id for batch in self.night.batches])
 
     @cached_property
-    def accounts(self) -> list[Account]:
+    def accounts(self) -> list[RowAccounting]:
         """What became of the rows of each batch of this night, those without labels included."""
         labelled = {batch.id: batch for batch in self.night.batches} if self.night else {}
-        return [Account.of(batch, labelled.get(batch.id)) for batch in self.wanted]
+        return [RowAccounting.of(batch, labelled.get(batch.id)) for batch in self.wanted]
 
 
-def outcome(morning: Morning) -> list[str]:
+def outcome(morning: NightResult) -> list[str]:
     """Return what a night did, in the parts of a line; failures are told apart from it."""
     waiting = [held.id for _, held in morning.held]
     held = [f"held: {', '.join(waiting)}"] if waiting else []
@@ -120,7 +127,7 @@ def outcome(morning: Morning) -> list[str]:
     return [f"nothing to do: all {batches:,} batches are labelled", *held]
 
 
-def idle_report(morning: Morning) -> str:
+def idle_report(morning: NightResult) -> str:
     """Return what there is to say of a night without work."""
     parts = [f"# Night of {morning.day.isoformat()}"]
     if morning.read:
@@ -130,7 +137,7 @@ def idle_report(morning: Morning) -> str:
     return "\n\n".join([*parts, *(f"- {line}" for line in _held_lines(morning))])
 
 
-def night_report(morning: Morning, *, pictures: bool) -> str:
+def night_report(morning: NightResult, *, pictures: bool) -> str:
     """Return the report of a night as Markdown; its first screen answers what one asks in the morning.
 
     Args:
@@ -150,13 +157,13 @@ def night_report(morning: Morning, *, pictures: bool) -> str:
             *changes_section(morning.night, morning.before),
             *trust_section(morning.workspace, morning.night, morning.bundle, pictures),
             *labels_section(morning.night, morning.bundle, pictures),
-            *strangest_section(morning.workspace, morning.night),
+            *outliers_section(morning.workspace, morning.night),
             *run_section(morning.night),
         ]
     return "\n\n".join(part for part in parts if part)
 
 
-def _answers(morning: Morning) -> str:
+def _answers(morning: NightResult) -> str:
     """Return the questions of a morning, each with its answer in a line or two."""
     answers = [("Did it run?", _ran(morning)), ("Is every row accounted for?", _accounted(morning))]
     if morning.night and morning.bundle:
@@ -169,7 +176,7 @@ def _answers(morning: Morning) -> str:
     return "\n".join(f"- **{question}** {answer}" for question, answer in answers)
 
 
-def _ran(morning: Morning) -> str:
+def _ran(morning: NightResult) -> str:
     late = "" if morning.started.date() == morning.day else f"on {morning.started:%Y-%m-%d} "
     minutes = f"{late}from {morning.started:%H:%M} to {morning.ended:%H:%M}"
     failed = " and ".join(failure.what for failure in morning.failures)
@@ -178,12 +185,12 @@ def _ran(morning: Morning) -> str:
     manifest = morning.night.manifest
     answer = f"Not all of it: the {failed} failed" if failed else "Yes"
     return (
-        f"{answer}, {minutes}: {manifest['model']} in {ran_as(morning.night)} ({manifest['device']}), "
+        f"{answer}, {minutes}: {manifest['model']} in {variant_and_device(morning.night)} ({manifest['device']}), "
         f"{morning.night.rows_per_second:,.0f} rows/s."
     )
 
 
-def _accounted(morning: Morning) -> str:
+def _accounted(morning: NightResult) -> str:
     """Return how the rows add up: every claim is computed here, from the numbers beside it."""
     wrong = [account.batch for account in morning.accounts if not account.adds_up]
     if wrong:
@@ -199,13 +206,13 @@ def _accounted(morning: Morning) -> str:
     return " ".join(lines)
 
 
-def _sum_read(accounts: Sequence[Account]) -> str:
+def _sum_read(accounts: Sequence[RowAccounting]) -> str:
     read, documents = (sum(getattr(one, name) for one in accounts) for name in ("rows_read", "documents"))
     duplicates, refused = (sum(getattr(one, name) for one in accounts) for name in ("duplicates", "refused"))
     return f"{read:,} rows read = {documents:,} documents + {duplicates:,} duplicates + {refused:,} refused;"
 
 
-def _sum_labelled(accounts: Sequence[Account]) -> str:
+def _sum_labelled(accounts: Sequence[RowAccounting]) -> str:
     scored, review, empty = (
         sum((one.statuses or {})[name] for one in accounts) for name in ("scored", "review", "empty")
     )
@@ -216,7 +223,7 @@ def _sum_labelled(accounts: Sequence[Account]) -> str:
 def _accuracy(night: LabelledNight, bundle: Bundle) -> str:
     """Return about how many labels are right, or why that cannot be said."""
     found = estimate_accuracy(night, bundle)
-    promised = promise_line(night.manifest.get("promise"))
+    promised = target_precision_line(night.manifest.get("promise"))
     reasons = " ".join(f"Of batch {batch} nothing can be said: {why}." for batch, why in found.left_out.items())
     if found.share is None:
         return f"{promised} {reasons}".strip()
@@ -234,7 +241,7 @@ def _changed(night: LabelledNight, before: LabelledNight | None) -> str:
     if before is None:
         return "Nothing to compare with: this is the first night of this model."
     said = [f"{night.rows:,} rows after {before.rows:,}"]
-    moved = [move for move in label_moves(night, before) if not move.by_chance]
+    moved = [move for move in label_shifts(night, before) if not move.within_noise]
     if moved:
         said.append(f"{moved[0].label} {percent(moved[0].tonight)} after {percent(moved[0].before)}")
     else:
@@ -244,23 +251,23 @@ def _changed(night: LabelledNight, before: LabelledNight | None) -> str:
             said.append(f"{name} {percent(now)} after {percent(then)}")
     if night.manifest["model"] != before.manifest["model"]:
         said.append(f"{night.manifest['model']} since tonight, {before.manifest['model']} before")
-    if ran_as(night) != ran_as(before):
-        said.append(f"{ran_as(night)}, {ran_as(before)} before")
+    if variant_and_device(night) != variant_and_device(before):
+        said.append(f"{variant_and_device(night)}, {variant_and_device(before)} before")
     return f"Since {before.names}: {'; '.join(said)}."
 
 
-def _to_do(morning: Morning) -> str:
+def _to_do(morning: NightResult) -> str:
     return "\n".join(f"{number}. {task}" for number, task in enumerate(_tasks(morning), start=1)) or "Nothing."
 
 
-def _tasks(morning: Morning) -> list[str]:
+def _tasks(morning: NightResult) -> list[str]:
     """Return what a person has to do, the most urgent first."""
     tasks = [
         f"Mend what made the {failure.what} fail, see above; then run this night again." for failure in morning.failures
     ]
     tasks += _held_lines(morning)
     if morning.night and morning.bundle:
-        tasks += broken_promise(morning.workspace, morning.night, morning.bundle)
+        tasks += precision_violation(morning.workspace, morning.night, morning.bundle)
     batches = morning.night.batches if morning.night else []
     for batch in batches:
         if batch.published:
@@ -272,10 +279,10 @@ def _tasks(morning: Morning) -> list[str]:
     return tasks
 
 
-def _held_lines(morning: Morning) -> list[str]:
+def _held_lines(morning: NightResult) -> list[str]:
     lines = []
     for model, batch in morning.held:
-        several = len(morning.workspace.labelled_by(batch.id)) > 1
+        several = len(morning.workspace.models_that_labelled(batch.id)) > 1
         command = f"nightlabel publish {batch.id}{f' --model {model}' if several else ''}"
         lines.append(f"{batch.id} is held, not published. {_why_held(batch)} If it is as it should be: `{command}`")
     return lines
@@ -296,13 +303,13 @@ def _refused_line(workspace: Workspace, batch: Batch) -> str:
     if not refused:
         return ""
     why = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items(), key=lambda one: -one[1]))
-    return f"{batch.id}: {refused:,} refused ({why}), kept in `{workspace.rejects_of(batch.id)}`."
+    return f"{batch.id}: {refused:,} refused ({why}), kept in `{workspace.rejects_dir(batch.id)}`."
 
 
 def _review_line(workspace: Workspace, batch: LabelledBatch) -> str:
     counts = batch.manifest["counts"]
     share = percent(counts["review"] / counts["documents"])
-    several = len(workspace.labelled_by(batch.id)) > 1
+    several = len(workspace.models_that_labelled(batch.id)) > 1
     model = f" --model {batch.path.parent.name}" if several else ""
     command = f"nightlabel review export --batch {batch.id}{model}"
     return f"{batch.id}: {counts['review']:,} for review ({share}), status `review` in `{batch.path}`: `{command}`"

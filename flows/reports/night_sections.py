@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from flows.reports.labels import WEIGHTS, health_section
+from flows.reports.labels import EVIDENCE_NOTE, drift_section
 from flows.reports.markdown import embedded, first_words, percent, table
 from flows.reports.review import reviewed_section
 from flows.reports.selective import night_promise
 from pipeline.metrics.drift import Histogram
-from pipeline.nights.summary import Account, LabelledNight, label_moves, strangest_rows
+from pipeline.nights.summary import LabelledNight, RowAccounting, label_shifts, outlier_rows
 
 if TYPE_CHECKING:
-    from pipeline.metrics.profile import Health
+    from pipeline.metrics.profile import Profile
     from pipeline.models.bundle import Bundle
     from pipeline.workspace import Workspace
 
 LISTED_MOVES = 3
 
 
-def rows_section(accounts: Sequence[Account], night: LabelledNight | None) -> list[str]:
+def rows_section(accounts: Sequence[RowAccounting], night: LabelledNight | None) -> list[str]:
     """Return what became of the rows of each batch, from what was read to its labels."""
     if not accounts:
         return []
@@ -43,8 +43,8 @@ def changes_section(night: LabelledNight, before: LabelledNight | None) -> list[
     if before is None:
         return []
     moves = [
-        (f"label {move.label}", percent(move.before), percent(move.tonight), "" if move.by_chance else "moved")
-        for move in label_moves(night, before)[:LISTED_MOVES]
+        (f"label {move.label}", percent(move.before), percent(move.tonight), "" if move.within_noise else "moved")
+        for move in label_shifts(night, before)[:LISTED_MOVES]
     ]
     shares = [(name, percent(then), percent(now), "") for name, now, then in means(night, before)]
     lines = [
@@ -56,7 +56,7 @@ def changes_section(night: LabelledNight, before: LabelledNight | None) -> list[
             (name, then, now, "" if then == now else "changed")
             for name, then, now in (
                 ("model", before.manifest["model"], night.manifest["model"]),
-                ("ran as", ran_as(before), ran_as(night)),
+                ("ran as", variant_and_device(before), variant_and_device(night)),
             )
         ),
     ]
@@ -70,14 +70,14 @@ def changes_section(night: LabelledNight, before: LabelledNight | None) -> list[
 
 def trust_section(workspace: Workspace, night: LabelledNight, bundle: Bundle, pictures: bool) -> list[str]:
     """Return what speaks for the labels and against them."""
-    health, usual = night.health, _comparable(night, bundle)
+    profile, usual = night.profile, _comparable(night, bundle)
     parts = ["## Are the labels right?", _test_line(bundle), *night_promise(night, bundle)]
     parts += reviewed_section(workspace, night, bundle)
-    if pictures and health and health.spoken:
-        from pipeline.nights.plots import histograms
+    if pictures and profile and profile.non_empty:
+        from pipeline.nights.plots import profile_histograms
 
-        parts.append(embedded(histograms(health, usual), _tell_histograms(health, usual)))
-    return [*parts, *(health_section(batch.id, batch.manifest) for batch in night.batches)]
+        parts.append(embedded(profile_histograms(profile, usual), _tell_histograms(profile, usual)))
+    return [*parts, *(drift_section(batch.id, batch.manifest) for batch in night.batches)]
 
 
 def _test_line(bundle: Bundle) -> str:
@@ -96,13 +96,13 @@ def _test_line(bundle: Bundle) -> str:
     return line
 
 
-def _comparable(night: LabelledNight, bundle: Bundle) -> Health | None:
+def _comparable(night: LabelledNight, bundle: Bundle) -> Profile | None:
     """Return the model's reference if the night can be drawn beside it."""
-    health, reference = night.health, bundle.reference
-    return reference if health and reference and reference.spoken and health.comparable(reference) else None
+    profile, reference = night.profile, bundle.reference
+    return reference if profile and reference and reference.non_empty and profile.comparable(reference) else None
 
 
-def _tell_histograms(tonight: Health, usual: Health | None) -> str:
+def _tell_histograms(tonight: Profile, usual: Profile | None) -> str:
     measures = [
         ("mean confidence", *(percent(one.mean_confidence) if one else "" for one in (tonight, usual))),
         ("tokens of a text", *(f"{one.mean_length:,.1f}" if one else "" for one in (tonight, usual))),
@@ -116,8 +116,8 @@ def labels_section(night: LabelledNight, bundle: Bundle, pictures: bool) -> list
     """Return how often each label was given, beside the reference."""
     from pipeline.nights.plots import label_mix, label_shares
 
-    health, usual = night.health, _comparable(night, bundle)
-    given = health.labels if health else Histogram(tuple(night.labels), tuple(night.labels.values()))
+    profile, usual = night.profile, _comparable(night, bundle)
+    given = profile.labels if profile else Histogram(tuple(night.labels), tuple(night.labels.values()))
     if not given.size:
         return []
     reference = usual.labels if usual else None
@@ -134,11 +134,11 @@ def labels_section(night: LabelledNight, bundle: Bundle, pictures: bool) -> list
     return ["## Labels", embedded(label_mix(given, reference), f"The mix of labels: {said}"), listed]
 
 
-def strangest_section(workspace: Workspace, night: LabelledNight) -> list[str]:
+def outliers_section(workspace: Workspace, night: LabelledNight) -> list[str]:
     """Return the rows that a person should read first."""
-    rows = strangest_rows(workspace, night)
+    rows = outlier_rows(workspace, night)
     if not rows:
-        return ["## The strangest rows", "Not known: labelled before they were kept."] if night.spoken else []
+        return ["## The strangest rows", "Not known: labelled before they were kept."] if night.non_empty else []
     several = len(night.batches) > 1
     told = any(row.evidence for row in rows)
     lines = [
@@ -155,7 +155,7 @@ def strangest_section(workspace: Workspace, night: LabelledNight) -> list[str]:
     ]
     which = ["document", "label", *(["carried by"] if told else [])]
     header = [*(["batch"] if several else []), *which, "confidence", "what is strange", "text"]
-    note = f" {WEIGHTS}" if told else ""
+    note = f" {EVIDENCE_NOTE}" if told else ""
     return ["## The strangest rows", f"Those least like the model's reference.{note}", table(header, lines)]
 
 
@@ -179,7 +179,7 @@ def run_section(night: LabelledNight) -> list[str]:
     return ["## How it ran", "\n".join(lines)]
 
 
-def ran_as(night: LabelledNight) -> str:
+def variant_and_device(night: LabelledNight) -> str:
     """Return the precision and the kind of device, for a person."""
     return f"{night.manifest['precision']} on {_place(night.manifest)}"
 
@@ -190,9 +190,9 @@ def _place(manifest: dict[str, Any]) -> str:
 
 def means(night: LabelledNight, before: LabelledNight) -> list[tuple[str, float | None, float | None]]:
     """Return what is compared as one share each: its name, tonight's, that of the night before."""
-    healths = [night.health, before.health]
+    healths = [night.profile, before.profile]
     confidence, unknown = (
-        [getattr(health, name) if health else None for health in healths]
+        [getattr(profile, name) if profile else None for profile in healths]
         for name in ("mean_confidence", "unknown_share")
     )
     return [

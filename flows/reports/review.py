@@ -9,9 +9,9 @@ from flows.reports.markdown import percent, table
 if TYPE_CHECKING:
     from pipeline.models.bundle import Bundle
     from pipeline.nights.summary import LabelledNight
-    from pipeline.review.answers import Imported
-    from pipeline.review.export import Exported
-    from pipeline.review.precision import Precision, ReviewedPrecision
+    from pipeline.review.answers import ReviewImport
+    from pipeline.review.export import ReviewExport
+    from pipeline.review.precision import PrecisionEstimate, ReviewedPrecision
     from pipeline.workspace import Workspace
 
 WHY = {
@@ -22,7 +22,7 @@ WHY = {
 LISTED_REFUSALS = 10
 
 
-def export_report(exported: Exported) -> str:
+def export_report(exported: ReviewExport) -> str:
     """Return what was given out for review, and what to do with it."""
     rows = [(why, count, WHY[why]) for why, count in exported.reasons.items()]
     learnt = [
@@ -40,27 +40,27 @@ def export_report(exported: Exported) -> str:
     )
 
 
-def import_report(imported: Imported) -> str:
+def import_report(imported: ReviewImport) -> str:
     """Return what became of the rows of a reviewed file; they add up."""
     rows: list[tuple[object, ...]] = [
         ("imported", imported.imported),
         ("unchanged (known before, or there twice)", imported.unchanged),
         ("not reviewed", imported.not_reviewed),
-        ("rejected", len(imported.refusals)),
+        ("rejected", len(imported.row_errors)),
         ("**rows read**", imported.rows),
     ]
     parts = [f"## Review of {imported.path.name}", f"Read as {imported.how}.", table(["rows", "count"], rows)]
     found = [
-        (why, right + corrected, right, corrected, percent(right / (right + corrected)))
-        for why, right in imported.right.items()
-        if right + (corrected := imported.corrected[why])
+        (why, confirmed + corrected, confirmed, corrected, percent(confirmed / (confirmed + corrected)))
+        for why, confirmed in imported.confirmed.items()
+        if confirmed + (corrected := imported.corrected[why])
     ]
     if found:
         parts.append(table(["why", "reviewed", "right", "corrected", "share right"], found))
     if imported.new_classes:
         parts.append(f"New classes: {', '.join(imported.new_classes)}. Each is learnt from its second text on.")
-    if imported.refusals:
-        parts.append("\n".join(f"- {refusal}" for refusal in imported.refusals[:LISTED_REFUSALS]))
+    if imported.row_errors:
+        parts.append("\n".join(f"- {refusal}" for refusal in imported.row_errors[:LISTED_REFUSALS]))
         parts.append(f"Rejected rows, with the reasons: `{imported.rejected}`; mend them, and import that file.")
     return "\n\n".join(parts)
 
@@ -70,7 +70,7 @@ def reviewed_section(workspace: Workspace, night: LabelledNight, bundle: Bundle)
     found = _precision(workspace, night, bundle)
     lines = []
     if found.version:
-        beside = "" if found.promised is None else f", {percent(found.promised)} promised"
+        beside = "" if found.target_precision is None else f", {percent(found.target_precision)} promised"
         lines.append(f"- by {bundle.title}: {_tell(found.version)}{beside}.")
     if found.recent and found.recent != found.version:
         lines.append(f"- of the newest nights, whatever the version: {_tell(found.recent)}.")
@@ -80,7 +80,7 @@ def reviewed_section(workspace: Workspace, night: LabelledNight, bundle: Bundle)
     return ["### Reviewed", said, "\n".join(lines), *_broken(found)]
 
 
-def broken_promise(workspace: Workspace, night: LabelledNight, bundle: Bundle) -> list[str]:
+def precision_violation(workspace: Workspace, night: LabelledNight, bundle: Bundle) -> list[str]:
     """Return a sentence where people found fewer labels right than were promised; nothing where they did not."""
     return _broken(_precision(workspace, night, bundle))
 
@@ -91,19 +91,19 @@ def _precision(workspace: Workspace, night: LabelledNight, bundle: Bundle) -> Re
     return reviewed_precision(workspace, bundle, night.manifest.get("promise"))
 
 
-def _tell(found: Precision) -> str:
+def _tell(found: PrecisionEstimate) -> str:
     low, high = found.interval
     nights = f"{found.nights:,} night{'' if found.nights == 1 else 's'}"
     return (
-        f"{found.right:,} of {found.reviewed:,} in {nights}, {percent(found.share)} "
+        f"{found.confirmed:,} of {found.reviewed:,} in {nights}, {percent(found.share)} "
         f"(95 % interval {percent(low)} to {percent(high)})"
     )
 
 
 def _broken(found: ReviewedPrecision) -> list[str]:
-    if not (found.broken and found.version and found.promised is not None):
+    if not (found.violated and found.version and found.target_precision is not None):
         return []
     return [
-        f"The promised precision of {percent(found.promised)} is broken: people found {_tell(found.version)}. "
+        f"The promised precision of {percent(found.target_precision)} is broken: people found {_tell(found.version)}. "
         "Train again with their corrections, or promise less."
     ]

@@ -6,30 +6,30 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from flows.reports.markdown import percent, table
-from pipeline.metrics.selective import DOUBT, Outcome, Promise, broken_classes, fewest_texts
-from pipeline.nights.coverage import labelled_shares
+from pipeline.metrics.selective import POLICY_ALPHA, SelectivePolicy, SelectiveResult, min_sample_size, violated_classes
+from pipeline.nights.coverage import night_coverage
 
 if TYPE_CHECKING:
-    from pipeline.metrics.predictions import Claims
+    from pipeline.metrics.predictions import Predictions
     from pipeline.models.bundle import Bundle
     from pipeline.nights.summary import LabelledNight
 
 LISTED_CLASSES = 12
 
 
-def promise_section(bundle: Bundle) -> str:
+def policy_section(bundle: Bundle) -> str:
     """Return what a version can promise, as Markdown; "" for one from before promises were kept."""
-    claims, config = bundle.claims, bundle.promise_config
-    if claims is None or not len(claims["validation"]):
+    predictions, config = bundle.predictions, bundle.selective_config
+    if predictions is None or not len(predictions["validation"]):
         return ""
-    promises = bundle.promises()
+    policies = bundle.policies()
     parts = ["### What it can promise"]
     if config.target_precision:
-        promise = promises[config.target_precision]
+        policy = policies[config.target_precision]
         parts += [
-            promise_sentence(promise, claims),
-            *_broken(promise, claims["test"], bundle.labels),
-            *_kept_back(promise, bundle.labels),
+            policy_sentence(policy, predictions),
+            *_broken(policy, predictions["test"], bundle.labels),
+            *_kept_back(policy, bundle.labels),
         ]
     else:
         parts.append(
@@ -37,12 +37,12 @@ def promise_section(bundle: Bundle) -> str:
             "`nightlabel train --target-precision 0.95`, or of this version with `nightlabel score --target-precision`."
         )
     header = ["precision", "from confidence", "validation texts labelled", "test texts labelled", "right", "on test"]
-    parts.append(table(header, (_line(promise, claims) for promise in promises.values())))
+    parts.append(table(header, (_line(policy, predictions) for policy in policies.values())))
     parts.append(
-        f"Each threshold was shown on the {len(claims['validation']):,} validation texts to keep its precision with "
-        f"{100 * (1 - DOUBT):g} % confidence, by an exact binomial test."
+        f"Each threshold was shown on the {len(predictions['validation']):,} validation texts to keep its "
+        f"precision with {100 * (1 - POLICY_ALPHA):g} % confidence, by an exact binomial test."
     )
-    parts += [_last_night(bundle.metrics.get("last_night")), none_line(bundle, promises)]
+    parts += [_last_night(bundle.metrics.get("last_night")), none_line(bundle, policies)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -53,19 +53,17 @@ def _last_night(foreseen: Mapping[str, Any] | None) -> str:
     return f"Of last night, {foreseen['batch']}, it would label {shares} ({foreseen['rows']:,} of its texts)."
 
 
-def promise_sentence(promise: Promise, claims: Mapping[str, Claims]) -> str:
+def policy_sentence(policy: SelectivePolicy, predictions: Mapping[str, Predictions]) -> str:
     """Return what is promised, what it costs, and whether the test split bears it out."""
-    whose = "the labelled rows" if promise.per == "all" else "the labelled rows of each class"
-    shown, tested = (Outcome.of(promise, claims[split]) for split in ("validation", "test"))
+    whose = "the labelled rows" if policy.per == "all" else "the labelled rows of each class"
+    shown, tested = (SelectiveResult.of(policy, predictions[split]) for split in ("validation", "test"))
     if not shown.labelled:
         return (
-            f"**A precision of {promise.target:g} cannot be promised**: no threshold was shown to keep it, so every "
+            f"**A precision of {policy.target:g} cannot be promised**: no threshold was shown to keep it, so every "
             "row goes to review. Label more texts, or promise less."
         )
-    line = (
-        f"It promises that {promise.target:g} of {whose} are right; it labels {percent(shown.coverage)} of the texts."
-    )
-    verdict = tested.verdict(promise.target)
+    line = f"It promises that {policy.target:g} of {whose} are right; it labels {percent(shown.coverage)} of the texts."
+    verdict = tested.verdict(policy.target)
     if verdict == "broken":
         line += f" **The promise is broken on the test split**: {_told(tested)}, and that is no chance."
     elif verdict == "missed":
@@ -75,83 +73,81 @@ def promise_sentence(promise: Promise, claims: Mapping[str, Claims]) -> str:
     return line
 
 
-def _told(outcome: Outcome) -> str:
+def _told(outcome: SelectiveResult) -> str:
     return f"{percent(outcome.precision)} of {outcome.labelled:,} labelled texts are right"
 
 
-def _broken(promise: Promise, tested: Claims, labels: list[str]) -> list[str]:
+def _broken(policy: SelectivePolicy, tested: Predictions, labels: list[str]) -> list[str]:
     """Return of which classes a promise that was made for each is broken."""
-    broken = broken_classes(promise, tested) if promise.per == "class" else {}
+    broken = violated_classes(policy, tested) if policy.per == "class" else {}
     told = ", ".join(f"{labels[number]} ({_told(outcome)})" for number, outcome in broken.items())
     return [f"**Broken on the test split** for {told}."] if told else []
 
 
-def _kept_back(promise: Promise, labels: list[str]) -> list[str]:
-    back = promise.kept_back
+def _kept_back(policy: SelectivePolicy, labels: list[str]) -> list[str]:
+    back = policy.abstained_classes
     if not back or len(back) == len(labels):
         return []
     named = ", ".join(labels[number] for number in back[:LISTED_CLASSES])
     more = f" and {len(back) - LISTED_CLASSES} more" if len(back) > LISTED_CLASSES else ""
     why = (
-        "no threshold keeps it, or nothing is known of them"
-        if promise.per == "class"
-        else "no validation text has them"
+        "no threshold keeps it, or nothing is known of them" if policy.per == "class" else "no validation text has them"
     )
     return [f"Of {len(back)} of {len(labels)} classes every row goes to review, because {why}: {named}{more}."]
 
 
-def _line(promise: Promise, claims: Mapping[str, Claims]) -> tuple[object, ...]:
-    shown, tested = (Outcome.of(promise, claims[split]) for split in ("validation", "test"))
-    needed = fewest_texts(promise.target)
+def _line(policy: SelectivePolicy, predictions: Mapping[str, Predictions]) -> tuple[object, ...]:
+    shown, tested = (SelectiveResult.of(policy, predictions[split]) for split in ("validation", "test"))
+    needed = min_sample_size(policy.target)
     why = f"takes {needed:,} texts" if shown.texts < needed else "nowhere"
-    finite = [float(value) for value in promise.thresholds if value <= 1]
+    finite = [float(value) for value in policy.thresholds if value <= 1]
     low, high = (f"{100 * value:.1f} %" for value in (min(finite, default=0.0), max(finite, default=0.0)))
     return (
-        f"{promise.target:g}",
+        f"{policy.target:g}",
         (low if low == high else f"{low} to {high}") if finite else why,
         percent(shown.coverage),
         percent(tested.coverage),
         percent(tested.precision),
-        {"broken": "**broken**"}.get(tested.verdict(promise.target), tested.verdict(promise.target)),
+        {"broken": "**broken**"}.get(tested.verdict(policy.target), tested.verdict(policy.target)),
     )
 
 
-def none_line(bundle: Bundle, promises: Mapping[float, Promise]) -> str:
+def none_line(bundle: Bundle, policies: Mapping[float, SelectivePolicy]) -> str:
     """Return how many texts of none of the classes each promise labels; "" where there are no examples of them."""
-    name, claims = bundle.promise_config.none_label, bundle.claims
-    if claims is None or name not in bundle.labels:
+    name, predictions = bundle.selective_config.none_label, bundle.predictions
+    if predictions is None or name not in bundle.labels:
         return ""
-    none = bundle.labels.index(name)
-    split = "test" if (claims["test"].truth == none).any() else "validation"
-    texts = claims[split].where(claims[split].truth == none)
+    none_class = bundle.labels.index(name)
+    split = "test" if (predictions["test"].truth == none_class).any() else "validation"
+    texts = predictions[split].where(predictions[split].truth == none_class)
     shares = []
-    for target, promise in promises.items():
-        wrongly = promise.labelled(texts) & (texts.predicted != none)
+    for target, policy in policies.items():
+        wrongly = policy.labelled(texts) & (texts.predicted != none_class)
         shares.append(f"{percent(float(wrongly.mean()) if len(texts) else None)} at {target:g}")
     return f"Of the {len(texts):,} {split} texts of {name}, labelled as one of the other classes: {', '.join(shares)}."
 
 
 def night_promise(night: LabelledNight, bundle: Bundle) -> list[str]:
     """Return how much of a night each promise would label, as paragraphs."""
-    if bundle.claims is None or not night.spoken or not len(bundle.claims["validation"]):
+    if bundle.predictions is None or not night.non_empty or not len(bundle.predictions["validation"]):
         return []
-    promises = bundle.promises()
-    shares = labelled_shares(night, bundle, promises)
+    policies = bundle.policies()
+    shares = night_coverage(night, bundle, policies)
     if not shares:
         return []
     promised = (night.manifest.get("promise") or {}).get("target")
     cells = [f"**{percent(share)}**" if target == promised else percent(share) for target, share in shares.items()]
     return [
         "So much of tonight's texts would be labelled at each precision; the others would go to review:",
-        table(["at a precision of", *(f"{target:g}" for target in promises)], [("rows labelled", *cells)]),
+        table(["at a precision of", *(f"{target:g}" for target in policies)], [("rows labelled", *cells)]),
     ]
 
 
-def promise_line(promised: Mapping[str, Any] | None) -> str:
+def target_precision_line(promised: Mapping[str, Any] | None) -> str:
     """Return what a labels manifest promises of its labelled rows, in a sentence; "" for nothing."""
     if not promised:
         return ""
-    target, tested = promised["target"], Outcome(**promised["test"])
+    target, tested = promised["target"], SelectiveResult(**promised["test"])
     whose = "the labelled rows" if promised["per"] == "all" else "the labelled rows of each class"
     line = f"Promised: {percent(target)} of {whose} are right."
     verdict = promised["on_test"]

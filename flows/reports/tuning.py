@@ -3,13 +3,13 @@
 import shlex
 
 from flows.reports.markdown import percent, picture, table
-from pipeline.training.tune.search import Trial, Tuning, describe
+from pipeline.training.tune.search import SearchResult, Trial, describe
 
 BEST_TRIALS = 10
 LISTED_SETTINGS = 5
 
 
-def tuning_report(tuning: Tuning, *, pictures: bool) -> str:
+def tuning_report(tuning: SearchResult, *, pictures: bool) -> str:
     """Return what a search found, what it gained over the starting preset, and how to train with it.
 
     Args:
@@ -29,12 +29,12 @@ def tuning_report(tuning: Tuning, *, pictures: bool) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _verdict(tuning: Tuning) -> str:
+def _verdict(tuning: SearchResult) -> str:
     best = tuning.best
     return f"validation macro-F1 {best.score:.4f}" if best else "no trial is complete"
 
 
-def _counts(tuning: Tuning) -> str:
+def _counts(tuning: SearchResult) -> str:
     pruned = sum(trial.pruned for trial in tuning.trials)
     line = (
         f"{len(tuning.trials) - pruned} trials complete, {pruned} pruned, {tuning.failed} failed; "
@@ -47,7 +47,7 @@ def _counts(tuning: Tuning) -> str:
     )
 
 
-def _gain(tuning: Tuning) -> str:
+def _gain(tuning: SearchResult) -> str:
     """Return how much better the best trial is than the starting preset."""
     best, start = tuning.best, tuning.start
     if best is None or start is None or start.score is None:
@@ -62,19 +62,19 @@ def _gain(tuning: Tuning) -> str:
     )
 
 
-def _trial_table(tuning: Tuning) -> str:
+def _trial_table(tuning: SearchResult) -> str:
     ordered = sorted(tuning.trials, key=lambda trial: (trial.pruned, -(trial.score or 0.0), trial.number))
     rows = [_row(trial, tuning) for trial in ordered[:BEST_TRIALS]]
     return table(["trial", "macro-F1", "", "epochs", "seconds", "what differs from the start"], rows)
 
 
-def _row(trial: Trial, tuning: Tuning) -> tuple[object, ...]:
+def _row(trial: Trial, tuning: SearchResult) -> tuple[object, ...]:
     score = "" if trial.score is None else f"{trial.score:.4f}"
     state = "pruned" if trial.pruned else "complete"
     return trial.number, score, state, trial.epochs, f"{trial.seconds:,.0f}", describe(trial, tuning.plan.start)
 
 
-def _importance(tuning: Tuning) -> str:
+def _importance(tuning: SearchResult) -> str:
     if not tuning.importance:
         return ""
     shares = [f"`{field}` {percent(share)}" for field, share in list(tuning.importance.items())[:LISTED_SETTINGS]]
@@ -85,7 +85,7 @@ def _importance(tuning: Tuning) -> str:
     )
 
 
-def _next_step(tuning: Tuning) -> str:
+def _next_step(tuning: SearchResult) -> str:
     if tuning.preset is None:
         return ""
     words = ["nightlabel", "train", "--preset", str(tuning.preset)]

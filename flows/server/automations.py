@@ -18,18 +18,18 @@ BATCH_HELD = f"{BATCH}.held"
 
 SILENCE = datetime.timedelta(seconds=90)  # three heartbeats
 REPEATS = datetime.timedelta(minutes=10)  # within which a run's end is told once
-AGAIN = "Run it again: what is labelled already is not done twice."
-ENDS = ("Completed", "Failed", "Cancelled", "Crashed")
-BAD_ENDS = ("Failed", "Crashed", "TimedOut")
+RERUN_HINT = "Run it again: what is labelled already is not done twice."
+END_STATES = ("Completed", "Failed", "Cancelled", "Crashed")
+FAILED_STATES = ("Failed", "Crashed", "TimedOut")
 
 # What is posted to the webhook: JSON whose `text` chat programs show as it is. Prefect fills the gaps.
-END_TOLD = """{
+END_PAYLOAD = """{
   "text": {{ (flow_run.name ~ ": " ~ flow_run.state.name ~ ". " ~ (flow_run.state.message or "")) | tojson }},
   "state": {{ flow_run.state.name | tojson }},
   "run": {{ flow_run.name | tojson }},
   "url": {{ (flow_run | ui_url) | tojson }}
 }"""
-HELD_TOLD = """{
+HELD_PAYLOAD = """{
   "text": {{ event.payload.text | tojson }},
   "state": "Held",
   "run": {{ event.payload.run | tojson }},
@@ -44,7 +44,7 @@ def crash_silent_runs() -> AutomationCore:
         "A run whose process is gone would stay Running for ever.",
         EventTrigger(
             after={"prefect.flow-run.heartbeat"},
-            expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{end}" for end in ENDS)},
+            expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{end}" for end in END_STATES)},
             match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
@@ -55,12 +55,12 @@ def crash_silent_runs() -> AutomationCore:
             name=None,
             state=StateType.CRASHED,
             force=False,
-            message=f"The process of this run is gone: killed, or its machine went down. {AGAIN}",
+            message=f"The process of this run is gone: killed, or its machine went down. {RERUN_HINT}",
         ),
     )
 
 
-def tell_of_bad_ends(webhook: UUID) -> AutomationCore:
+def notify_failed_runs(webhook: UUID) -> AutomationCore:
     """A webhook is told of each run of a deployment that failed or crashed; not of the runs inside of it.
 
     Args:
@@ -70,7 +70,7 @@ def tell_of_bad_ends(webhook: UUID) -> AutomationCore:
         "nightlabel: tell of runs that failed",
         "Runs inside of a run, and those from a shell, are not told of.",
         EventTrigger(
-            expect={f"prefect.flow-run.{end}" for end in BAD_ENDS},
+            expect={f"prefect.flow-run.{end}" for end in FAILED_STATES},
             match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
             match_related=ResourceSpecification({"prefect.resource.role": ["deployment"]}),
             for_each={"prefect.resource.id"},
@@ -78,17 +78,17 @@ def tell_of_bad_ends(webhook: UUID) -> AutomationCore:
             threshold=1,
             within=REPEATS,  # a busy database can make a client say the same end several times
         ),
-        CallWebhook(block_document_id=webhook, payload=END_TOLD),
+        CallWebhook(block_document_id=webhook, payload=END_PAYLOAD),
     )
 
 
-def tell_of_held_batches(webhook: UUID) -> AutomationCore:
+def notify_held_batches(webhook: UUID) -> AutomationCore:
     """A webhook is told of each batch whose labels are held."""
     return _automation(
         "nightlabel: tell of batches that are held",
         "Their labels are not published before a person has looked.",
         _batch_trigger(BATCH_HELD),
-        CallWebhook(block_document_id=webhook, payload=HELD_TOLD),
+        CallWebhook(block_document_id=webhook, payload=HELD_PAYLOAD),
     )
 
 

@@ -23,13 +23,21 @@ from flows.reports.markdown import table
 from flows.server.orchestrator import POOL, UNDER_WAY, Orchestrator
 from pipeline.errors import ConfigError
 from pipeline.models.registry import Registry
-from pipeline.nights.backfill import Fate, Night, Reason, Row, Work, check_days, plan
+from pipeline.nights.backfill import (
+    BackfillJob,
+    BackfillReason,
+    BackfillRow,
+    NightRun,
+    NightState,
+    check_days,
+    plan_backfill,
+)
 from pipeline.workspace import Workspace
 
 TAG = "backfill"
 PAGE = 200  # the most runs that a server tells of at once
 ASK_SECONDS = 2.0
-ENDS: dict[StateType | None, Fate] = {
+FATE_OF_STATE: dict[StateType | None, NightState] = {
     StateType.COMPLETED: "completed",
     StateType.FAILED: "failed",
     StateType.CRASHED: "failed",
@@ -44,7 +52,7 @@ def backfill(
     workspace: str,
     first: datetime.date,
     last: datetime.date | None,
-    only: Sequence[Reason],
+    only: Sequence[BackfillReason],
     model: str | None,
     *,
     dry_run: bool,
@@ -75,7 +83,7 @@ def backfill(
         ModelError: no such model.
     """
     with Orchestrator.at(api_url, password) as orchestrator:
-        nights = Nights(orchestrator.client, workspace, model)
+        nights = NightRuns(orchestrator.client, workspace, model)
         rows = nights.plan(first, last, only)
         show(plan_table(rows))
         if dry_run or not any(row.work for row in rows):
@@ -86,17 +94,17 @@ def backfill(
             return nights.watch(runs, say)
         for run in runs:
             say(f"{run.name}: {url_for(run) or run.id}")
-        say(nights.obstacle() or f"The runs go on by themselves; in the UI they have the tag {TAG}.")
+        say(nights.blocked_reason() or f"The runs go on by themselves; in the UI they have the tag {TAG}.")
         return True
 
 
-def plan_table(rows: Sequence[Row]) -> str:
+def plan_table(rows: Sequence[BackfillRow]) -> str:
     """Return a plan as a Markdown table."""
     cells = [(row.day, row.night, row.batch, row.documents, row.labels, row.action) for row in rows]
     return table(["night", "its run", "batch", "documents", "labels", "to do"], cells)
 
 
-class Nights:
+class NightRuns:
     """The nights of a workspace on a server: those that were, and those that are made up for."""
 
     def __init__(self, client: SyncPrefectClient, workspace: str, model: str | None) -> None:
@@ -115,7 +123,9 @@ class Nights:
         self.zone = _zone(self.nightly)
         self._runs: dict[datetime.date, list[FlowRun]] = defaultdict(list)
 
-    def plan(self, first: datetime.date, last: datetime.date | None, only: Sequence[Reason]) -> list[Row]:
+    def plan(
+        self, first: datetime.date, last: datetime.date | None, only: Sequence[BackfillReason]
+    ) -> list[BackfillRow]:
         """Return what is to be done for the nights of a range; `last` is today if None.
 
         Raises:
@@ -129,9 +139,9 @@ class Nights:
         self._read_runs(first)
         days = [first + datetime.timedelta(days=number) for number in range(((last or today) - first).days + 1)]
         nights, tries = {day: self._night(day) for day in days}, self._tries()
-        return plan(self.place, self.bundle.title, nights, tries, only, self.zone)
+        return plan_backfill(self.place, self.bundle.title, nights, tries, only, self.zone)
 
-    def start(self, rows: Sequence[Row]) -> list[FlowRun]:
+    def start(self, rows: Sequence[BackfillRow]) -> list[FlowRun]:
         """Create the runs of a plan, and return them; a run that is there already, from whomever, is not made twice.
 
         Raises:
@@ -161,7 +171,7 @@ class Nights:
         say(f"{len(runs) - waiting.failed} completed, {waiting.failed} failed")
         return not waiting.failed
 
-    def obstacle(self) -> str | None:
+    def blocked_reason(self) -> str | None:
         """Return why no run would start now, if so."""
         name = self.nightly.work_pool_name or POOL
         try:
@@ -206,17 +216,17 @@ class Nights:
         name = str(run.parameters.get("model") or self.bundle.name).partition("@")[0]
         return folder == self.place.root and name == self.bundle.name
 
-    def _night(self, day: datetime.date) -> Night:
+    def _night(self, day: datetime.date) -> NightRun:
         runs = self._runs[day]
         ingests = bool(self._parameters(day).get("sources"))
         for run in reversed(runs):
-            if run.state_type not in ENDS:
+            if run.state_type not in FATE_OF_STATE:
                 to_come = _moment(run) > datetime.datetime.now(datetime.UTC)
-                return Night("to come" if to_come else "under way", str(run.state_name), str(run.id), ingests)
+                return NightRun("to come" if to_come else "under way", str(run.state_name), str(run.id), ingests)
         if not runs:
-            return Night("never ran", "never ran", None, ingests)
+            return NightRun("never ran", "never ran", None, ingests)
         last = runs[-1]
-        return Night(ENDS[last.state_type], str(last.state_name), str(last.id), ingests)
+        return NightRun(FATE_OF_STATE[last.state_type], str(last.state_name), str(last.id), ingests)
 
     def _parameters(self, day: datetime.date) -> dict[str, Any]:
         """Return what the night of a day is given: as the schedule would now, or as a person had asked for it."""
@@ -224,7 +234,7 @@ class Nights:
         by_hand = asked and not asked[-1].auto_scheduled
         return dict(asked[-1].parameters if by_hand else self.nightly.parameters)
 
-    def _start(self, work: Work) -> FlowRun:
+    def _start(self, work: BackfillJob) -> FlowRun:
         if work.kind == "wait":
             run = self.client.read_flow_run(UUID(str(work.run)))
             return run.model_copy(update={"name": f"nightly {work.day}"})  # it has its own name once it has started
@@ -256,14 +266,14 @@ class Nights:
         return {
             run.parameters["batches"][0]: str(run.id)
             for run in self.find(deployment_id={"any_": [self.score.id]}, tags={"all_": [TAG]})
-            if run.state_type in ENDS and wanted.items() <= run.parameters.items()
+            if run.state_type in FATE_OF_STATE and wanted.items() <= run.parameters.items()
         }
 
 
 class _Waiting:
     """Runs whose end is waited for, and what was said of them already."""
 
-    def __init__(self, nights: Nights, runs: Sequence[FlowRun], say: Say) -> None:
+    def __init__(self, nights: NightRuns, runs: Sequence[FlowRun], say: Say) -> None:
         self._nights, self._say = nights, say
         self._names = {run.id: run.name for run in runs}
         self._started: set[UUID] = set()
@@ -296,7 +306,7 @@ class _Waiting:
         self.failed += not good
 
     def _tell_obstacle(self) -> None:
-        why = self._nights.obstacle()
+        why = self._nights.blocked_reason()
         if why and why != self._told:
             self._line(why)
         self._told = why

@@ -26,11 +26,11 @@ from pydantic import SecretStr
 
 from flows.common import SCORING_SLOT
 from flows.server.automations import (
-    AGAIN,
+    RERUN_HINT,
     crash_silent_runs,
     label_announced_batches,
-    tell_of_bad_ends,
-    tell_of_held_batches,
+    notify_failed_runs,
+    notify_held_batches,
 )
 from pipeline.errors import ConfigError
 
@@ -124,8 +124,8 @@ class Orchestrator:
         self._ensure(label_announced_batches(score.id))
         block = self._webhook_block(webhook)
         if block:
-            self._ensure(tell_of_bad_ends(block))
-            self._ensure(tell_of_held_batches(block))
+            self._ensure(notify_failed_runs(block))
+            self._ensure(notify_held_batches(block))
 
     def _ensure(self, wanted: AutomationCore) -> None:
         """Create an automation, or bring one of an earlier version up to date; one switched off stays so."""
@@ -168,7 +168,7 @@ class Orchestrator:
         """Mark runs that no worker has in hand any more as crashed, and return their names."""
         left = self.under_way()
         for run in left:
-            state: State[None] = Crashed(message=f"Its worker was stopped. {AGAIN}")
+            state: State[None] = Crashed(message=f"Its worker was stopped. {RERUN_HINT}")
             self.client.set_flow_run_state(UUID(str(run.id)), state, force=True)
         return [run.name for run in left]
 

@@ -37,7 +37,7 @@ class Service:
     """A Prefect process of ours, in a session of its own, so that Ctrl-C reaches it only in order."""
 
     def __init__(self, name: str, place: Workspace, environment: dict[str, str], *options: str) -> None:
-        self.name, self.log = name, place.log_of(name)
+        self.name, self.log = name, place.log_path(name)
         self._command, self._environment = [sys.executable, "-m", "prefect", name, "start", *options], environment
         self.log.parent.mkdir(exist_ok=True)
         self.starts, self._started = 0, -math.inf
@@ -101,12 +101,12 @@ def up(workspace: str, port: int, say: Say, webhook: str | None = None) -> None:
     """
     if not PREFECT_FILE.is_file():
         raise ConfigError(f"there is no {PREFECT_FILE} here: run nightlabel up in the project's folder")
-    place = Workspace(workspace).prepare()
+    place = Workspace(workspace).ensure_writable()
     url = f"http://127.0.0.1:{port}"
     environment = _environment(place, url)
     with ExitStack() as stack:
         stack.enter_context(_only_one(place))
-        place.may_go_on()
+        place.withdraw_stop_request()
         stopped = stack.enter_context(_asked_to_stop())
         services = []
         if not _server_there(url, port):
@@ -156,7 +156,7 @@ def _only_one(place: Workspace) -> Iterator[None]:
     Raises:
         WorkspaceError: another nightlabel up holds it.
     """
-    with place.lock_of("up").open("w") as file:
+    with place.lock_path("up").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -241,7 +241,7 @@ def _wind_down(
     """
     if alone:
         orchestrator.pause(True)  # what is due now starts when we are back
-    with place.asking_to_stop():
+    with place.request_stop():
         stopped.clear()  # the next signal means: now
         deadline = time.monotonic() + FINISHING_SECONDS
         told = None

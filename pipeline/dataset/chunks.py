@@ -16,18 +16,18 @@ from pipeline.config import PretrainingConfig, Recipe, TokenizerConfig
 from pipeline.dataset.corpus import TEST, select, text_position
 from pipeline.dataset.minibatches import TokenLists
 from pipeline.dataset.token_cache import read_vocabulary, write_vocabulary
-from pipeline.dataset.tokenizer import Splitter, Tokenizer
+from pipeline.dataset.tokenizer import Tokenizer, WordSplitter
 from pipeline.errors import ConfigError, TrainingDataError
 from pipeline.files import read_json, value_digest, write_json
-from pipeline.schemas import PIECES
+from pipeline.schemas import CHUNKS
 from pipeline.workspace import Batch, Workspace
 
-FEWEST_TEXTS = 100
-FEWEST_HELD_OUT = 10
-GROUP_PIECES = 8_192  # pieces in a row group, which is read at once
+MIN_TEXTS = 100
+MIN_HELD_OUT = 10
+GROUP_CHUNKS = 8_192  # pieces in a row group, which is read at once
 
 
-class PieceCache:
+class ChunkCache:
     """A committed folder of pieces, the tokenizer that made them, and how often each id occurs."""
 
     def __init__(self, path: Path) -> None:
@@ -66,7 +66,7 @@ def _lists(table: pa.Table) -> TokenLists:
     return TokenLists.of(table["token_ids"].combine_chunks())
 
 
-def build_pieces(workspace: Workspace, batches: Sequence[Batch], recipe: Recipe) -> PieceCache:
+def build_chunks(workspace: Workspace, batches: Sequence[Batch], recipe: Recipe) -> ChunkCache:
     """Tokenize every text once into the workspace's cache, unless it is there already.
 
     Long texts are cut into pieces of `max_tokens`, so nothing of them is lost. Labels are never read, but where
@@ -79,9 +79,9 @@ def build_pieces(workspace: Workspace, batches: Sequence[Batch], recipe: Recipe)
     if recipe.tokenizer.max_tokens < 2:
         raise ConfigError("tokenizer.max_tokens=1: no word follows another, so there is nothing to pretrain on")
     chosen = _choose(batches, recipe)
-    path = workspace.tokens_of(_fingerprint(batches, chosen, recipe))
+    path = workspace.tokens_dir(_fingerprint(batches, chosen, recipe))
     if not (path / "manifest.json").exists():
-        workspace.prepare()
+        workspace.ensure_writable()
         path.mkdir(parents=True, exist_ok=True)
         tokenizer = Tokenizer.fit(chosen.texts(chosen.learn), recipe.tokenizer)
         write_vocabulary(path / "vocabulary.txt", tokenizer)
@@ -99,7 +99,7 @@ def build_pieces(workspace: Workspace, batches: Sequence[Batch], recipe: Recipe)
                 "tokens": int(counts.sum()),
             },
         )
-    return PieceCache(path)
+    return ChunkCache(path)
 
 
 @dataclass(frozen=True)
@@ -150,13 +150,13 @@ def _choose(batches: Sequence[Batch], recipe: Recipe) -> _Chosen:
         left_out = int(np.count_nonzero(use & tested))
         use &= ~tested
     texts = int(use.sum())
-    if texts < FEWEST_TEXTS:
+    if texts < MIN_TEXTS:
         raise TrainingDataError(
-            f"{texts} texts are too few to pretrain on (at least {FEWEST_TEXTS}); "
+            f"{texts} texts are too few to pretrain on (at least {MIN_TEXTS}); "
             "ingest more, with or without labels, or train without --pretrain"
         )
     places = np.where(use, text_position(hashes), -1.0)
-    last = np.argsort(places)[-max(FEWEST_HELD_OUT, round(texts * config.held_out_share)) :]
+    last = np.argsort(places)[-max(MIN_HELD_OUT, round(texts * config.held_out_share)) :]
     held_out = np.zeros(rows, bool)
     held_out[last] = True
     return _Chosen(batches, use & ~held_out, held_out, left_out)
@@ -176,38 +176,38 @@ def _fingerprint(batches: Sequence[Batch], chosen: _Chosen, recipe: Recipe) -> s
 def _write(path: Path, texts: Iterator[pa.Array], tokenizer: Tokenizer) -> np.ndarray:
     """Write the pieces of some texts; return how often each id occurs, int64 [vocabulary]."""
     longest = tokenizer.config.max_tokens
-    whole = without_limit(tokenizer)
+    whole = without_truncation(tokenizer)
     counts = np.zeros(tokenizer.size, dtype=np.int64)
-    with pq.ParquetWriter(path, PIECES, compression="zstd") as writer:
+    with pq.ParquetWriter(path, CHUNKS, compression="zstd") as writer:
         waiting: list[pa.ListArray] = []
         for column in texts:
             ids = whole.encode(column).token_ids
             counts += np.bincount(ids.values.to_numpy(), minlength=tokenizer.size)
-            waiting.append(cut(ids, longest))
-            if sum(len(pieces) for pieces in waiting) >= GROUP_PIECES:
-                waiting = [_write_groups(writer, waiting, GROUP_PIECES)]
+            waiting.append(split_into_chunks(ids, longest))
+            if sum(len(pieces) for pieces in waiting) >= GROUP_CHUNKS:
+                waiting = [_write_groups(writer, waiting, GROUP_CHUNKS)]
         _write_groups(writer, waiting, 1)
     return counts
 
 
 def _write_groups(writer: pq.ParquetWriter, waiting: Sequence[pa.ListArray], fewest: int) -> pa.ListArray:
     """Write as many whole row groups as there are; return the pieces that are left."""
-    pieces = pa.concat_arrays(waiting) if waiting else pa.array([], PIECES.field(0).type)
+    pieces = pa.concat_arrays(waiting) if waiting else pa.array([], CHUNKS.field(0).type)
     start = 0
     while len(pieces) - start >= fewest:
-        group = pieces.slice(start, GROUP_PIECES)
-        writer.write_table(pa.table([group], schema=PIECES), row_group_size=GROUP_PIECES)
+        group = pieces.slice(start, GROUP_CHUNKS)
+        writer.write_table(pa.table([group], schema=CHUNKS), row_group_size=GROUP_CHUNKS)
         start += len(group)
     return pieces.slice(start)
 
 
-def without_limit(tokenizer: Tokenizer) -> Tokenizer:
+def without_truncation(tokenizer: Tokenizer) -> Tokenizer:
     """Return the same tokenizer, but one that truncates nothing."""
     config: TokenizerConfig = tokenizer.config.model_copy(update={"max_tokens": 2**31 - 1})
-    return Tokenizer(Splitter(config, tokenizer.splitter.stop_words), tokenizer.vocabulary.to_pylist())
+    return Tokenizer(WordSplitter(config, tokenizer.splitter.stop_words), tokenizer.vocabulary.to_pylist())
 
 
-def cut(lists: pa.ListArray, longest: int) -> pa.ListArray:
+def split_into_chunks(lists: pa.ListArray, longest: int) -> pa.ListArray:
     """Cut lists into consecutive pieces of at most `longest` items; a piece of one has no next and is left out."""
     offsets = lists.offsets.to_numpy().astype(np.int64)
     lengths = np.diff(offsets)

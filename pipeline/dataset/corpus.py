@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.dataset.labelled_rows import LEFT_OUT, TEST, TRAIN, VALIDATION, LabelledRows, text_position
-from pipeline.dataset.reviewed_rows import override, reviews_of, taught_rows
-from pipeline.dataset.reviews import TextLabels
+from pipeline.dataset.reviewed_rows import apply_reviews, matching_reviews, new_training_rows
+from pipeline.dataset.reviews import ReviewedLabels
 from pipeline.errors import TrainingDataError
 from pipeline.schemas import LABEL_SEPARATOR, SPLITS
 from pipeline.workspace import Batch
@@ -44,11 +44,11 @@ class Corpus:
     batches: Sequence[Batch]
     labels: list[str]
     multi_label: bool
-    sets: np.ndarray
+    label_sets: np.ndarray
     splits: np.ndarray
     label_ids: np.ndarray
     counts: dict[str, int]
-    learnt: Sequence[int]
+    trained_on_rows: Sequence[int]
     reviews: str = ""
 
     def read(self, split: int) -> Iterator[tuple[pa.Array, pa.Array, np.ndarray]]:
@@ -64,7 +64,7 @@ class Corpus:
                         chosen = batch.filter(pa.array(wanted))
                         yield chosen["doc_id"], chosen["text"], self.label_ids[rows][wanted]
 
-    def all_ids(self) -> Iterator[pa.Array]:
+    def all_doc_ids(self) -> Iterator[pa.Array]:
         """Yield the doc_ids of every document, labelled or not."""
         for path in _parts(self.batches):
             yield pq.read_table(path, columns=["doc_id"], partitioning=None)["doc_id"].combine_chunks()
@@ -80,8 +80,8 @@ def select(
     method: str,
     validation_share: float,
     test_share: float,
-    taught: pa.Array | None = None,
-    reviewed: TextLabels | None = None,
+    soft_labelled: pa.Array | None = None,
+    reviewed: ReviewedLabels | None = None,
 ) -> Corpus:
     """Decide what each labelled document is used for.
 
@@ -98,19 +98,19 @@ def select(
     """
     table = _read_columns(batches)
     multi_label = _multi_label(batches)
-    found = reviews_of(table, reviewed, multi_label)
+    found = matching_reviews(table, reviewed, multi_label)
     rows = LabelledRows.of(table, found.labels if found else [], multi_label=multi_label)
     pool, counts = _distinct_pool(rows)
-    fixed = rows.labelled & (rows.given != TRAIN)  # rows without a given split are LEFT_OUT so far
-    splits = np.where(fixed, rows.given, LEFT_OUT).astype(np.int8)
+    fixed = rows.labelled & (rows.given_split != TRAIN)  # rows without a given split are LEFT_OUT so far
+    splits = np.where(fixed, rows.given_split, LEFT_OUT).astype(np.int8)
     splits[pool] = _divide(rows, pool, method, validation_share, test_share)
     ingested = rows.labelled
     if found:
-        rows, reviews = override(rows, splits, found, table)
+        rows, reviews = apply_reviews(rows, splits, found, table)
         counts |= reviews
     _check_classes(rows, splits)
-    if taught is not None:
-        new = taught_rows(rows, splits, pc.is_in(table["doc_id"], value_set=taught).to_numpy())
+    if soft_labelled is not None:
+        new = new_training_rows(rows, splits, pc.is_in(table["doc_id"], value_set=soft_labelled).to_numpy())
         splits[new], counts["taught"] = TRAIN, len(new)
     for number, name in enumerate(SPLITS):
         counts[name] = int(np.count_nonzero(splits == number))
@@ -118,11 +118,11 @@ def select(
         batches=batches,
         labels=rows.labels,
         multi_label=multi_label,
-        sets=rows.sets,
+        label_sets=rows.label_sets,
         splits=splits,
         label_ids=rows.label_ids,
         counts=counts,
-        learnt=_count_by_batch(batches, ingested | (splits != LEFT_OUT)),
+        trained_on_rows=_count_by_batch(batches, ingested | (splits != LEFT_OUT)),
         reviews=found.digest if found else "",
     )
 
@@ -163,7 +163,7 @@ def _read_columns(batches: Sequence[Batch]) -> pa.Table:
 
 def _distinct_pool(rows: LabelledRows) -> tuple[np.ndarray, dict[str, int]]:
     """Return the rows that are free to be divided, each text once; gives them their majority label."""
-    fixed = rows.labelled & ((rows.given == TEST) | (rows.given == VALIDATION))
+    fixed = rows.labelled & ((rows.given_split == TEST) | (rows.given_split == VALIDATION))
     free = rows.labelled & ~fixed
     leaking = free & np.isin(rows.text_ids, rows.text_ids[fixed])
     members = np.flatnonzero(free & ~leaking)
@@ -187,10 +187,10 @@ def _divide(
     rows: LabelledRows, pool: np.ndarray, method: str, validation_share: float, test_share: float
 ) -> np.ndarray:
     """Return the split of each row of the pool, int8."""
-    given_train = rows.given[pool] == TRAIN
-    if (rows.given == TEST).any():
+    given_train = rows.given_split[pool] == TRAIN
+    if (rows.given_split == TEST).any():
         test_share = 0.0
-    if (rows.given == VALIDATION).any():
+    if (rows.given_split == VALIDATION).any():
         validation_share = 0.0
     place = rows.position[pool]
     if method == "stratified":
@@ -232,10 +232,10 @@ def _fill_gaps(
 def _check_classes(rows: LabelledRows, splits: np.ndarray) -> None:
     used, trained = np.flatnonzero(splits != LEFT_OUT), np.flatnonzero(splits == TRAIN)
     texts = [
-        len(np.unique(rows.text_ids[used[rows.sets[rows.label_ids[used], number]]]))
+        len(np.unique(rows.text_ids[used[rows.label_sets[rows.label_ids[used], number]]]))
         for number in range(len(rows.labels))
     ]
-    train_counts = rows.sets[rows.label_ids[trained]].sum(axis=0)
+    train_counts = rows.label_sets[rows.label_ids[trained]].sum(axis=0)
     for name, count, train_count in zip(rows.labels, texts, train_counts, strict=True):
         if count == 1:
             raise TrainingDataError(

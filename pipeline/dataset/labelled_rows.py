@@ -21,30 +21,30 @@ class LabelledRows:
     names: list[str]  # of the label sets; several classes are joined
     labels: list[str]
     multi_label: bool
-    sets: np.ndarray  # bool [label sets, classes]
+    label_sets: np.ndarray  # bool [label sets, classes]
     label_ids: np.ndarray  # int32 [rows], -1 = unlabelled
-    given: np.ndarray  # int8 [rows]
+    given_split: np.ndarray  # int8 [rows]
     text_ids: np.ndarray  # int64 [rows], equal for equal texts
     position: np.ndarray  # float64 [rows], the text's place in [0, 1), from its hash
 
     @classmethod
-    def of(cls, table: pa.Table, more: Sequence[str], *, multi_label: bool) -> "LabelledRows":
+    def of(cls, table: pa.Table, extra_labels: Sequence[str], *, multi_label: bool) -> "LabelledRows":
         ingested = pc.unique(table["label"]).drop_null().to_pylist()
         if not ingested:
             raise TrainingDataError(
                 "no labelled rows: ingest documents with a label column (nightlabel ingest FILE --label COLUMN)"
             )
-        names = sorted({*ingested, *more})
-        labels, sets = _label_sets(names) if multi_label else (names, np.eye(len(names), dtype=bool))
+        names = sorted({*ingested, *extra_labels})
+        labels, label_sets = _label_sets(names) if multi_label else (names, np.eye(len(names), dtype=bool))
         _check_several(names)
         hashes = pa.concat_arrays(table["content_hash"].chunks)
         return cls(
             names=names,
             labels=labels,
             multi_label=multi_label,
-            sets=sets,
+            label_sets=label_sets,
             label_ids=codes(table["label"], names),
-            given=codes(table["split"], SPLITS).astype(np.int8),
+            given_split=codes(table["split"], SPLITS).astype(np.int8),
             text_ids=hashes.dictionary_encode().indices.to_numpy().astype(np.int64),
             position=text_position(hashes),
         )
@@ -52,9 +52,9 @@ class LabelledRows:
     @property
     def strata(self) -> np.ndarray:
         """int32 [rows], what a stratified split divides equally: of several classes the rarest."""
-        sizes = np.bincount(self.label_ids[self.labelled], minlength=len(self.sets)) @ self.sets
-        rarest = np.where(self.sets, sizes, len(self.label_ids) + 1).argmin(axis=1)
-        rarest[~self.sets.any(axis=1)] = len(self.labels)  # those of no class
+        sizes = np.bincount(self.label_ids[self.labelled], minlength=len(self.label_sets)) @ self.label_sets
+        rarest = np.where(self.label_sets, sizes, len(self.label_ids) + 1).argmin(axis=1)
+        rarest[~self.label_sets.any(axis=1)] = len(self.labels)  # those of no class
         strata: np.ndarray = rarest.astype(np.int32)[self.label_ids]
         return strata
 
@@ -64,13 +64,15 @@ class LabelledRows:
 
     def trimmed(self) -> "LabelledRows":
         """Return the same without label sets and classes that no row has any more."""
-        used = np.bincount(self.label_ids[self.labelled], minlength=len(self.sets)) > 0
+        used = np.bincount(self.label_ids[self.labelled], minlength=len(self.label_sets)) > 0
         names = [self.names[number] for number in np.flatnonzero(used)]
         _check_several(names)
-        present = self.sets[used].any(axis=0)
+        present = self.label_sets[used].any(axis=0)
         label_ids = np.where(self.labelled, (np.cumsum(used) - 1)[self.label_ids], -1).astype(np.int32)
         labels = [self.labels[number] for number in np.flatnonzero(present)]
-        return replace(self, names=names, labels=labels, sets=self.sets[used][:, present], label_ids=label_ids)
+        return replace(
+            self, names=names, labels=labels, label_sets=self.label_sets[used][:, present], label_ids=label_ids
+        )
 
 
 def _check_several(names: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-POOL_BATCHES = 50  # rows are sorted by length inside random pools of about this many batches
+POOL_MINIBATCHES = 50  # rows are sorted by length inside random pools of about this many batches
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class TokenLists:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def first(self, tokens: int) -> "TokenLists":
+    def take_tokens(self, tokens: int) -> "TokenLists":
         """Return the first texts that have this many tokens together, at least one."""
         texts = max(1, int(np.searchsorted(np.cumsum(self.lengths), tokens, side="right")))
         return TokenLists(self.values, self.starts[:texts], self.lengths[:texts])
@@ -54,13 +54,13 @@ class TokenLists:
         return token_ids, lengths
 
 
-def plan_batches(
+def plan_minibatches(
     lengths: np.ndarray,
     *,
     batch_tokens: int,
     batch_size: int | None = None,
-    padding_limit: float = 1.0,
-    enough_rows: int = 1,
+    max_padding: float = 1.0,
+    min_rows: int = 1,
 ) -> Sequence[np.ndarray]:
     """Cut rows, longest first, into batches whose rows x longest length stays within a budget.
 
@@ -76,24 +76,24 @@ def plan_batches(
     """
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
     tokens_before = np.concatenate([[0], np.cumsum(lengths[order], dtype=np.int64)])
-    batches = []
+    minibatches = []
     start = 0
     while start < len(order):
         longest = max(int(lengths[order[start]]), 1)
         size = max(1, batch_tokens // longest)
         if batch_size is not None:
             size = min(size, batch_size)
-        if padding_limit < 1:
+        if max_padding < 1:
             sizes = np.arange(1, min(size, len(order) - start) + 1)
             tokens = tokens_before[start + 1 : start + 1 + len(sizes)] - tokens_before[start]
-            within = tokens >= (1 - padding_limit) * longest * sizes  # true up to some size, then false
-            size = min(size, max(int(np.count_nonzero(within)), enough_rows))
-        batches.append(order[start : start + size])
+            within = tokens >= (1 - max_padding) * longest * sizes  # true up to some size, then false
+            size = min(size, max(int(np.count_nonzero(within)), min_rows))
+        minibatches.append(order[start : start + size])
         start += size
-    return batches
+    return minibatches
 
 
-def shuffled_batches(
+def shuffled_minibatches(
     lengths: np.ndarray, random: np.random.Generator, *, batch_tokens: int, batch_size: int
 ) -> list[np.ndarray]:
     """Return batches in random order, each of rows of about equal length: what an epoch of training reads.
@@ -101,16 +101,16 @@ def shuffled_batches(
     Rows are shuffled, sorted by length inside pools, cut by the token budget, and the batches shuffled.
     """
     order = random.permutation(len(lengths))
-    pool_size = POOL_BATCHES * batch_size
-    batches = [
+    pool_size = POOL_MINIBATCHES * batch_size
+    minibatches = [
         pool[rows]
         for pool in (order[start : start + pool_size] for start in range(0, len(order), pool_size))
-        for rows in plan_batches(lengths[pool], batch_tokens=batch_tokens, batch_size=batch_size)
+        for rows in plan_minibatches(lengths[pool], batch_tokens=batch_tokens, batch_size=batch_size)
     ]
-    return [batches[number] for number in random.permutation(len(batches))]
+    return [minibatches[number] for number in random.permutation(len(minibatches))]
 
 
-def padding_share(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
+def padding_share(lengths: np.ndarray, minibatches: Sequence[np.ndarray]) -> float:
     """Return the share of token slots in the batches that hold no token."""
-    slots = sum(len(rows) * int(lengths[rows].max()) for rows in batches)
+    slots = sum(len(rows) * int(lengths[rows].max()) for rows in minibatches)
     return 1 - int(lengths.sum()) / slots if slots else 0.0

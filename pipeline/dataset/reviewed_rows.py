@@ -12,22 +12,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.dataset.labelled_rows import LEFT_OUT, TEST, TRAIN, VALIDATION, LabelledRows, codes
-from pipeline.dataset.reviews import TextLabels
+from pipeline.dataset.reviews import ReviewedLabels
 from pipeline.schemas import split_labels
 
 
-def reviews_of(table: pa.Table, reviewed: TextLabels | None, multi_label: bool) -> TextLabels | None:
+def matching_reviews(table: pa.Table, reviewed: ReviewedLabels | None, multi_label: bool) -> ReviewedLabels | None:
     """Return what people said of these texts and their classes; None if nothing."""
     if not reviewed:
         return None
     names = pc.unique(table["label"]).drop_null().to_pylist()
     classes = {one for name in names for one in split_labels(name)} if multi_label else names
-    here = reviewed.found_in(table["content_hash"].combine_chunks())
-    return here.within(classes, multi_label=multi_label) or None
+    here = reviewed.restricted_to_texts(table["content_hash"].combine_chunks())
+    return here.restricted_to_classes(classes, multi_label=multi_label) or None
 
 
-def override(
-    rows: LabelledRows, splits: np.ndarray, reviewed: TextLabels, table: pa.Table
+def apply_reviews(
+    rows: LabelledRows, splits: np.ndarray, reviewed: ReviewedLabels, table: pa.Table
 ) -> tuple[LabelledRows, dict[str, int]]:
     """Give reviewed texts the labels that people gave them; changes `splits` where that brings a text in.
 
@@ -36,15 +36,15 @@ def override(
     Returns:
         the rows, and how many texts have labels from people, and how many of these are corrections.
     """
-    places = reviewed.places(pa.concat_arrays(table["content_hash"].chunks))
-    splits[taught_rows(rows, splits, places >= 0)] = TRAIN
+    positions = reviewed.positions(pa.concat_arrays(table["content_hash"].chunks))
+    splits[new_training_rows(rows, splits, positions >= 0)] = TRAIN
     before = set(rows.label_ids[rows.labelled].tolist())
     answers = codes(pa.chunked_array([reviewed.labels], pa.string()), rows.names)
-    label_ids = np.where(places >= 0, answers[places], rows.label_ids)
+    label_ids = np.where(positions >= 0, answers[positions], rows.label_ids)
     rows = replace(rows, label_ids=label_ids)
     for lonely in _lonely(rows, splits, before):
         splits[lonely], label_ids[lonely] = LEFT_OUT, -1
-    used = np.unique(places[(places >= 0) & (splits != LEFT_OUT)])
+    used = np.unique(positions[(positions >= 0) & (splits != LEFT_OUT)])
     return rows.trimmed(), {
         "unlabelled": int(np.count_nonzero(label_ids < 0)),
         "reviewed": len(used),
@@ -54,16 +54,18 @@ def override(
 
 def _lonely(rows: LabelledRows, splits: np.ndarray, before: set[int]) -> Iterator[np.ndarray]:
     """Yield the rows, bool [rows], of each class that no document had before and that has not got two texts."""
-    classes_before = rows.sets[sorted(before)].any(axis=0)
+    classes_before = rows.label_sets[sorted(before)].any(axis=0)
     for number in np.flatnonzero(~classes_before):
-        own = (rows.label_ids >= 0) & rows.sets[rows.label_ids, number]
+        own = (rows.label_ids >= 0) & rows.label_sets[rows.label_ids, number]
         if len(np.unique(rows.text_ids[own & (splits != LEFT_OUT)])) < 2:
             yield own
 
 
-def taught_rows(rows: LabelledRows, splits: np.ndarray, taught: np.ndarray) -> np.ndarray:
+def new_training_rows(rows: LabelledRows, splits: np.ndarray, newly_labelled: np.ndarray) -> np.ndarray:
     """Return the rows without a label that a teacher knows, each text once, and none that stands in another split."""
-    candidates = np.flatnonzero(taught & ~rows.labelled & (rows.given != TEST) & (rows.given != VALIDATION))
+    candidates = np.flatnonzero(
+        newly_labelled & ~rows.labelled & (rows.given_split != TEST) & (rows.given_split != VALIDATION)
+    )
     candidates = candidates[~np.isin(rows.text_ids[candidates], rows.text_ids[splits != LEFT_OUT])]
     _, first = np.unique(rows.text_ids[candidates], return_index=True)
     return candidates[np.sort(first)]

@@ -14,26 +14,26 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ReviewError
 from pipeline.files import value_digest, write_table
-from pipeline.schemas import ASKED, REVIEWS, split_labels
+from pipeline.schemas import REVIEW_ANSWERS, REVIEW_REQUESTS, split_labels
 from pipeline.workspace import Workspace
 
-ASKED_FILES, ANSWER_FILES = "asked", "answers"
+REQUEST_FILES, ANSWER_FILES = "asked", "answers"
 
-Key = tuple[str, str]  # batch and doc_id
+DocumentKey = tuple[str, str]  # batch and doc_id
 
 
-def now() -> datetime.datetime:
+def utc_now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
-def keep_asked(workspace: Workspace, rows: Sequence[dict[str, Any]]) -> None:
+def write_review_requests(workspace: Workspace, rows: Sequence[dict[str, Any]]) -> None:
     """Keep which rows were given out, as a file of its own; rows are as in `ASKED`."""
-    _keep(workspace, ASKED_FILES, rows, ASKED)
+    _keep(workspace, REQUEST_FILES, rows, REVIEW_REQUESTS)
 
 
-def keep_answers(workspace: Workspace, rows: Sequence[dict[str, Any]]) -> None:
+def write_answers(workspace: Workspace, rows: Sequence[dict[str, Any]]) -> None:
     """Keep answers, as a file of its own: all of them or none; rows are as in `REVIEWS`."""
-    _keep(workspace, ANSWER_FILES, rows, REVIEWS)
+    _keep(workspace, ANSWER_FILES, rows, REVIEW_ANSWERS)
 
 
 def _keep(workspace: Workspace, kind: str, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
@@ -41,13 +41,13 @@ def _keep(workspace: Workspace, kind: str, rows: Sequence[dict[str, Any]], schem
         return
     # The name sorts by time, and the digest keeps two files of one microsecond apart.
     digest = value_digest([[row["batch"], row["doc_id"], row["why"]] for row in rows])[:8]
-    name = f"{kind}-{now():%Y%m%dT%H%M%S%f}-{digest}.parquet"
-    write_table(workspace.prepare().reviews / name, pa.Table.from_pylist(list(rows), schema))
+    name = f"{kind}-{utc_now():%Y%m%dT%H%M%S%f}-{digest}.parquet"
+    write_table(workspace.ensure_writable().reviews / name, pa.Table.from_pylist(list(rows), schema))
 
 
-def read_asked(workspace: Workspace) -> pa.Table:
+def read_review_requests(workspace: Workspace) -> pa.Table:
     """Return the rows that were given out, in that order, as in `ASKED`."""
-    return _read(workspace, ASKED_FILES, ASKED)
+    return _read(workspace, REQUEST_FILES, REVIEW_REQUESTS)
 
 
 def read_answers(workspace: Workspace) -> pa.Table:
@@ -56,7 +56,7 @@ def read_answers(workspace: Workspace) -> pa.Table:
     Raises:
         ReviewError: a file is damaged.
     """
-    return _read(workspace, ANSWER_FILES, REVIEWS)
+    return _read(workspace, ANSWER_FILES, REVIEW_ANSWERS)
 
 
 def _read(workspace: Workspace, kind: str, schema: pa.Schema) -> pa.Table:
@@ -74,7 +74,7 @@ def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
 
 
 @dataclass(frozen=True)
-class TextLabels:
+class ReviewedLabels:
     """What people said last of each text.
 
     Attributes:
@@ -99,16 +99,18 @@ class TextLabels:
         said = sorted(zip([one.hex() for one in self.hashes.to_pylist()], self.labels, corrected, strict=True))
         return value_digest(said)
 
-    def rows(self, wanted: NDArray[np.bool_]) -> "TextLabels":
+    def rows(self, wanted: NDArray[np.bool_]) -> "ReviewedLabels":
         """Return those that are wanted, bool [texts]."""
         labels = [label for label, one in zip(self.labels, wanted, strict=True) if one]
-        return TextLabels(self.hashes.filter(pa.array(wanted)), labels, self.corrected[wanted], self.new_class[wanted])
+        return ReviewedLabels(
+            self.hashes.filter(pa.array(wanted)), labels, self.corrected[wanted], self.new_class[wanted]
+        )
 
-    def found_in(self, hashes: pa.Array) -> "TextLabels":
+    def restricted_to_texts(self, hashes: pa.Array) -> "ReviewedLabels":
         """Return those of texts that are there."""
         return self.rows(pc.is_in(self.hashes, value_set=hashes).to_numpy(zero_copy_only=False))
 
-    def within(self, classes: Iterable[str], *, multi_label: bool) -> "TextLabels":
+    def restricted_to_classes(self, classes: Iterable[str], *, multi_label: bool) -> "ReviewedLabels":
         """Return those whose classes are among some, or among those that people have added.
 
         The others were said of another model's labels.
@@ -121,20 +123,20 @@ class TextLabels:
         allowed = set(classes).union(*(members(label) for label in added))
         return self.rows(np.array([members(label) <= allowed for label in self.labels], dtype=bool))
 
-    def places(self, hashes: pa.Array) -> NDArray[np.int64]:
+    def positions(self, hashes: pa.Array) -> NDArray[np.int64]:
         """Return for each text of a corpus which of these it is, int64 [rows], -1 for none."""
         found = pc.fill_null(pc.index_in(hashes, value_set=self.hashes), -1)
         return found.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def text_labels(workspace: Workspace) -> TextLabels:
+def read_reviewed_labels(workspace: Workspace) -> ReviewedLabels:
     """Return what people said last of each text.
 
     Raises:
         ReviewError: a file is damaged.
     """
-    answers = latest(read_answers(workspace), ["content_hash"])
-    return TextLabels(
+    answers = latest_answers(read_answers(workspace), ["content_hash"])
+    return ReviewedLabels(
         hashes=answers["content_hash"].combine_chunks(),
         labels=answers["correct"].to_pylist(),
         corrected=np.array(pc.not_equal(answers["label"], answers["correct"]).to_pylist(), dtype=bool),
@@ -142,14 +144,14 @@ def text_labels(workspace: Workspace) -> TextLabels:
     )
 
 
-def latest(answers: pa.Table, key: Sequence[str]) -> pa.Table:
+def latest_answers(answers: pa.Table, key: Sequence[str]) -> pa.Table:
     """Return the last row for each value of some columns, in their order."""
     keys = list(zip(*(answers[name].to_pylist() for name in key), strict=True))
     last = {one: row for row, one in enumerate(keys)}
     return answers.take(pa.array(sorted(last.values()), pa.int64()))
 
 
-def people_classes(workspace: Workspace) -> set[str]:
+def reviewer_classes(workspace: Workspace) -> set[str]:
     """Return the classes that people have added."""
     answers = read_answers(workspace)
     added = answers.filter(answers["new_class"])

@@ -35,7 +35,7 @@ JSON_ROW = re.compile(r"in row (\d+)")
 
 
 @dataclass(frozen=True)
-class Teacher:
+class SoftLabels:
     """A teacher's opinion on some documents.
 
     Attributes:
@@ -65,12 +65,12 @@ class Teacher:
         found[known] = self.probabilities[places.drop_null().to_numpy()]
         return found
 
-    def facts(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """Return what a bundle keeps of it."""
         return {"file": self.source, "sha256": self.digest, "texts": len(self.doc_ids)}
 
 
-def read_teacher(path: Path, labels: Sequence[str], *, multi_label: bool) -> Teacher:
+def read_soft_labels(path: Path, labels: Sequence[str], *, multi_label: bool) -> SoftLabels:
     """Read a teacher's table: a column `doc_id` (or `id`), and one column for each class, named as the class.
 
     Args:
@@ -90,10 +90,10 @@ def read_teacher(path: Path, labels: Sequence[str], *, multi_label: bool) -> Tea
     if not multi_label:
         _check_sums(path, sums)
         probabilities /= sums[:, np.newaxis].astype(np.float32)
-    return Teacher(doc_ids, probabilities, path.name, file_digest(path))
+    return SoftLabels(doc_ids, probabilities, path.name, file_digest(path))
 
 
-def check_ids(teacher: Teacher, doc_ids: Iterable[pa.Array]) -> None:
+def check_soft_label_ids(soft_labels: SoftLabels, doc_ids: Iterable[pa.Array]) -> None:
     """See that every text of a teacher is a document.
 
     Args:
@@ -103,14 +103,14 @@ def check_ids(teacher: Teacher, doc_ids: Iterable[pa.Array]) -> None:
     Raises:
         InputError: some are none; says how many, and the first.
     """
-    unknown = teacher.doc_ids
+    unknown = soft_labels.doc_ids
     for known in doc_ids:
         unknown = unknown.filter(pc.invert(pc.is_in(unknown, value_set=known)))
         if not len(unknown):
             return
     if len(unknown):
         raise InputError(
-            f"{teacher.source}: {len(unknown):,} of {len(teacher.doc_ids):,} ids are not documents here, "
+            f"{soft_labels.source}: {len(unknown):,} of {len(soft_labels.doc_ids):,} ids are not documents here, "
             f"the first is {unknown[0].as_py()!r}; ingest them first, or remove them"
         )
 

@@ -11,17 +11,17 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-SPACE, WORD, ALONE, REST = 0, 1, 2, 3  # REST: a further byte of a character that is a token of its own
-UNKNOWN = 255  # its page has not been asked about yet
+SPACE, WORD, SINGLE, CONTINUATION = 0, 1, 2, 3  # REST: a further byte of a character that is a token of its own
+UNCLASSIFIED = 255  # its page has not been asked about yet
 PAGE = 4096
 CODE_POINTS = 0x110000
 SURROGATES = range(0xD800, 0xE000)  # no characters, never in UTF-8
-FURTHER = np.array([SPACE, WORD, REST], dtype=np.uint8)  # the kind of a character's further bytes
+CONTINUATION_KINDS = np.array([SPACE, WORD, CONTINUATION], dtype=np.uint8)  # the kind of a character's further bytes
 
-Split = Callable[[pa.Array], pa.ListArray]
+SplitFunction = Callable[[pa.Array], pa.ListArray]
 
 
-class Words(NamedTuple):
+class WordSpans(NamedTuple):
     """Where the words of some texts are.
 
     Attributes:
@@ -42,9 +42,9 @@ class Words(NamedTuple):
 class CharacterSplitter:
     """Splits texts exactly as a definition does that looks at each character by itself."""
 
-    def __init__(self, definition: Split) -> None:
+    def __init__(self, definition: SplitFunction) -> None:
         self._definition = definition
-        self._kinds = np.full(CODE_POINTS, UNKNOWN, dtype=np.uint8)
+        self._kinds = np.full(CODE_POINTS, UNCLASSIFIED, dtype=np.uint8)
         self._learn(0)
         # From 128 on bytes are parts of characters, which are looked at afterwards.
         self._bytes = self._kinds[:128].tobytes() + bytes(128)
@@ -58,11 +58,11 @@ class CharacterSplitter:
         strings = pa.StringArray.from_buffers(len(words.starts), pa.py_buffer(stops), pa.py_buffer(kept))
         return pa.ListArray.from_arrays(pa.array(words.offsets, pa.int32()), strings)
 
-    def find(self, texts: pa.Array) -> "Words":
+    def find(self, texts: pa.Array) -> "WordSpans":
         """Return where the words of each text are, from a string array without nulls."""
         offsets, data = text_bytes(texts)
         kinds = self._kinds_of(data)
-        kept, begins, word = kinds != SPACE, kinds == ALONE, kinds == WORD
+        kept, begins, word = kinds != SPACE, kinds == SINGLE, kinds == WORD
         firsts = word.copy()
         firsts[1:] &= ~word[:-1]
         rows = offsets[:-1][np.diff(offsets) > 0]
@@ -72,7 +72,7 @@ class CharacterSplitter:
         ends[:-1] &= begins[1:] | ~kept[1:]
         starts = np.flatnonzero(begins)
         lengths = (np.flatnonzero(ends) + 1 - starts).astype(np.int32)
-        return Words(data, kinds, starts, lengths, np.searchsorted(starts, offsets))
+        return WordSpans(data, kinds, starts, lengths, np.searchsorted(starts, offsets))
 
     def _kinds_of(self, data: np.ndarray) -> np.ndarray:
         """Return the kind of each byte of UTF-8 text, uint8 [bytes]."""
@@ -87,14 +87,14 @@ class CharacterSplitter:
                 continue
             found = self._look_up(_code_points(data, places, size))
             kinds[places] = found
-            rest = FURTHER.take(found)
+            rest = CONTINUATION_KINDS.take(found)
             for further in range(1, size):
                 kinds[places + further] = rest
         return kinds
 
     def _look_up(self, code_points: np.ndarray) -> np.ndarray:
         found = self._kinds.take(code_points)
-        unknown = found == UNKNOWN
+        unknown = found == UNCLASSIFIED
         if unknown.any():
             for page in np.unique(code_points[unknown] // PAGE).tolist():
                 self._learn(page)
@@ -106,7 +106,7 @@ class CharacterSplitter:
         characters = [chr(c) for c in range(page * PAGE, (page + 1) * PAGE) if c not in SURROGATES]
         words = self._definition(pa.array([f"a{character}a" for character in characters], pa.string()))
         for character, split in zip(characters, words.to_pylist(), strict=True):
-            self._kinds[ord(character)] = {1: WORD, 2: SPACE, 3: ALONE}[len(split)]
+            self._kinds[ord(character)] = {1: WORD, 2: SPACE, 3: SINGLE}[len(split)]
 
 
 def _code_points(data: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:

@@ -34,20 +34,20 @@ class TokenSet:
     doc_ids: pa.Array
     label_ids: np.ndarray
     tokens: TokenLists
-    sets: np.ndarray
-    teacher: np.ndarray | None = None
+    label_sets: np.ndarray
+    soft_labels: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.label_ids)
 
     @property
     def classes(self) -> int:
-        return int(self.sets.shape[1])
+        return int(self.label_sets.shape[1])
 
     def targets(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Return float32 [rows, classes]: 1 for each class that a text has, and 0 for all where it has no label."""
         label_ids = self.label_ids[rows]
-        targets = self.sets[label_ids].astype(np.float32)
+        targets = self.label_sets[label_ids].astype(np.float32)
         targets[label_ids < 0] = 0.0
         return targets
 
@@ -70,16 +70,16 @@ class TokenCache:
     def read(self, split: int) -> TokenSet:
         table = pq.read_table(self.path / f"{SPLITS[split]}.parquet", schema=TOKENS)
         lists = pa.concat_arrays(table["token_ids"].chunks) if len(table) else pa.array([], TOKENS.field(2).type)
-        return TokenSet(table["doc_id"], table["label_id"].to_numpy(), TokenLists.of(lists), self.sets)
+        return TokenSet(table["doc_id"], table["label_id"].to_numpy(), TokenLists.of(lists), self.label_sets)
 
     @cached_property
-    def sets(self) -> np.ndarray:
+    def label_sets(self) -> np.ndarray:
         """bool [label sets, classes]."""
         classes = len(self.manifest["labels"])
-        sets = np.zeros((len(self.manifest["sets"]), classes), dtype=bool)
+        label_sets = np.zeros((len(self.manifest["sets"]), classes), dtype=bool)
         for number, members in enumerate(self.manifest["sets"]):
-            sets[number, members] = True
-        return sets
+            label_sets[number, members] = True
+        return label_sets
 
 
 def build_tokens(
@@ -96,9 +96,9 @@ def build_tokens(
     Raises:
         TrainingDataError: the training texts have no words.
     """
-    path = workspace.tokens_of(_fingerprint(corpus, config, tokenizer))
+    path = workspace.tokens_dir(_fingerprint(corpus, config, tokenizer))
     if not (path / "manifest.json").exists():
-        workspace.prepare()
+        workspace.ensure_writable()
         path.mkdir(parents=True, exist_ok=True)
         tokenizer = tokenizer or Tokenizer.fit(corpus.texts(TRAIN), config)
         write_vocabulary(path / "vocabulary.txt", tokenizer)
@@ -110,7 +110,7 @@ def build_tokens(
             {
                 "batches": [batch.id for batch in corpus.batches],
                 "labels": corpus.labels,
-                "sets": [np.flatnonzero(members).tolist() for members in corpus.sets],
+                "sets": [np.flatnonzero(members).tolist() for members in corpus.label_sets],
                 "counts": corpus.counts,
                 "tokenizer": tokenizer.spec(),
                 "stats": {name: {**asdict(value), **value.shares()} for name, value in stats.items()},
@@ -124,7 +124,7 @@ def _fingerprint(corpus: Corpus, config: TokenizerConfig, tokenizer: Tokenizer |
         {
             "batches": [[batch.id, batch.manifest["fingerprint"]] for batch in corpus.batches],
             "labels": corpus.labels,
-            "sets": corpus.sets.tolist() if corpus.multi_label else None,
+            "sets": corpus.label_sets.tolist() if corpus.multi_label else None,
             "rows": hashlib.sha256(corpus.splits.tobytes() + corpus.label_ids.tobytes()).hexdigest(),
             "tokenizer": tokenizer.digest if tokenizer else config.model_dump(),
             # Without reviews the caches from before there were any stay valid.
@@ -149,9 +149,9 @@ def _encode(
     """Yield the texts that have words; one without cannot teach or test a model that never sees it."""
     for doc_ids, texts, label_ids in corpus.read(split):
         encoded = tokenizer.encode(texts)
-        spoken = encoded.lengths > 0
-        mask = pa.array(spoken)
-        yield doc_ids.filter(mask), encoded.token_ids.filter(mask), label_ids[spoken], TokenStats.of(encoded)
+        non_empty = encoded.lengths > 0
+        mask = pa.array(non_empty)
+        yield doc_ids.filter(mask), encoded.token_ids.filter(mask), label_ids[non_empty], TokenStats.of(encoded)
 
 
 def write_vocabulary(path: Path, tokenizer: Tokenizer) -> None:

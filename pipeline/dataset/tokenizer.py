@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 
 from pipeline.config import TokenizerConfig
 from pipeline.dataset.minibatches import TokenLists
-from pipeline.dataset.splitter import CharacterSplitter, Words
-from pipeline.dataset.word_index import WordTable
+from pipeline.dataset.splitter import CharacterSplitter, WordSpans
+from pipeline.dataset.word_index import WordIndex
 from pipeline.errors import TrainingDataError
 from pipeline.files import value_digest
 
@@ -88,7 +88,7 @@ class TokenStats:
         }
 
 
-class Splitter:
+class WordSplitter:
     """Text to words; what a vocabulary is built from and looked up with."""
 
     def __init__(self, config: TokenizerConfig, stop_words: Iterable[str] = ()) -> None:
@@ -96,7 +96,7 @@ class Splitter:
         self.stop_words = sorted(stop_words)
         self._characters = character_splitter(config.split_hangul, config.remove_punctuation)
 
-    def find(self, texts: pa.Array) -> Words:
+    def find(self, texts: pa.Array) -> WordSpans:
         """Return where the words of each text are, stop words included. A null text has none."""
         return self._characters.find(self._in_case(texts))
 
@@ -116,10 +116,10 @@ class Splitter:
 
 @lru_cache
 def character_splitter(split_hangul: bool, remove_punctuation: bool) -> CharacterSplitter:
-    return CharacterSplitter(partial(split_by_definition, split_hangul=split_hangul, drop=remove_punctuation))
+    return CharacterSplitter(partial(split_by_regex, split_hangul=split_hangul, drop_punctuation=remove_punctuation))
 
 
-def split_by_definition(texts: pa.Array, *, split_hangul: bool, drop: bool) -> pa.ListArray:
+def split_by_regex(texts: pa.Array, *, split_hangul: bool, drop_punctuation: bool) -> pa.ListArray:
     """Return the words of each text, list<string>, by the regular expression that says what a word is.
 
     Args:
@@ -130,7 +130,7 @@ def split_by_definition(texts: pa.Array, *, split_hangul: bool, drop: bool) -> p
     scripts = (*UNSEPARATED_SCRIPTS, *(("Hangul",) if split_hangul else ()))
     alone = "[" + "".join(rf"\p{{{script}}}" for script in scripts) + "]"
     punctuation = r"[^\p{L}\p{M}\p{N}\s]"
-    pattern = f"({alone})|{punctuation}" if drop else f"({alone}|{punctuation})"
+    pattern = f"({alone})|{punctuation}" if drop_punctuation else f"({alone}|{punctuation})"
     separated = pc.replace_substring_regex(texts, pattern=pattern, replacement=r" \1 ")
     words = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(separated))
     flat = words.flatten()
@@ -140,7 +140,7 @@ def split_by_definition(texts: pa.Array, *, split_hangul: bool, drop: bool) -> p
 class Tokenizer:
     """A splitter with a vocabulary: text to token ids."""
 
-    def __init__(self, splitter: Splitter, vocabulary: Sequence[str]) -> None:
+    def __init__(self, splitter: WordSplitter, vocabulary: Sequence[str]) -> None:
         self.splitter = splitter
         self.config = splitter.config
         self.vocabulary = pa.array(vocabulary, pa.string())
@@ -156,7 +156,7 @@ class Tokenizer:
         Raises:
             TrainingDataError: not one word is left.
         """
-        splitter = Splitter(config, _english_stop_words() if config.remove_stop_words else ())
+        splitter = WordSplitter(config, _english_stop_words() if config.remove_stop_words else ())
         counts: Counter[str] = Counter()
         for column in texts:
             words, occurrences = pc.value_counts(splitter.split(column).flatten()).flatten()
@@ -188,7 +188,7 @@ class Tokenizer:
         settings = {key: value for key, value in spec.items() if key != "stop_words"}
         stop_words = spec["stop_words"]
         assert isinstance(stop_words, list)
-        return cls(Splitter(TokenizerConfig.model_validate(settings), stop_words), vocabulary)
+        return cls(WordSplitter(TokenizerConfig.model_validate(settings), stop_words), vocabulary)
 
     def encode(self, texts: pa.Array) -> Encoded:
         """Return the token ids of a column of texts, truncated to `max_tokens`."""
@@ -198,7 +198,7 @@ class Tokenizer:
             kept = self._stop_words.find(words.data, starts, lengths) < 0
             starts, lengths, offsets = starts[kept], lengths[kept], kept_offsets(offsets, kept)
         full_lengths = np.diff(offsets)
-        kept = within_limit(full_lengths, self.config.max_tokens, self.config.truncation)
+        kept = truncation_mask(full_lengths, self.config.max_tokens, self.config.truncation)
         if not kept.all():
             starts, lengths, offsets = starts[kept], lengths[kept], kept_offsets(offsets, kept)
         ids = self._words.find(words.data, starts, lengths)
@@ -209,19 +209,19 @@ class Tokenizer:
     def words(self, texts: pa.Array) -> pa.ListArray:
         """Return list<string>, the words whose ids `encode` gives, unknown ones as they stand in the text."""
         words = self.splitter.split(texts)
-        kept = within_limit(np.diff(words.offsets.to_numpy()), self.config.max_tokens, self.config.truncation)
+        kept = truncation_mask(np.diff(words.offsets.to_numpy()), self.config.max_tokens, self.config.truncation)
         return words if kept.all() else _keep_items(words, words.flatten(), kept)
 
     @cached_property
-    def _words(self) -> WordTable:
-        return WordTable(self.vocabulary.to_pylist())
+    def _words(self) -> WordIndex:
+        return WordIndex(self.vocabulary.to_pylist())
 
     @cached_property
-    def _stop_words(self) -> WordTable:
-        return WordTable(self.splitter.stop_words)
+    def _stop_words(self) -> WordIndex:
+        return WordIndex(self.splitter.stop_words)
 
 
-def within_limit(lengths: np.ndarray, limit: int, keep: str) -> np.ndarray:
+def truncation_mask(lengths: np.ndarray, limit: int, keep: str) -> np.ndarray:
     """Return bool [items of all lists], false for those that truncation drops.
 
     Args:

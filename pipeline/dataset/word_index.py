@@ -16,7 +16,7 @@ MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: Fibonacci ha
 MASKS = np.array([2**64 - 1] + [(1 << 8 * size) - 1 for size in range(1, BLOCK)], dtype=np.uint64)
 
 
-class WordTable:
+class WordIndex:
     """Finds words, none of them empty, in UTF-8 text."""
 
     def __init__(self, words: Sequence[str]) -> None:

@@ -21,27 +21,27 @@ class WordVectors:
     """Vectors for the words of a vocabulary that a file has.
 
     Attributes:
-        numbers: int64 [found], which words of the vocabulary were found, by their places in it.
+        vocabulary_indices: int64 [found], which words of the vocabulary were found, by their places in it.
         values: float32 [found, size].
         words: how many words the vocabulary has.
         source: the file's name.
         digest: of the file.
     """
 
-    numbers: np.ndarray
+    vocabulary_indices: np.ndarray
     values: np.ndarray
-    words: int
+    vocabulary_size: int
     source: str
     digest: str
 
     @property
     def share(self) -> float:
         """Share of the vocabulary that was found."""
-        return len(self.numbers) / max(self.words, 1)
+        return len(self.vocabulary_indices) / max(self.vocabulary_size, 1)
 
-    def facts(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """Return what a bundle keeps of them."""
-        return {"file": self.source, "sha256": self.digest, "found": len(self.numbers), "share": self.share}
+        return {"file": self.source, "sha256": self.digest, "found": len(self.vocabulary_indices), "share": self.share}
 
     def scaled(self, spread: float) -> np.ndarray:
         """Return the values, moved and stretched as a whole so that their standard deviation is `spread`."""

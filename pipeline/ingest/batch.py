@@ -9,17 +9,17 @@ from pathlib import Path
 
 from pipeline.config import IngestConfig
 from pipeline.errors import AccountingError, InputError, RejectRateError
-from pipeline.files import unwritable, value_digest, write_json
+from pipeline.files import not_writable_error, value_digest, write_json
 from pipeline.ingest.columns import Columns
 from pipeline.ingest.documents import to_documents
-from pipeline.ingest.duplicates import IdSpill
-from pipeline.ingest.label_column import Labelling
-from pipeline.ingest.manifest import count_parts, manifest_of, settings_of
+from pipeline.ingest.duplicates import DuplicateFinder
+from pipeline.ingest.label_column import LabelParser
+from pipeline.ingest.manifest import build_manifest, count_parts, recorded_settings
 from pipeline.ingest.parts import PartWriter, RejectWriter, drop_rows
 from pipeline.ingest.readers.base import RawRows
-from pipeline.ingest.report import IngestReport, kinds_of_refusal, refusal
+from pipeline.ingest.report import IngestReport, reject_rate_message, reject_summary
 from pipeline.ingest.sources import Source, find_sources
-from pipeline.ingest.target import choose_target
+from pipeline.ingest.target import resolve_batch
 from pipeline.workspace import Batch, Workspace
 
 PROGRESS_SECONDS = 5.0
@@ -55,17 +55,17 @@ def ingest(
     """
     started = time.monotonic()
     found = [(source, source.digests()) for source in find_sources(sources, config)]
-    fingerprint = value_digest([[digests for _, digests in found], settings_of(config)])
-    target = choose_target(workspace, fingerprint, batch_id, replace=replace, date=date)
+    fingerprint = value_digest([[digests for _, digests in found], recorded_settings(config)])
+    target = resolve_batch(workspace, fingerprint, batch_id, replace=replace, date=date)
     if isinstance(target, Batch):
-        return IngestReport.of(target, already_there=True, seconds=time.monotonic() - started)
+        return IngestReport.of(target, already_ingested=True, seconds=time.monotonic() - started)
     try:
         batch = _write(workspace, target, fingerprint, found, config, progress)
     except OSError as error:
         if error.errno in DISK_IS_FULL:
-            raise unwritable(workspace.root, error) from error
+            raise not_writable_error(workspace.root, error) from error
         raise
-    return IngestReport.of(batch, already_there=False, seconds=time.monotonic() - started)
+    return IngestReport.of(batch, already_ingested=False, seconds=time.monotonic() - started)
 
 
 def _write(
@@ -79,15 +79,15 @@ def _write(
     with workspace.staging() as folder:
         # Known before the first row is read: a plain label of a batch with several is a set of one.
         lists = any(source.has_label_lists(config, folder) for source, _ in found)
-        several = lists or config.label_separator is not None
-        staged = _Staged(folder, Labelling(config.label_separator, several=several))
+        multi_label = lists or config.label_separator is not None
+        staged = _Staged(folder, LabelParser(config.label_separator, multi_label=multi_label))
         for source, _ in found:
             staged.read(source, config, progress)
         staged.deduplicate()
         staged.check(config)
         counted = staged.account(batch_id, found[0][0], config)
         parts, rejects = staged.documents.paths, staged.rejects.paths
-        manifest = manifest_of(batch_id, fingerprint, config, found, counted, staged.rejects.reasons, parts, rejects)
+        manifest = build_manifest(batch_id, fingerprint, config, found, counted, staged.rejects.reasons, parts, rejects)
         write_json(folder / "documents" / "manifest.json", manifest)
         return workspace.commit_batch(batch_id, folder / "documents", folder / "rejects")
 
@@ -95,12 +95,12 @@ def _write(
 class _Staged:
     """A batch under construction in a staging folder."""
 
-    def __init__(self, folder: Path, labelling: Labelling) -> None:
+    def __init__(self, folder: Path, labelling: LabelParser) -> None:
         self.folder = folder
         self.labelling = labelling
         self.documents = PartWriter(folder / "documents")
         self.rejects = RejectWriter(folder / "rejects")
-        self.ids = IdSpill(folder / "ids")
+        self.ids = DuplicateFinder(folder / "ids")
         self.rows_read = self.duplicates = 0
         self._told = time.monotonic()
 
@@ -137,7 +137,7 @@ class _Staged:
     def deduplicate(self) -> None:
         """Keep the first row of each id."""
         self.documents.flush()
-        same, other = self.ids.repeated()
+        same, other = self.ids.find_duplicates()
         self.duplicates = len(same)
         for conflicts in drop_rows(self.documents.paths, same, other):
             self.rejects.add(conflicts)
@@ -153,10 +153,10 @@ class _Staged:
         """
         self.labelling.check()
         if self.rejects.count > config.max_reject_rate * self.rows_read:
-            raise RejectRateError(refusal(self.rejects, self.rows_read, config.max_reject_rate))
+            raise RejectRateError(reject_rate_message(self.rejects, self.rows_read, config.max_reject_rate))
         if self.rejects.count == self.rows_read:
             raise InputError(
-                f"all {self.rows_read:,} rows were refused: {kinds_of_refusal(self.rejects)}; nothing was written"
+                f"all {self.rows_read:,} rows were refused: {reject_summary(self.rejects)}; nothing was written"
             )
 
     def account(self, batch_id: str, first: Source, config: IngestConfig) -> dict[str, object]:
@@ -166,7 +166,7 @@ class _Staged:
             InputError: every text is empty.
             AccountingError: rows read are not documents + duplicates + rejects.
         """
-        counted = count_parts(self.documents.paths, several=self.labelling.several)
+        counted = count_parts(self.documents.paths, multi_label=self.labelling.multi_label)
         counts = {
             "rows_read": self.rows_read,
             "documents": counted["counts"]["documents"],

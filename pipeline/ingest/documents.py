@@ -9,13 +9,21 @@ import pyarrow as pa
 from pipeline.config import IngestConfig
 from pipeline.ingest.columns import SPLIT_NAMES, Columns
 from pipeline.ingest.html import clean_html
-from pipeline.ingest.label_column import Labelling
-from pipeline.ingest.readers.base import MISSING, RawRows, Reasons, Reject, all_strings, as_text, printable
+from pipeline.ingest.label_column import LabelParser
+from pipeline.ingest.readers.base import (
+    MISSING,
+    RawRows,
+    Reject,
+    RejectReasons,
+    all_strings,
+    as_text,
+    escape_invalid_text,
+)
 from pipeline.schemas import DOCUMENTS
 
 
 def to_documents(
-    source: str, raw: RawRows, columns: Columns, config: IngestConfig, labelling: Labelling
+    source: str, raw: RawRows, columns: Columns, config: IngestConfig, labelling: LabelParser
 ) -> tuple[pa.Table, list[Reject]]:
     """Return the rows that can be documents, in the documents schema with the other columns behind, and the rest.
 
@@ -27,7 +35,7 @@ def to_documents(
         labelling: for that of labels.
     """
     values = {name: _python_values(raw.columns.get(name), len(raw)) for name in columns.used}
-    reasons: Reasons = {}
+    reasons: RejectReasons = {}
     texts = _texts([values[name] for name in columns.text], config, reasons)
     hashes = _content_hashes(texts, config.max_text_bytes, reasons)
     core = [
@@ -53,7 +61,7 @@ def _python_values(column: Any, count: int) -> list[Any]:
     return (column.cast(pa.string()) if pa.types.is_temporal(column.type) else column).to_pylist()
 
 
-def _texts(columns: Sequence[list[Any]], config: IngestConfig, reasons: Reasons) -> list[str]:
+def _texts(columns: Sequence[list[Any]], config: IngestConfig, reasons: RejectReasons) -> list[str]:
     """Return the text of each row; one that cannot be taken is empty and has a reason."""
     if len(columns) == 1 and all_strings(columns[0]):
         texts = columns[0]
@@ -62,7 +70,7 @@ def _texts(columns: Sequence[list[Any]], config: IngestConfig, reasons: Reasons)
     return [clean_html(text) for text in texts] if config.clean_html else texts
 
 
-def _text(number: int, parts: Sequence[Any], join: str, reasons: Reasons) -> str:
+def _text(number: int, parts: Sequence[Any], join: str, reasons: RejectReasons) -> str:
     present = [part for part in parts if part is not MISSING and part is not None]
     if not present and all(part is MISSING for part in parts):
         reasons[number] = "text_missing"
@@ -73,7 +81,7 @@ def _text(number: int, parts: Sequence[Any], join: str, reasons: Reasons) -> str
     return present[0] if len(present) == 1 else join.join(part for part in present if part.strip())
 
 
-def _content_hashes(texts: list[str], max_bytes: int, reasons: Reasons) -> list[bytes]:
+def _content_hashes(texts: list[str], max_bytes: int, reasons: RejectReasons) -> list[bytes]:
     encoded = [text.encode() for text in texts]
     for number, content in enumerate(encoded):
         if len(content) > max_bytes:
@@ -81,7 +89,7 @@ def _content_hashes(texts: list[str], max_bytes: int, reasons: Reasons) -> list[
     return [blake2b(content, digest_size=16).digest() for content in encoded]
 
 
-def _ids(values: list[Any], reasons: Reasons) -> list[str]:
+def _ids(values: list[Any], reasons: RejectReasons) -> list[str]:
     if all_strings(values):
         ids = [value.strip() for value in values]
     else:
@@ -91,7 +99,7 @@ def _ids(values: list[Any], reasons: Reasons) -> list[str]:
     return ids
 
 
-def _splits(values: list[Any], reasons: Reasons) -> list[str | None]:
+def _splits(values: list[Any], reasons: RejectReasons) -> list[str | None]:
     names = ["" if value is None or value is MISSING else as_text(value).strip().lower() for value in values]
     for number, name in enumerate(names):
         if name and name not in SPLIT_NAMES:
@@ -137,4 +145,4 @@ def _reject(number: int, reason: str, core: list[Any], values: dict[str, list[An
     """Return a refused row with what stood in the columns that were wanted."""
     present = (column[number] for column in values.values())
     text = "\t".join(as_text(value) for value in present if value is not None and value is not MISSING)
-    return Reject(core[5][number], core[6][number], reason, printable(text))
+    return Reject(core[5][number], core[6][number], reason, escape_invalid_text(text))

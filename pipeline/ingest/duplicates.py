@@ -10,7 +10,7 @@ PARTITIONS = 64
 RECORD = np.dtype([("id", ">u8", 2), ("text", ">u8", 2), ("row", np.int64)])
 
 
-class IdSpill:
+class DuplicateFinder:
     """Digests of ids and texts on disk, partitioned by id, so that each partition fits in memory."""
 
     def __init__(self, folder: Path) -> None:
@@ -34,7 +34,7 @@ class IdSpill:
             with self._paths[number].open("ab") as file:
                 file.write(records[partition == number].tobytes())
 
-    def repeated(self) -> tuple[np.ndarray, np.ndarray]:
+    def find_duplicates(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows whose id came before with the same text, and those whose id came with another one."""
         same, other = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for path in self._paths:

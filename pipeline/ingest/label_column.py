@@ -5,14 +5,14 @@ from collections import Counter
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.ingest.readers.base import MISSING, Reasons, all_strings, as_text, damage
+from pipeline.ingest.readers.base import MISSING, RejectReasons, all_strings, as_text, invalid_text_reason
 from pipeline.schemas import LABEL_SEPARATOR, join_labels
 
 USUAL_SEPARATORS = ("|", ";", ",", "/", "\t")
-SUSPICIOUS_SHARE = 0.1  # of the labels; if more hold another separator, the one that none holds is a mistake
+OTHER_SEPARATOR_SHARE = 0.1  # of the labels; if more hold another separator, the one that none holds is a mistake
 
 
-class Labelling:
+class LabelParser:
     """How the labels of a batch are read, and whether what joins several of them is really there.
 
     Args:
@@ -20,20 +20,20 @@ class Labelling:
         several: whether documents have several labels, which are then kept as `join_labels` joins them.
     """
 
-    def __init__(self, separator: str | None = None, *, several: bool = False) -> None:
-        self.several = several
+    def __init__(self, separator: str | None = None, *, multi_label: bool = False) -> None:
+        self.multi_label = multi_label
         self._separator = separator
         self._strings = 0
         self._holding: Counter[str] = Counter()
 
-    def read(self, values: list[Any], reasons: Reasons) -> list[str | None]:
+    def read(self, values: list[Any], reasons: RejectReasons) -> list[str | None]:
         """Return the label of each row as documents keep it; null where there is none, or a reason to refuse the row.
 
         Args:
             values: of the label column.
             reasons: where reasons go, by row.
         """
-        if not self.several:
+        if not self.multi_label:
             return _single(values, reasons)
         if self._separator is not None:
             self._count([value for value in values if isinstance(value, str) and value.strip()], self._separator)
@@ -59,7 +59,7 @@ class Labelling:
         if self._separator is None or self._holding[self._separator]:
             return
         mark = max(USUAL_SEPARATORS, key=lambda mark: self._holding[mark])
-        if self._holding[mark] > SUSPICIOUS_SHARE * self._strings:
+        if self._holding[mark] > OTHER_SEPARATOR_SHARE * self._strings:
             named, given = ("a tab", r"$'\t'") if mark == "\t" else (repr(mark), repr(mark))
             raise InputError(
                 f"no label holds the separator {self._separator!r}, but {self._holding[mark]:,} of "
@@ -67,7 +67,7 @@ class Labelling:
             )
 
 
-def _single(values: list[Any], reasons: Reasons) -> list[str | None]:
+def _single(values: list[Any], reasons: RejectReasons) -> list[str | None]:
     if all_strings(values):
         return [value.strip() or None for value in values]
     for number, value in enumerate(values):
@@ -94,7 +94,7 @@ def _joined(value: Any, separator: str | None) -> tuple[str | None, str]:
     if any(LABEL_SEPARATOR in label for label in labels):
         return None, "label_with_separator"
     joined = join_labels(labels)
-    return joined, damage(joined)
+    return joined, invalid_text_reason(joined)
 
 
 def _given(value: Any, separator: str | None) -> list[Any]:

@@ -16,10 +16,10 @@ from pipeline.files import file_digest, value_digest
 from pipeline.ingest.sources import Source
 from pipeline.schemas import DOCUMENTS, split_labels
 
-MOST_CLASSES = 10_000  # a column with more values is no label, and would not fit in a manifest
+MAX_CLASSES = 10_000  # a column with more values is no label, and would not fit in a manifest
 
 
-def settings_of(config: IngestConfig) -> dict[str, Any]:
+def recorded_settings(config: IngestConfig) -> dict[str, Any]:
     """Return the settings as a fingerprint and a manifest keep them.
 
     Without the newest where it is not used, so that a batch of an earlier version is known to be the same.
@@ -27,7 +27,7 @@ def settings_of(config: IngestConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={"label_separator"} if config.label_separator is None else None)
 
 
-def count_parts(parts: Sequence[Path], *, several: bool = False) -> dict[str, Any]:
+def count_parts(parts: Sequence[Path], *, multi_label: bool = False) -> dict[str, Any]:
     """Return counts of documents, by class and by given split, and the names of the passed-through columns.
 
     Args:
@@ -49,21 +49,21 @@ def count_parts(parts: Sequence[Path], *, several: bool = False) -> dict[str, An
                 documents += len(batch)
                 empty += pc.sum(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(batch["text"])), 0)).as_py() or 0
                 for label, count in _value_counts(batch["label"]).items():
-                    classes = split_labels(label) if several else [label]
+                    classes = split_labels(label) if multi_label else [label]
                     by_number[len(classes)] += count
                     labels.update(dict.fromkeys(classes, count))
                 splits.update(_value_counts(batch["split"]))
-        if len(labels) > MOST_CLASSES:
+        if len(labels) > MAX_CLASSES:
             raise InputError(
-                f"the label column has more than {MOST_CLASSES:,} different values, "
+                f"the label column has more than {MAX_CLASSES:,} different values, "
                 "so it is no label; choose another with --label"
             )
     labelled = by_number.total()
     counts = {"documents": documents, "labelled": labelled, "unlabelled": documents - labelled, "empty": empty}
-    if several:
+    if multi_label:
         counts |= {"several_labels": labelled - by_number[0] - by_number[1], "no_class": by_number[0]}
     return {
-        "multi_label": several,
+        "multi_label": multi_label,
         "counts": counts,
         "labels": dict(sorted(labels.items())),
         "splits": dict(sorted(splits.items())),
@@ -76,7 +76,7 @@ def _value_counts(column: pa.Array) -> dict[str, int]:
     return dict(zip(values.to_pylist(), counts.to_pylist(), strict=True))
 
 
-def manifest_of(
+def build_manifest(
     batch_id: str,
     fingerprint: str,
     config: IngestConfig,
@@ -102,7 +102,7 @@ def manifest_of(
         "batch": batch_id,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "fingerprint": fingerprint,
-        "config": settings_of(config),
+        "config": recorded_settings(config),
         "sources": [_described(source, digests) for source, digests in sources],
         **counted,
         "reject_reasons": dict(sorted(reject_reasons.items())),

@@ -33,7 +33,7 @@ class IngestReport:
     reject_reasons: dict[str, int]
     labels: dict[str, int]
     path: Path
-    already_there: bool = False
+    already_ingested: bool = False
     multi_label: bool = False  # whether documents can have several labels; then `labels` counts in each class
     several_labels: int = 0  # labelled with more than one class
     no_class: int = 0  # labelled with none of the classes
@@ -44,7 +44,7 @@ class IngestReport:
     seconds: float = 0.0
 
     @classmethod
-    def of(cls, batch: Batch, *, already_there: bool, seconds: float = 0.0) -> "IngestReport":
+    def of(cls, batch: Batch, *, already_ingested: bool, seconds: float = 0.0) -> "IngestReport":
         """Return what the manifest of a batch says."""
         manifest = batch.manifest
         return cls(
@@ -53,7 +53,7 @@ class IngestReport:
             reject_reasons=manifest["reject_reasons"],
             labels=manifest["labels"],
             path=batch.path,
-            already_there=already_there,
+            already_ingested=already_ingested,
             multi_label=batch.multi_label,
             splits=manifest["splits"],
             columns=manifest["columns"],
@@ -63,7 +63,7 @@ class IngestReport:
         )
 
 
-def kinds_of_refusal(rejects: RejectWriter) -> str:
+def reject_summary(rejects: RejectWriter) -> str:
     """Return the most frequent reasons, each with the place of its first row."""
     by_count = sorted(rejects.reasons.items(), key=lambda item: -item[1])
     return ", ".join(
@@ -72,9 +72,9 @@ def kinds_of_refusal(rejects: RejectWriter) -> str:
     )
 
 
-def refusal(rejects: RejectWriter, rows: int, limit: float) -> str:
+def reject_rate_message(rejects: RejectWriter, rows: int, limit: float) -> str:
     """Return one line: how many rows were refused, why, where the first of each kind is, and what to do."""
     most = max(rejects.reasons, key=lambda reason: rejects.reasons[reason])
     advice = HINTS.get(most, "mend the rows, or allow more with --max-reject-rate")
     share = f"{rejects.count:,} of {rows:,} rows refused ({rejects.count / rows:.1%}, at most {limit:.1%} allowed)"
-    return f"{share}: {kinds_of_refusal(rejects)}; nothing was written: {advice}"
+    return f"{share}: {reject_summary(rejects)}; nothing was written: {advice}"

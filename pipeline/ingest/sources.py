@@ -9,10 +9,10 @@ from pipeline.config import IngestConfig
 from pipeline.errors import InputError
 from pipeline.files import file_digest
 from pipeline.ingest.columns import Columns, find_columns, fixed_split, folder_columns, label_column, named_columns
-from pipeline.ingest.readers.base import RawRows, printable
-from pipeline.ingest.readers.csv import LONGEST_ROW, read_delimited
-from pipeline.ingest.readers.folder import no_texts, read_folder, text_files, visible_file
-from pipeline.ingest.readers.jsonl import every_key, holds_lists, read_jsonlines
+from pipeline.ingest.readers.base import RawRows, escape_invalid_text
+from pipeline.ingest.readers.csv import MAX_ROW_CHARACTERS, read_delimited
+from pipeline.ingest.readers.folder import no_texts_error, read_folder, text_files, visible_file
+from pipeline.ingest.readers.jsonl import all_keys, holds_lists, read_jsonlines
 from pipeline.ingest.readers.parquet import is_list_column, read_parquet
 from pipeline.ingest.readers.streams import data_suffix
 
@@ -39,7 +39,7 @@ class Source:
     @property
     def name(self) -> str:
         """Its path as it can be written anywhere, even if the path is not valid text."""
-        return printable(str(self.path))
+        return escape_invalid_text(str(self.path))
 
     @property
     def bytes(self) -> int:
@@ -52,7 +52,7 @@ class Source:
                 self.path,
                 list(self.files),
                 encoding=config.encoding,
-                longest=config.max_text_bytes,
+                max_characters=config.max_text_bytes,
                 with_split=fixed_split(config) is None,
             )
         if self.format == "parquet":
@@ -65,7 +65,7 @@ class Source:
             quoted=self.format == "csv",
             header=config.header,
             encoding=config.encoding,
-            longest_row=max(LONGEST_ROW, 4 * config.max_text_bytes),
+            max_row_characters=max(MAX_ROW_CHARACTERS, 4 * config.max_text_bytes),
         )
 
     def columns(self, raw: RawRows, config: IngestConfig) -> Columns:
@@ -79,7 +79,7 @@ class Source:
         names = list(raw.columns)
         sparse = self.format == "jsonl"  # an object may leave out what later ones have
         if sparse and any(name not in names for _, name in named_columns(config)):
-            names = every_key(self.path, encoding=config.encoding)
+            names = all_keys(self.path, encoding=config.encoding)
         return find_columns(self.name, names, config, sparse=sparse)
 
     def has_label_lists(self, config: IngestConfig, scratch: Path | None = None) -> bool:
@@ -102,7 +102,7 @@ class Source:
             InputError: a file cannot be read.
         """
         try:
-            return [(printable(self._name_of(path)), file_digest(path)) for path in self.files]
+            return [(escape_invalid_text(self._name_of(path)), file_digest(path)) for path in self.files]
         except OSError as error:
             raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
@@ -176,5 +176,5 @@ def _of_folder(path: Path, wanted: str) -> list[Source]:
     if data:
         return [source for file in data for source in _of_path(file, wanted)]
     if not texts:
-        raise no_texts(path)
+        raise no_texts_error(path)
     return [Source(path, "folder", tuple(texts))]

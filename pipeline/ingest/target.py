@@ -7,7 +7,7 @@ from pipeline.files import file_digest
 from pipeline.workspace import Batch, Workspace
 
 
-def choose_target(
+def resolve_batch(
     workspace: Workspace, fingerprint: str, batch_id: str | None, *, replace: bool, date: datetime.date | None
 ) -> str | Batch:
     """Return the name of the batch to write, or the batch that has this content already.
@@ -28,7 +28,7 @@ def choose_target(
 
 
 def _named(workspace: Workspace, batch_id: str, replace: bool) -> str | Batch:
-    if not (workspace.documents_of(batch_id) / "manifest.json").exists():
+    if not (workspace.documents_dir(batch_id) / "manifest.json").exists():
         return batch_id
     try:
         return workspace.batch(batch_id)

@@ -35,16 +35,16 @@ def evaluate(
         over documents. Without documents the scores are None and the lists keep their lengths.
     """
     predicted = decide(probabilities, thresholds)
-    several = thresholds is not None
-    bins = reliability(probabilities, targets, several)
+    multi_label = thresholds is not None
+    bins = reliability(probabilities, targets, multi_label)
     return {
         "n": len(targets),
         "accuracy": float((predicted == targets).all(axis=1).mean()) if len(targets) else None,
-        **_averages(predicted, targets, {"micro": "micro", "example": "samples"} if several else {}),
-        "log_loss": log_loss(probabilities, targets.astype(np.float32), multi_label=several),
+        **_averages(predicted, targets, {"micro": "micro", "example": "samples"} if multi_label else {}),
+        "log_loss": log_loss(probabilities, targets.astype(np.float32), multi_label=multi_label),
         "calibration_error": calibration_error(bins),
         "per_class": _per_class(predicted, targets, labels),
-        "confusion": None if several else _confusion(predicted.argmax(axis=1), targets.argmax(axis=1), len(labels)),
+        "confusion": None if multi_label else _confusion(predicted.argmax(axis=1), targets.argmax(axis=1), len(labels)),
         "reliability": bins,
     }
 
@@ -63,7 +63,7 @@ def decide(probabilities: NDArray[np.floating], thresholds: NDArray[np.floating]
     return chosen
 
 
-def confidences(probabilities: NDArray[np.floating], given: NDArray[np.bool_]) -> NDArray[np.floating]:
+def confidences(probabilities: NDArray[np.floating], assigned: NDArray[np.bool_]) -> NDArray[np.floating]:
     """Return how sure each answer is, `[n]`: the highest probability, or where no class is given what it lacks to 1.
 
     Args:
@@ -71,7 +71,7 @@ def confidences(probabilities: NDArray[np.floating], given: NDArray[np.bool_]) -
         given: `[n, classes]`, from `decide`.
     """
     highest = probabilities.max(axis=1)
-    return np.where(given.any(axis=1), highest, 1 - highest)
+    return np.where(assigned.any(axis=1), highest, 1 - highest)
 
 
 def macro_f1(predicted: NDArray[np.bool_], targets: NDArray[np.bool_]) -> float:
@@ -136,7 +136,7 @@ def log_loss(
 
 
 def reliability(
-    probabilities: NDArray[np.floating], targets: NDArray[np.bool_], several: bool
+    probabilities: NDArray[np.floating], targets: NDArray[np.bool_], multi_label: bool
 ) -> list[dict[str, float | int | None]]:
     """Return `reliability_bins` of what probabilities claim: of each document, or where it can have several classes, of
     each class of it.
@@ -146,7 +146,7 @@ def reliability(
         targets: `[n, classes]`.
         several: whether a document can have several classes.
     """
-    if several:
+    if multi_label:
         claims = np.maximum(probabilities, 1 - probabilities).ravel()
         return reliability_bins(claims, ((probabilities >= 0.5) == targets).ravel())
     right = targets[np.arange(len(targets)), probabilities.argmax(axis=1)]

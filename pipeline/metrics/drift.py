@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 SMALLEST_SHARE = 0.005  # what an empty bin counts as: with 0 the index would be infinite
 LEAST_BIN_SHARE = 0.025  # bins that hold less on average are merged; PSI is all noise in them
 LEAST_BIN_ROWS = 10  # expected in each bin of the smaller side; with 5 the chi-square limit is passed too often
-CHANCE = 1e-4  # how often chance alone may seem to be a change
+FALSE_ALARM_RATE = 1e-4  # how often chance alone may seem to be a change
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,14 @@ class Distance:
     noise: float
 
     @classmethod
-    def between(cls, one: Histogram, other: Histogram) -> Self:
+    def between(cls, current: Histogram, other: Histogram) -> Self:
         """Compare two histograms of the same bins, neither of them empty."""
-        counts, beside = merge_sparse_bins(one, other)
+        counts, beside = merge_sparse_bins(current, other)
         return cls(
             index=population_stability_index(counts, beside),
             js=jensen_shannon_distance(counts, beside),
             bins=len(counts),
-            noise=1 / one.size + 1 / other.size,
+            noise=1 / current.size + 1 / other.size,
         )
 
     @property
@@ -93,16 +93,16 @@ class Distance:
         """Whether chance gives as large an index less than once in 10,000 times."""
         from scipy.special import chdtri  # takes most of a second to import, and few nights need it
 
-        return self.bins > 1 and self.index > float(chdtri(self.bins - 1, CHANCE)) * self.noise
+        return self.bins > 1 and self.index > float(chdtri(self.bins - 1, FALSE_ALARM_RATE)) * self.noise
 
 
-def merge_sparse_bins(one: Histogram, other: Histogram) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def merge_sparse_bins(current: Histogram, other: Histogram) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the counts of both, neighbouring bins merged until each holds enough.
 
     What a bin holds is the mean of its two shares, so that a bin that only one side fills counts too. Classes keep
     their order: merging the rarest first would put those that are rare by chance together, and look like drift.
     """
-    counts, beside = np.array(one.counts), np.array(other.counts)
+    counts, beside = np.array(current.counts), np.array(other.counts)
     shares = (counts / counts.sum() + beside / beside.sum()) / 2
     least = max(LEAST_BIN_SHARE, LEAST_BIN_ROWS / min(counts.sum(), beside.sum()))
     starts = _group_starts(shares.tolist(), least)

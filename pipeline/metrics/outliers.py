@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.metrics.drift import Histogram
-from pipeline.metrics.profile import Health
+from pipeline.metrics.profile import Profile
 
-MOST = 10  # of each part, and of each night
+MAX_OUTLIERS = 10  # of each part, and of each night
 NOTABLE = math.log(20)  # nats: of the reference's texts less than 5 % are like it
 
 
 @dataclass(frozen=True)
-class Strange:
+class Outlier:
     """A row that is unlike the reference.
 
     Attributes:
@@ -31,7 +31,7 @@ class Strange:
     """
 
     row: int
-    surprise: float
+    surprisal: float
     why: str
 
     @classmethod
@@ -42,13 +42,13 @@ class Strange:
         return asdict(self)
 
 
-def strangest(
+def find_outliers(
     rows: NDArray[np.integer],
     lengths: NDArray[np.integer],
     unknown: NDArray[np.integer],
     confidence: NDArray[np.floating],
-    reference: Health | None,
-) -> list[Strange]:
+    reference: Profile | None,
+) -> list[Outlier]:
     """Return the most surprising texts of a part, the most surprising first, at most `MOST`.
 
     Among equals the least confident comes first. Without a reference the surprise is that of the confidence alone.
@@ -60,31 +60,31 @@ def strangest(
         confidence: [texts], of empty ones whatever.
         reference: what the model saw and said of its validation and test texts, if that is known.
     """
-    spoken = np.flatnonzero(lengths > 0)
-    values = [lengths[spoken], unknown[spoken] / lengths[spoken], confidence[spoken]]
+    non_empty = np.flatnonzero(lengths > 0)
+    values = [lengths[non_empty], unknown[non_empty] / lengths[non_empty], confidence[non_empty]]
     costs = _costs(values, reference)
     total = costs.sum(axis=0)
-    least = -np.partition(-total, MOST)[MOST] if len(total) > MOST else -math.inf
+    least = -np.partition(-total, MAX_OUTLIERS)[MAX_OUTLIERS] if len(total) > MAX_OUTLIERS else -math.inf
     likely = np.flatnonzero(total >= least)
-    order = likely[np.lexsort((values[2][likely], -total[likely]))][:MOST]
+    order = likely[np.lexsort((values[2][likely], -total[likely]))][:MAX_OUTLIERS]
     return [
-        Strange(
-            row=int(rows[spoken[place]]),
-            surprise=round(float(total[place]), 4),
+        Outlier(
+            row=int(rows[non_empty[place]]),
+            surprisal=round(float(total[place]), 4),
             why=_reasons([float(value[place]) for value in values], costs[:, place].tolist(), reference),
         )
         for place in order
     ]
 
 
-def _costs(values: Sequence[NDArray[Any]], reference: Health | None) -> NDArray[np.float64]:
+def _costs(values: Sequence[NDArray[Any]], reference: Profile | None) -> NDArray[np.float64]:
     """Return the surprise of each value, [measures, texts]; without a reference that of the confidence alone."""
-    if reference is None or not reference.spoken:
+    if reference is None or not reference.non_empty:
         return -np.log(np.clip(values[2], 1e-12, 1.0))[None]
     return np.stack([_surprises(one, usual) for one, usual in zip(values, _usual(reference), strict=True)])
 
 
-def _usual(reference: Health) -> tuple[Histogram, Histogram, Histogram]:
+def _usual(reference: Profile) -> tuple[Histogram, Histogram, Histogram]:
     return reference.lengths, reference.unknown_words, reference.confidence
 
 
@@ -98,10 +98,10 @@ def _bins(values: NDArray[Any], usual: Histogram) -> NDArray[np.intp]:
     return np.maximum(np.searchsorted(usual.bins, values, side="right") - 1, 0)
 
 
-def _reasons(values: Sequence[float], costs: Sequence[float], reference: Health | None) -> str:
+def _reasons(values: Sequence[float], costs: Sequence[float], reference: Profile | None) -> str:
     """Return what is strange about a text, the strangest first: its rare measures, or the rarest if none is rare."""
     length, unknown, confidence = values
-    if reference is None or not reference.spoken:
+    if reference is None or not reference.non_empty:
         return f"confidence {_percent(confidence)}"
     told = (_tell_length(int(length), reference.lengths), _tell_unknown(unknown), f"confidence {_percent(confidence)}")
     ranked = sorted(zip(costs, told, strict=True), key=lambda one: -one[0])

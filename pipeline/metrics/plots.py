@@ -12,12 +12,12 @@ from pipeline.plotting import (
     INK,
     MUTED,
     ORANGE,
+    add_title,
     as_png,
-    headline,
     label_fonts,
     new_figure,
-    plain_axes,
-    shortened,
+    style_axes,
+    truncate_middle,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def confusion_matrix(confusion: Sequence[Sequence[int]], labels: Sequence[str]) 
     _name_classes(axes, labels, many)
     if len(labels) <= NUMBERED_CELLS:
         _number_cells(axes, counts, shares)
-    headline(figure, _confusion_title(counts))
+    add_title(figure, _confusion_title(counts))
     return as_png(figure)
 
 
@@ -94,14 +94,14 @@ def reliability_diagram(
         )
     histogram.bar(lows, [b["count"] for b in filled], widths, align="edge", color=FAINT, edgecolor="white")
     for axes, name in ((accuracy, "share of documents"), (histogram, "documents")):
-        plain_axes(axes)
+        style_axes(axes)
         axes.set_ylabel(name, color=MUTED, fontsize=9)
     accuracy.set(xlim=(0, 1), ylim=(0, 1.02))
     if filled:
         place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 3}
         accuracy.legend(frameon=False, fontsize=9, labelcolor=INK, **place)
     histogram.set_xlabel("confidence", color=MUTED, fontsize=9)
-    headline(figure, _reliability_title(filled, calibration_error))
+    add_title(figure, _reliability_title(filled, calibration_error))
     return as_png(figure)
 
 
@@ -127,7 +127,7 @@ def _name_classes(axes: "Axes", labels: Sequence[str], many: bool) -> None:
     axes.tick_params(colors=MUTED, labelsize=8, length=0)
     if many:
         return
-    names = [shortened(label, 22) for label in labels]
+    names = [truncate_middle(label, 22) for label in labels]
     upright = len(labels) > 4
     # A dollar sign in a label is a dollar sign, not the start of a formula.
     axes.set_yticks(range(len(labels)), names, color=INK, parse_math=False, family=label_fonts())
@@ -165,7 +165,7 @@ def _list_confusions(axes: "Axes", counts: NDArray[np.int64], labels: Sequence[s
         _text_cell(axes, 0.06, y, f"{wrong[row, column]:,}", "right")
         for x, class_id in ((0.14, row), (0.62, column)):
             _text_cell(axes, x - 0.01, y, str(class_id), "right")
-            _text_cell(axes, x, y, shortened(labels[class_id], 36), "left")
+            _text_cell(axes, x, y, truncate_middle(labels[class_id], 36), "left")
     axes.set(xlim=(0, 1), ylim=(0, 1))
 
 

@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.metrics.classification import confidences, decide
-from pipeline.schemas import CLAIMS
+from pipeline.schemas import PREDICTIONS
 
-FILE = "claims.parquet"
+PREDICTIONS_FILE = "claims.parquet"
 
 
 @dataclass(frozen=True)
-class Claims:
+class Predictions:
     """The labels that a model gave to the texts of a split.
 
     Attributes:
@@ -70,27 +70,27 @@ def _classes(targets: NDArray[np.bool_]) -> NDArray[np.int32]:
     return targets.argmax(axis=1).astype(np.int32)
 
 
-def write_claims(path: Path, splits: Mapping[str, Claims]) -> None:
+def write_predictions(path: Path, splits: Mapping[str, Predictions]) -> None:
     """Write the claims of each split, by name."""
     tables = [
         pa.table(
             [
-                pa.array([name] * len(claims), pa.string()),
-                claims.predicted,
-                claims.truth,
-                claims.confidence,
-                claims.correct,
+                pa.array([name] * len(predictions), pa.string()),
+                predictions.predicted,
+                predictions.truth,
+                predictions.confidence,
+                predictions.correct,
             ],
-            schema=CLAIMS,
+            schema=PREDICTIONS,
         )
-        for name, claims in splits.items()
+        for name, predictions in splits.items()
     ]
     pq.write_table(pa.concat_tables(tables), path, compression="zstd")
 
 
-def read_claims(path: Path) -> dict[str, Claims]:
+def read_predictions(path: Path) -> dict[str, Predictions]:
     """Return the claims of each split, by name."""
     table = pq.read_table(path, partitioning=None)
     splits = np.array(table["split"].to_pylist())
-    every = Claims(*(table[name].to_numpy() for name in CLAIMS.names[1:]))
+    every = Predictions(*(table[name].to_numpy() for name in PREDICTIONS.names[1:]))
     return {name: every.where(splits == name) for name in ("validation", "test")}

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from pipeline.metrics.drift import Histogram
 
-REFERENCE = "reference.json"
-NO_CLASS = "(none of them)"  # counted beside the classes where a document can have several, or none
+REFERENCE_FILE = "reference.json"
+NO_CLASS_BIN = "(none of them)"  # counted beside the classes where a document can have several, or none
 LENGTHS: tuple[float, ...] = (
     *(1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512),
     *(768, 1024, 1536, 2048, 3072, 4096),
@@ -24,7 +24,7 @@ MEASURES = ("labels", "lengths", "unknown_words", "confidence")
 
 
 @dataclass(frozen=True)
-class Health:
+class Profile:
     """What a model saw and said of some texts; adds up over parts with `+`.
 
     Attributes:
@@ -65,8 +65,8 @@ class Health:
             confidence: [texts], of empty ones whatever.
             labels: texts by class.
         """
-        spoken = lengths > 0
-        read, strange, sure = lengths[spoken], unknown[spoken], confidence[spoken]
+        non_empty = lengths > 0
+        read, strange, sure = lengths[non_empty], unknown[non_empty], confidence[non_empty]
         return cls(
             rows=len(lengths),
             empty=len(lengths) - len(read),
@@ -86,15 +86,15 @@ class Health:
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def __add__(self, other: "Health") -> "Health":
-        return Health(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
+    def __add__(self, other: "Profile") -> "Profile":
+        return Profile(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
 
-    def comparable(self, other: "Health") -> bool:
+    def comparable(self, other: "Profile") -> bool:
         """Whether both were counted in the same bins."""
         return all(getattr(self, name).bins == getattr(other, name).bins for name in MEASURES)
 
     @property
-    def spoken(self) -> int:
+    def non_empty(self) -> int:
         return self.rows - self.empty
 
     @property
@@ -107,14 +107,14 @@ class Health:
 
     @property
     def mean_length(self) -> float:
-        return self.tokens / max(self.spoken, 1)
+        return self.tokens / max(self.non_empty, 1)
 
     @property
     def mean_confidence(self) -> float:
-        return self.certainty / max(self.spoken, 1)
+        return self.certainty / max(self.non_empty, 1)
 
 
-def label_counts(given: Mapping[str, int], classes: Sequence[str], nameless: int | None) -> Histogram:
+def label_counts(counts_by_label: Mapping[str, int], classes: Sequence[str], no_class: int | None) -> Histogram:
     """Return texts by class.
 
     Args:
@@ -122,15 +122,15 @@ def label_counts(given: Mapping[str, int], classes: Sequence[str], nameless: int
         classes: all of them, in the order of the model's outputs.
         nameless: texts that were given none of the classes; None where each is given one.
     """
-    names, counts = [*classes], [given.get(name, 0) for name in classes]
-    if nameless is not None:
-        names, counts = [*names, NO_CLASS], [*counts, nameless]
+    names, counts = [*classes], [counts_by_label.get(name, 0) for name in classes]
+    if no_class is not None:
+        names, counts = [*names, NO_CLASS_BIN], [*counts, no_class]
     return Histogram(tuple(names), tuple(counts))
 
 
-def total_health(healths: Sequence[Health]) -> Health:
+def merge_profiles(healths: Sequence[Profile]) -> Profile:
     """Return the health of several parts, or nights, together: at least one, in the same bins."""
     total = healths[0]
-    for health in healths[1:]:
-        total += health
+    for profile in healths[1:]:
+        total += profile
     return total

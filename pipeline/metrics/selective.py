@@ -12,19 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
 
-from pipeline.config import PromiseConfig
+from pipeline.config import SelectiveConfig
 from pipeline.errors import ConfigError
-from pipeline.metrics.predictions import Claims
+from pipeline.metrics.predictions import Predictions
 
-TARGETS = (0.90, 0.95, 0.98, 0.99)  # those that reports show
-DOUBT = 0.05  # a promise may be wrong this often
+REPORTED_PRECISIONS = (0.90, 0.95, 0.98, 0.99)  # those that reports show
+POLICY_ALPHA = 0.05  # a promise may be wrong this often
 STEPS = 40  # thresholds tried: each lets in as many further rows
 REVIEW_BELOW = 0.5  # where no precision is promised
-NEVER = np.float32(np.inf)  # the threshold of a class that goes to review wholly
+ABSTAIN = np.float32(np.inf)  # the threshold of a class that goes to review wholly
 
 
 @dataclass(frozen=True)
-class Promise:
+class SelectivePolicy:
     """Confidences from which labels are given, and what shows that they keep a precision.
 
     Attributes:
@@ -38,17 +38,17 @@ class Promise:
     thresholds: NDArray[np.float32]
 
     @property
-    def kept_back(self) -> list[int]:
+    def abstained_classes(self) -> list[int]:
         """The classes that go to review wholly."""
         return np.flatnonzero(np.isinf(self.thresholds)).tolist()
 
-    def labelled(self, claims: Claims) -> NDArray[np.bool_]:
+    def labelled(self, predictions: Predictions) -> NDArray[np.bool_]:
         """Return which texts are labelled, bool [texts]; the others go to review."""
-        return claims.confidence >= self.thresholds[claims.predicted]
+        return predictions.confidence >= self.thresholds[predictions.predicted]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SelectiveResult:
     """What a promise comes to on some texts."""
 
     texts: int
@@ -56,9 +56,9 @@ class Outcome:
     right: int
 
     @classmethod
-    def of(cls, promise: Promise, claims: Claims) -> "Outcome":
-        labelled = promise.labelled(claims)
-        return cls(len(claims), int(labelled.sum()), int(claims.correct[labelled].sum()))
+    def of(cls, policy: SelectivePolicy, predictions: Predictions) -> "SelectiveResult":
+        labelled = policy.labelled(predictions)
+        return cls(len(predictions), int(labelled.sum()), int(predictions.correct[labelled].sum()))
 
     @property
     def coverage(self) -> float | None:
@@ -74,10 +74,10 @@ class Outcome:
             return ""
         if self.precision >= target:
             return "kept"
-        return "missed" if at_most(self.right, self.labelled) >= target else "broken"
+        return "missed" if clopper_pearson_upper(self.right, self.labelled) >= target else "broken"
 
 
-def broken_classes(promise: Promise, claims: Claims) -> dict[int, Outcome]:
+def violated_classes(policy: SelectivePolicy, predictions: Predictions) -> dict[int, SelectiveResult]:
     """Return the classes whose labelled texts break a promise made for each class, beyond chance.
 
     With many classes some would seem to by chance, so each is held to an accordingly smaller doubt (Bonferroni).
@@ -87,14 +87,18 @@ def broken_classes(promise: Promise, claims: Claims) -> dict[int, Outcome]:
         claims: of texts that the thresholds were not chosen on.
     """
     each = {
-        int(number): Outcome.of(promise, claims.where(claims.predicted == number))
-        for number in np.unique(claims.predicted[promise.labelled(claims)])
+        int(number): SelectiveResult.of(policy, predictions.where(predictions.predicted == number))
+        for number in np.unique(predictions.predicted[policy.labelled(predictions)])
     }
-    doubt = DOUBT / max(len(each), 1)
-    return {number: one for number, one in each.items() if at_most(one.right, one.labelled, doubt) < promise.target}
+    alpha = POLICY_ALPHA / max(len(each), 1)
+    return {
+        number: one
+        for number, one in each.items()
+        if clopper_pearson_upper(one.right, one.labelled, alpha) < policy.target
+    }
 
 
-def review_thresholds(promise: Promise | None, below: float | None, classes: int) -> NDArray[np.float32]:
+def review_thresholds(policy: SelectivePolicy | None, below: float | None, classes: int) -> NDArray[np.float32]:
     """Return the confidence below which rows go to review, float32 [classes], by the likeliest class.
 
     Args:
@@ -102,24 +106,24 @@ def review_thresholds(promise: Promise | None, below: float | None, classes: int
         below: a confidence below which rows go to review in any case; None for `REVIEW_BELOW` without a promise.
         classes: how many there are.
     """
-    if promise is None:
+    if policy is None:
         return np.full(classes, REVIEW_BELOW if below is None else below, np.float32)
-    return np.maximum(promise.thresholds, np.float32(below or 0.0))
+    return np.maximum(policy.thresholds, np.float32(below or 0.0))
 
 
-def at_least(right: int, n: int, doubt: float = DOUBT) -> float:
+def clopper_pearson_lower(right: int, n: int, alpha: float = POLICY_ALPHA) -> float:
     """Return the share that is exceeded with confidence `1 - doubt`, when `right` of `n` were (Clopper-Pearson)."""
-    return float(beta.ppf(doubt, right, n - right + 1)) if right else 0.0
+    return float(beta.ppf(alpha, right, n - right + 1)) if right else 0.0
 
 
-def at_most(right: int, n: int, doubt: float = DOUBT) -> float:
+def clopper_pearson_upper(right: int, n: int, alpha: float = POLICY_ALPHA) -> float:
     """Return the share that is not exceeded with confidence `1 - doubt`, when `right` of `n` were (Clopper-Pearson)."""
-    return float(beta.ppf(1 - doubt, right + 1, n - right)) if right < n else 1.0
+    return float(beta.ppf(1 - alpha, right + 1, n - right)) if right < n else 1.0
 
 
-def fewest_texts(target: float) -> int:
+def min_sample_size(target: float) -> int:
     """Return how many texts it takes to show a precision if all of them are right."""
-    return int(np.ceil(np.log(DOUBT) / np.log(target)))
+    return int(np.ceil(np.log(POLICY_ALPHA) / np.log(target)))
 
 
 def check_provable(target: float, texts: int) -> None:
@@ -128,16 +132,18 @@ def check_provable(target: float, texts: int) -> None:
     Raises:
         ConfigError: says how many it takes.
     """
-    if target and texts < fewest_texts(target):
-        reachable = [f"{one:g}" for one in TARGETS if one < target and fewest_texts(one) <= texts]
+    if target and texts < min_sample_size(target):
+        reachable = [f"{one:g}" for one in REPORTED_PRECISIONS if one < target and min_sample_size(one) <= texts]
         ask = f"ask for {reachable[-1]}, " if reachable else ""
         raise ConfigError(
             f"a precision of {target:g} cannot be shown on {texts:,} validation texts: it takes "
-            f"{fewest_texts(target):,} that are all right; {ask}label more texts, or raise training.validation_share"
+            f"{min_sample_size(target):,} that are all right; {ask}label more texts, or raise training.validation_share"
         )
 
 
-def promises_of(claims: Claims, config: PromiseConfig, labels: Sequence[str], *further: float) -> dict[float, Promise]:
+def fit_policies(
+    predictions: Predictions, config: SelectiveConfig, labels: Sequence[str], *further: float
+) -> dict[float, SelectivePolicy]:
     """Return the promises that reports show, by target: those of `TARGETS`, the configured one, and further ones.
 
     Args:
@@ -146,23 +152,25 @@ def promises_of(claims: Claims, config: PromiseConfig, labels: Sequence[str], *f
         labels: the names of the classes.
         further: other targets.
     """
-    none = labels.index(config.none_label) if config.none_label in labels else None
-    targets = sorted({*TARGETS, *further, config.target_precision} - {0.0})
+    none_class = labels.index(config.none_label) if config.none_label in labels else None
+    targets = sorted({*REPORTED_PRECISIONS, *further, config.target_precision} - {0.0})
     return {
-        target: make_promise(claims, target, len(labels), per=config.per, none=none, none_labelled=config.none_labelled)
+        target: fit_policy(
+            predictions, target, len(labels), per=config.per, none_class=none_class, none_labelled=config.none_labelled
+        )
         for target in targets
     }
 
 
-def make_promise(
-    claims: Claims,
+def fit_policy(
+    predictions: Predictions,
     target: float,
     classes: int,
     *,
     per: str = "all",
-    none: int | None = None,
+    none_class: int | None = None,
     none_labelled: float = 0.1,
-) -> Promise:
+) -> SelectivePolicy:
     """Return the thresholds at which the most rows are labelled and a precision is proven.
 
     Of a class without validation texts nothing is known, so it goes to review wholly.
@@ -175,17 +183,17 @@ def make_promise(
         none: the class of texts that belong to none of the others.
         none_labelled: share of these that may be labelled as one of the others.
     """
-    thresholds = np.full(classes, NEVER)
+    thresholds = np.full(classes, ABSTAIN)
     if per == "class":
         for number in range(classes):
-            thresholds[number] = _threshold(claims.where(claims.predicted == number), target)
+            thresholds[number] = _threshold(predictions.where(predictions.predicted == number), target)
     else:
-        thresholds[:] = _threshold(claims, target)
-    if none is not None:
-        strictest = _none_threshold(claims, none, none_labelled)
-        thresholds = np.where(np.arange(classes) == none, thresholds, np.maximum(thresholds, strictest))
-    seen = np.isin(np.arange(classes), claims.truth) if (claims.truth >= 0).any() else np.ones(classes, bool)
-    return Promise(target, per, np.where(seen, thresholds, NEVER).astype(np.float32))
+        thresholds[:] = _threshold(predictions, target)
+    if none_class is not None:
+        strictest = _none_threshold(predictions, none_class, none_labelled)
+        thresholds = np.where(np.arange(classes) == none_class, thresholds, np.maximum(thresholds, strictest))
+    seen = np.isin(np.arange(classes), predictions.truth) if (predictions.truth >= 0).any() else np.ones(classes, bool)
+    return SelectivePolicy(target, per, np.where(seen, thresholds, ABSTAIN).astype(np.float32))
 
 
 def check_none_provable(share: float, texts: int, label: str) -> None:
@@ -194,7 +202,7 @@ def check_none_provable(share: float, texts: int, label: str) -> None:
     Raises:
         ConfigError: says how many it takes.
     """
-    needed = next(n for n in itertools.count(1) if at_most(0, n) <= share)
+    needed = next(n for n in itertools.count(1) if clopper_pearson_upper(0, n) <= share)
     if texts < needed:
         raise ConfigError(
             f"promise.none_label: that no more than {share:g} of the texts of {label!r} are labelled cannot be shown "
@@ -203,7 +211,7 @@ def check_none_provable(share: float, texts: int, label: str) -> None:
         )
 
 
-def _threshold(claims: Claims, target: float) -> np.float32:
+def _threshold(predictions: Predictions, target: float) -> np.float32:
     """Return the lowest confidence down to which a precision is proven; infinite if it is nowhere.
 
     Thresholds are tried in an order that does not depend on which claims were right, each with an exact test, up to
@@ -211,11 +219,11 @@ def _threshold(claims: Claims, target: float) -> np.float32:
     (fixed-sequence testing, Angelopoulos et al., "Learn then Test", 2021). The first is where the model's own
     confidence makes the proof easiest.
     """
-    order = np.argsort(-claims.confidence, kind="stable")
-    confidence, right = claims.confidence[order], np.cumsum(claims.correct[order])
-    found = NEVER
+    order = np.argsort(-predictions.confidence, kind="stable")
+    confidence, right = predictions.confidence[order], np.cumsum(predictions.correct[order])
+    found = ABSTAIN
     for rank in _sequence(confidence, target):
-        if at_least(int(right[rank - 1]), int(rank)) < target:
+        if clopper_pearson_lower(int(right[rank - 1]), int(rank)) < target:
             break
         found = confidence[rank - 1]
     return found
@@ -228,7 +236,7 @@ def _sequence(confidence: NDArray[np.float32], target: float) -> Sequence[int]:
         confidence: float32 [n], falling.
         target: the precision.
     """
-    n, fewest = len(confidence), fewest_texts(target)
+    n, fewest = len(confidence), min_sample_size(target)
     last_of_equals = np.flatnonzero(np.diff(confidence, append=-1.0) < 0) + 1
     ranks = last_of_equals[last_of_equals >= fewest]
     if not len(ranks):
@@ -239,12 +247,14 @@ def _sequence(confidence: NDArray[np.float32], target: float) -> Sequence[int]:
     return np.unique(ranks[np.minimum(np.searchsorted(ranks, wanted), len(ranks) - 1)]).tolist()
 
 
-def _none_threshold(claims: Claims, none: int, share: float) -> np.float32:
+def _none_threshold(predictions: Predictions, none_class: int, share: float) -> np.float32:
     """Return the confidence from which, proven, no more than a share of the texts of no class are labelled as one."""
-    wrongly = np.sort(claims.confidence[(claims.truth == none) & (claims.predicted != none)])[::-1]
-    texts = int((claims.truth == none).sum())
-    passing = [count for count in range(len(wrongly) + 1) if at_most(count, texts) <= share]
+    wrongly = np.sort(
+        predictions.confidence[(predictions.truth == none_class) & (predictions.predicted != none_class)]
+    )[::-1]
+    texts = int((predictions.truth == none_class).sum())
+    passing = [count for count in range(len(wrongly) + 1) if clopper_pearson_upper(count, texts) <= share]
     if not passing:
-        return NEVER
+        return ABSTAIN
     most = passing[-1]
-    return np.float32(np.nextafter(wrongly[most], NEVER)) if most < len(wrongly) else np.float32(0.0)
+    return np.float32(np.nextafter(wrongly[most], ABSTAIN)) if most < len(wrongly) else np.float32(0.0)

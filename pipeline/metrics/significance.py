@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 RESAMPLES = 2_000
-DOUBT = 0.05  # one minus the confidence with which something is said to be shown
+SIGNIFICANCE_LEVEL = 0.05  # one minus the confidence with which something is said to be shown
 MOST_CELLS = 20_000_000  # weights held in memory at once
 
 
 @dataclass(frozen=True)
-class Estimate:
+class IntervalEstimate:
     """A difference, and between which values it lies with 95 % confidence."""
 
     value: float
@@ -35,10 +35,10 @@ class Differences:
         classes: the difference of each class.
     """
 
-    macro_f1: Estimate
+    macro_f1: IntervalEstimate
     at_least: float
     probability_worse: float
-    classes: list[Estimate]
+    classes: list[IntervalEstimate]
 
 
 def paired_differences(
@@ -71,13 +71,13 @@ def paired_differences(
         drawn.append(_difference(weights.astype(np.float32) @ terms))
     differences = np.concatenate(drawn)
     means = differences.mean(axis=1)
-    lows, highs = np.quantile(differences, [DOUBT / 2, 1 - DOUBT / 2], axis=0)
-    low, least, high = np.quantile(means, [DOUBT / 2, DOUBT, 1 - DOUBT / 2])
+    lows, highs = np.quantile(differences, [SIGNIFICANCE_LEVEL / 2, 1 - SIGNIFICANCE_LEVEL / 2], axis=0)
+    low, least, high = np.quantile(means, [SIGNIFICANCE_LEVEL / 2, SIGNIFICANCE_LEVEL, 1 - SIGNIFICANCE_LEVEL / 2])
     return Differences(
-        macro_f1=Estimate(float(found.mean()), float(low), float(high)),
+        macro_f1=IntervalEstimate(float(found.mean()), float(low), float(high)),
         at_least=float(least),
         probability_worse=float((means < 0).mean()),
-        classes=[Estimate(*map(float, values)) for values in zip(found, lows, highs, strict=True)],
+        classes=[IntervalEstimate(*map(float, values)) for values in zip(found, lows, highs, strict=True)],
     )
 
 
@@ -105,7 +105,7 @@ def _difference(sums: NDArray[np.floating]) -> NDArray[np.float64]:
     return difference
 
 
-def chance_of_loss(
+def sign_test_p_values(
     truth: NDArray[np.bool_], before: NDArray[np.bool_], after: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """Return for each class how likely chance alone makes the later version look as much worse, `[classes]`.
@@ -131,6 +131,6 @@ def chance_of_loss(
 def _classes_that_can_fail(differing: NDArray[np.integer]) -> int:
     smallest = 0.5**differing  # the chance of the class if all its documents were lost
     classes = 1
-    while np.count_nonzero(smallest * classes <= DOUBT) > classes:
+    while np.count_nonzero(smallest * classes <= SIGNIFICANCE_LEVEL) > classes:
         classes += 1
     return classes

@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from pipeline.errors import ModelError
-from pipeline.models.graph import Graph
+from pipeline.models.graph import GraphBuilder
 
 CLASS, CLASS_COLUMN = "attribution_class", "attribution_class_column"  # int64 [batch] and [batch, 1]
 
@@ -34,7 +34,7 @@ def with_attributions(model: onnx.ModelProto, title: str) -> onnx.ModelProto:
         ModelError: no word's part in a logit is known.
     """
     there = {name for node in model.graph.node for name in node.output}
-    graph = Graph()
+    graph = GraphBuilder()
     graph.add("ArgMax", ["probabilities"], CLASS, axis=1, keepdims=0)
     graph.add("Unsqueeze", [CLASS, graph.axis(1)], CLASS_COLUMN)
     words, pairs, totals = [], [], []
@@ -65,7 +65,7 @@ def _pooling(there: set[str]) -> str | None:
     return next((pooling for pooling, mark in marks.items() if mark in there), None)
 
 
-def _recurrent(graph: Graph, model: onnx.ModelProto, there: set[str]) -> str:
+def _recurrent(graph: GraphBuilder, model: onnx.ModelProto, there: set[str]) -> str:
     """Add what the states at each place add to the class's logit, [batch, time], and `attribution_lstm_total`."""
     gradient = _gradient(graph, model, there)
     pooling = _pooling(there)
@@ -92,7 +92,7 @@ def _last_lstm(model: onnx.ModelProto) -> onnx.NodeProto:
     return next(node for node in reversed(model.graph.node) if "LSTM" in node.op_type)
 
 
-def _scattered(graph: Graph) -> str:
+def _scattered(graph: GraphBuilder) -> str:
     """Return what each unit adds at the place where it is highest, the first of several, [batch, time]."""
     graph.add("Transpose", ["attribution_highest_places"], "attribution_places_by_row", perm=[1, 0, 2])
     graph.ints("attribution_side_by_side", 0, -1)
@@ -104,7 +104,7 @@ def _scattered(graph: Graph) -> str:
     return graph.add("ScatterElements", inputs, "attribution_lstm", axis=1, reduction="add")
 
 
-def _gradient(graph: Graph, model: onnx.ModelProto, there: set[str]) -> str:
+def _gradient(graph: GraphBuilder, model: onnx.ModelProto, there: set[str]) -> str:
     """Add the gradient of the class's logit with respect to the pooled states, [batch, size]."""
     values = {weight.name: weight for weight in model.graph.initializer}
     graph.weight("attribution_output", numpy_helper.to_array(values["output_weight"]).T)
@@ -127,14 +127,14 @@ def _attribute(node: onnx.NodeProto, name: str) -> onnx.AttributeProto:
     return next(attribute for attribute in node.attribute if attribute.name == name)
 
 
-def _by_direction(graph: Graph, values: str, hidden: int) -> str:
+def _by_direction(graph: GraphBuilder, values: str, hidden: int) -> str:
     """Return values [batch, size] as [directions, batch, hidden], as the states lie."""
     graph.ints("attribution_directions", 0, -1, hidden)
     graph.add("Reshape", [values, "attribution_directions"], "attribution_side_by_side")
     return graph.add("Transpose", ["attribution_side_by_side"], "attribution_weights", perm=[1, 0, 2])
 
 
-def _linear(graph: Graph, branch: str, features: str) -> str:
+def _linear(graph: GraphBuilder, branch: str, features: str) -> str:
     """Add what each feature of a linear branch adds to the class's logit, in the features' places, [batch, places].
 
     The branch has sorted its features, and `_order` is where each of them stood.
@@ -150,18 +150,18 @@ def _linear(graph: Graph, branch: str, features: str) -> str:
     return graph.add("ScatterElements", [parts, f"{features}_order", parts], name, axis=1)
 
 
-def _by_kind(graph: Graph, values: str) -> str:
+def _by_kind(graph: GraphBuilder, values: str) -> str:
     """Return words and pairs, one after the other [batch, 2 x time], as [batch, 2, time]."""
     graph.ints("attribution_kinds", 0, 2, -1)
     return graph.add("Reshape", [values, "attribution_kinds"], "attribution_by_kind")
 
 
-def _of_class(graph: Graph, values: str) -> str:
+def _of_class(graph: GraphBuilder, values: str) -> str:
     """Return the class's column [batch, 1] of values [batch, classes]."""
     return graph.add("GatherElements", [values, CLASS_COLUMN], f"attribution_of_{values}", axis=1)
 
 
-def _sum_up(graph: Graph, words: Sequence[str], pairs: Sequence[str]) -> None:
+def _sum_up(graph: GraphBuilder, words: Sequence[str], pairs: Sequence[str]) -> None:
     """Add `attributions` [batch, kinds, time]: those of words [batch, time], and of words and pairs."""
     kinds = list(pairs)
     if words:
@@ -179,7 +179,7 @@ def _with_places(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
 
     A second pass over all states would cost as much as the first: the value is taken from where it was found.
     """
-    graph = Graph()
+    graph = GraphBuilder()
     graph.add("ArgMax", ["masked_states"], "attribution_highest_rows", axis=0, keepdims=1)
     graph.add("GatherElements", ["masked_states", "attribution_highest_rows"], "attribution_highest", axis=0)
     graph.add("Squeeze", ["attribution_highest", graph.axis(0)], "highest")
@@ -187,7 +187,7 @@ def _with_places(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
     return [new for node in nodes for new in (graph.nodes if node.name == "highest" else [node])]
 
 
-def _appended(model: onnx.ModelProto, graph: Graph, kinds: int) -> onnx.ModelProto:
+def _appended(model: onnx.ModelProto, graph: GraphBuilder, kinds: int) -> onnx.ModelProto:
     result = onnx.ModelProto()
     result.CopyFrom(model)
     there = {weight.name for weight in model.graph.initializer}

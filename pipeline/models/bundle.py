@@ -8,19 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import PromiseConfig, PromotionConfig, stored_recipe
+from pipeline.config import PromotionConfig, SelectiveConfig, stored_recipe
 from pipeline.dataset.token_cache import read_vocabulary
 from pipeline.dataset.tokenizer import Tokenizer
 from pipeline.errors import ModelError
-from pipeline.files import read_json, unseal, value_digest
-from pipeline.metrics.predictions import FILE as CLAIMS
-from pipeline.metrics.predictions import Claims, read_claims
-from pipeline.metrics.profile import REFERENCE, Health
-from pipeline.metrics.selective import Promise, check_provable, promises_of
-from pipeline.models.variants import FILES, REPORT
+from pipeline.files import read_json, value_digest, verified_manifest
+from pipeline.metrics.predictions import PREDICTIONS_FILE, Predictions, read_predictions
+from pipeline.metrics.profile import REFERENCE_FILE, Profile
+from pipeline.metrics.selective import SelectivePolicy, check_provable, fit_policies
+from pipeline.models.variants import VARIANT_FILES, VARIANTS_FILE
 from pipeline.workspace import Batch
 
-LEARNT_SHARE = 0.2  # of a batch's documents, from which on the model knows it, and it is no night any more
+TRAINED_ON_SHARE = 0.2  # of a batch's documents, from which on the model knows it, and it is no night any more
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,9 @@ class Bundle:
             ModelError: a file is missing or is not the one that was registered.
         """
         other = f"restore it, or choose another version with: nightlabel models promote {name}@VERSION"
-        return cls(name, int(path.name), path, unseal(path, damaged="roll back or train again", changed=other))
+        return cls(
+            name, int(path.name), path, verified_manifest(path, damaged="roll back or train again", changed=other)
+        )
 
     @property
     def title(self) -> str:
@@ -56,21 +57,25 @@ class Bundle:
         return self.model_path("fp32")
 
     def model_path(self, precision: str) -> Path:
-        return self.path / FILES[precision]
+        return self.path / VARIANT_FILES[precision]
 
     @cached_property
     def variants(self) -> dict[str, Any]:
         """How each variant agrees with fp32; empty for a bundle from before there were any."""
-        value: dict[str, Any] = read_json(self.path / REPORT) if REPORT in self.manifest["files"] else {}
+        value: dict[str, Any] = read_json(self.path / VARIANTS_FILE) if VARIANTS_FILE in self.manifest["files"] else {}
         return value
 
     @cached_property
-    def reference(self) -> Health | None:
+    def reference(self) -> Profile | None:
         """What it saw and said when it was tested; None for a bundle from before that was kept."""
-        return Health.from_json(read_json(self.path / REFERENCE)) if REFERENCE in self.manifest["files"] else None
+        return (
+            Profile.from_json(read_json(self.path / REFERENCE_FILE))
+            if REFERENCE_FILE in self.manifest["files"]
+            else None
+        )
 
     @property
-    def learnt(self) -> list[tuple[str, str]]:
+    def training_batches(self) -> list[tuple[str, str]]:
         """The batches that are no nights for it, each with its fingerprint: it learnt from a good part of them.
 
         A handful of rows that people reviewed does not make a night of ten thousand known to the model, so such a
@@ -80,27 +85,27 @@ class Bundle:
         return [
             (one["batch"], one["fingerprint"])
             for one in self.manifest.get("batches", [])
-            if one.get("learnt", one["documents"]) >= LEARNT_SHARE * one["documents"]
+            if one.get("learnt", one["documents"]) >= TRAINED_ON_SHARE * one["documents"]
         ]
 
     def trained_on(self, batch: Batch) -> bool:
         """Return whether it learnt from a batch as it is now, or a good part of it."""
-        return (batch.id, batch.manifest["fingerprint"]) in self.learnt
+        return (batch.id, batch.manifest["fingerprint"]) in self.training_batches
 
     @cached_property
-    def claims(self) -> dict[str, Claims] | None:
+    def predictions(self) -> dict[str, Predictions] | None:
         """What it said of the validation and test texts; None for a bundle from before that was kept."""
-        return read_claims(self.path / CLAIMS) if CLAIMS in self.manifest["files"] else None
+        return read_predictions(self.path / PREDICTIONS_FILE) if PREDICTIONS_FILE in self.manifest["files"] else None
 
     @property
-    def promise_config(self) -> PromiseConfig:
+    def selective_config(self) -> SelectiveConfig:
         return stored_recipe(self.settings["recipe"]).promise
 
     @property
     def promotion_config(self) -> PromotionConfig:
         return stored_recipe(self.settings["recipe"]).promotion
 
-    def promise(self, target: float | None = None) -> Promise | None:
+    def policy(self, target: float | None = None) -> SelectivePolicy | None:
         """Return the thresholds that keep a precision; None where none is promised.
 
         Args:
@@ -110,23 +115,23 @@ class Bundle:
             ModelError: it was trained before promises could be made.
             ConfigError: there are too few validation texts to show such a precision.
         """
-        config = self.promise_config
+        config = self.selective_config
         wanted = config.target_precision if target is None else target
-        return self.promises(wanted)[wanted] if wanted else None
+        return self.policies(wanted)[wanted] if wanted else None
 
-    def promises(self, *further: float) -> dict[float, Promise]:
+    def policies(self, *further: float) -> dict[float, SelectivePolicy]:
         """Return the promises that reports show and further ones, by target.
 
         Raises:
             ModelError: it was trained before promises could be made.
             ConfigError: there are too few validation texts to show one of the further precisions.
         """
-        if self.claims is None:
+        if self.predictions is None:
             raise ModelError(f"{self.title} was trained before a precision could be promised; train again")
-        validation = self.claims["validation"]
+        validation = self.predictions["validation"]
         for target in further:
             check_provable(target, len(validation))
-        return promises_of(validation, self.promise_config, self.labels, *further)
+        return fit_policies(validation, self.selective_config, self.labels, *further)
 
     @cached_property
     def settings(self) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 import onnxruntime
 
-from pipeline.dataset.minibatches import TokenLists, plan_batches
+from pipeline.dataset.minibatches import TokenLists, plan_minibatches
 from pipeline.errors import DeviceMemoryError
-from pipeline.models.session import Device, choose_device, open_session, usable_cores
+from pipeline.models.session import Device, choose_scoring_device, open_session, usable_cores
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -32,7 +32,7 @@ OUT_OF_MEMORY = (
 )
 
 
-class Attributed(NamedTuple):
+class AttributionResult(NamedTuple):
     """What a model says of a batch, and what each word adds to it.
 
     Attributes:
@@ -55,7 +55,7 @@ class Runner(Protocol):
     def run(self, token_ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Return probabilities float32 [rows, classes] of token_ids int32 [rows, time] and lengths int32 [rows]."""
 
-    def attribute(self, token_ids: np.ndarray, lengths: np.ndarray) -> Attributed:
+    def attribute(self, token_ids: np.ndarray, lengths: np.ndarray) -> AttributionResult:
         """Return what each word adds too; the model must have been opened for that."""
 
 
@@ -69,8 +69,8 @@ class HostRunner:
         result: np.ndarray = self.session.run(["probabilities"], {"token_ids": token_ids, "lengths": lengths})[0]
         return result
 
-    def attribute(self, token_ids: np.ndarray, lengths: np.ndarray) -> Attributed:
-        return Attributed(*self.session.run(ATTRIBUTED, {"token_ids": token_ids, "lengths": lengths}))
+    def attribute(self, token_ids: np.ndarray, lengths: np.ndarray) -> AttributionResult:
+        return AttributionResult(*self.session.run(ATTRIBUTED, {"token_ids": token_ids, "lengths": lengths}))
 
 
 class BoundRunner:
@@ -85,9 +85,9 @@ class BoundRunner:
     def run(self, token_ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         return self._run(token_ids, lengths, ["probabilities"])[0]
 
-    def attribute(self, token_ids: np.ndarray, lengths: np.ndarray) -> Attributed:
+    def attribute(self, token_ids: np.ndarray, lengths: np.ndarray) -> AttributionResult:
         probabilities, attributions, start = self._run(token_ids, lengths, ATTRIBUTED)
-        return Attributed(probabilities, attributions[:, :, : token_ids.shape[1]], start)
+        return AttributionResult(probabilities, attributions[:, :, : token_ids.shape[1]], start)
 
     def _run(self, token_ids: np.ndarray, lengths: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
         padded = pad_time(token_ids, bucket_length(token_ids.shape[1]))
@@ -147,11 +147,11 @@ class Engine:
 
     def plan(self, lengths: np.ndarray) -> Sequence[np.ndarray]:
         """Return batches of row numbers: within the token budget, and next to no padding."""
-        return plan_batches(
+        return plan_minibatches(
             lengths,
             batch_tokens=self.batch_tokens,
-            padding_limit=PADDING_LIMIT,
-            enough_rows=GPU_ENOUGH_ROWS if self.device.is_gpu else CPU_ENOUGH_ROWS,
+            max_padding=PADDING_LIMIT,
+            min_rows=GPU_ENOUGH_ROWS if self.device.is_gpu else CPU_ENOUGH_ROWS,
         )
 
     def run(self, token_ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -163,7 +163,7 @@ class Engine:
         with self._runner(token_ids.size) as runner:
             return runner.run(token_ids, lengths)
 
-    def attribute(self, token_ids: np.ndarray, lengths: np.ndarray) -> Attributed:
+    def attribute(self, token_ids: np.ndarray, lengths: np.ndarray) -> AttributionResult:
         """Return what each word adds too, as `run`; the engine must have been opened for that."""
         with self._runner(token_ids.size) as runner:
             return runner.attribute(token_ids, lengths)
@@ -251,13 +251,13 @@ def open_engine(
 
 
 @contextmanager
-def opened(path: Path, *, device: str = "cpu") -> Iterator[Engine]:
+def temporary_engine(path: Path, *, device: str = "cpu") -> Iterator[Engine]:
     """Open a model file for a while, with what suits the device.
 
     Raises:
         DeviceError: the device is not there.
     """
-    engine = open_engine(path, choose_device(device))
+    engine = open_engine(path, choose_scoring_device(device))
     try:
         yield engine
     finally:

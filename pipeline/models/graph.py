@@ -12,7 +12,7 @@ def _array(value: "np.ndarray | torch.Tensor") -> np.ndarray:
     return value if isinstance(value, np.ndarray) else value.detach().cpu().numpy()
 
 
-class Graph:
+class GraphBuilder:
     """Nodes and weights under construction."""
 
     def __init__(self, *, half: bool = False) -> None:

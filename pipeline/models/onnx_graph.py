@@ -12,8 +12,8 @@ import onnx
 import torch
 from onnx import TensorProto, helper
 
-from pipeline.models.graph import Graph
-from pipeline.training.model import PAIR_FACTOR, SMALLEST_NORM, Average, Classifier, LstmLayer, Wide
+from pipeline.models.graph import GraphBuilder
+from pipeline.training.model import PAIR_FACTOR, SMALLEST_NORM, Classifier, LstmLayer, MeanEmbeddingLinear, NgramLinear
 
 OPSET, IR_VERSION = 20, 9  # what ONNX Runtime 1.24 and later all load
 LOWEST = np.float32(np.finfo(np.float32).min)
@@ -31,10 +31,10 @@ def build_graph(model: Classifier, *, metadata: dict[str, str] | None = None, ha
         half: run embedding and LSTM in half precision, which only CUDA can; the rest, pooling included, and
             the probabilities stay in single precision.
     """
-    graph = Graph(half=half)
+    graph = GraphBuilder(half=half)
     graph.weight("zero", np.array(0, dtype=np.int64))
     # A silent LSTM would cost nearly all of the time and change nothing.
-    branches = [] if model.lstm_is_silent and (model.average or model.wide) else [_recurrent(graph, model)]
+    branches = [] if model.lstm_disabled and (model.average or model.wide) else [_recurrent(graph, model)]
     if model.average is not None:
         branches.append(_average(graph, model.average))
     if model.wide is not None:
@@ -47,7 +47,7 @@ def build_graph(model: Classifier, *, metadata: dict[str, str] | None = None, ha
     return _checked(graph, model.output.out_features, metadata or {})
 
 
-def _recurrent(graph: Graph, model: Classifier) -> str:
+def _recurrent(graph: GraphBuilder, model: Classifier) -> str:
     """Add embedding, LSTM, pooling and head, logits [batch, classes]."""
     _mask(graph)
     transposed = graph.add("Transpose", ["token_ids"], "token_ids_by_time", perm=[1, 0])
@@ -61,7 +61,7 @@ def _recurrent(graph: Graph, model: Classifier) -> str:
     return _head(graph, model, _pool(graph, model, graph.in_single(states), graph.in_single(last)))
 
 
-def _mask(graph: Graph) -> None:
+def _mask(graph: GraphBuilder) -> None:
     """Add `inside`, bool [time, batch, 1]: where a row has a token."""
     graph.add("Shape", ["token_ids"], "time_axis", start=1, end=2)
     graph.add("Squeeze", ["time_axis"], "time")
@@ -74,7 +74,7 @@ def _mask(graph: Graph) -> None:
     graph.add("Unsqueeze", ["inside_2d", graph.axis(2)], "inside")
 
 
-def _lstm(graph: Graph, name: str, layer: LstmLayer, inputs: str) -> tuple[str, str]:
+def _lstm(graph: GraphBuilder, name: str, layer: LstmLayer, inputs: str) -> tuple[str, str]:
     """Add a layer; return its states [time, directions, batch, hidden] and last ones [directions, batch, hidden]."""
     directions = [layer.forwards] + ([layer.backwards] if layer.backwards is not None else [])
     weights = [graph.recurrent_weight(f"{name}_{kind}", _stack(directions, kind)) for kind in ("W", "R", "B")]
@@ -92,14 +92,14 @@ def _lstm(graph: Graph, name: str, layer: LstmLayer, inputs: str) -> tuple[str, 
     return f"{name}_Y", f"{name}_Y_h"
 
 
-def _by_row(graph: Graph, name: str, states: str, size: int) -> str:
+def _by_row(graph: GraphBuilder, name: str, states: str, size: int) -> str:
     """Lay directions side by side: [time, directions, batch, hidden] -> [time, batch, size]."""
     graph.add("Transpose", [states], f"{name}_by_row", perm=[0, 2, 1, 3])
     graph.ints(f"{name}_shape", 0, 0, size)
     return graph.add("Reshape", [f"{name}_by_row", f"{name}_shape"], f"{name}_states")
 
 
-def _joined(graph: Graph, directions: str, size: int) -> str:
+def _joined(graph: GraphBuilder, directions: str, size: int) -> str:
     """Lay directions side by side: [directions, batch, hidden] -> [batch, size]."""
     graph.add("Transpose", [directions], "pooled_by_row", perm=[1, 0, 2])
     graph.ints("pooled_shape", 0, size)
@@ -120,7 +120,7 @@ def _stack(directions: list[torch.nn.LSTM], kind: str) -> np.ndarray:
     return np.stack([np.concatenate([reordered(lstm.bias_ih_l0), reordered(lstm.bias_hh_l0)]) for lstm in directions])
 
 
-def _pool(graph: Graph, model: Classifier, states: str, last: str) -> str:
+def _pool(graph: GraphBuilder, model: Classifier, states: str, last: str) -> str:
     """Add pooling over time: states [time, directions, batch, hidden] to [batch, size].
 
     Directions are laid side by side after pooling, when there is little left to move.
@@ -151,14 +151,14 @@ def _pool(graph: Graph, model: Classifier, states: str, last: str) -> str:
     return graph.add("ReduceSum", [weighted, graph.axis(0)], "pooled", keepdims=0)
 
 
-def _linear(graph: Graph, name: str, layer: torch.nn.Linear, inputs: str) -> str:
+def _linear(graph: GraphBuilder, name: str, layer: torch.nn.Linear, inputs: str) -> str:
     graph.weight(f"{name}_weight", layer.weight.t())
     graph.weight(f"{name}_bias", layer.bias)
     product = graph.add("MatMul", [inputs, f"{name}_weight"], f"{name}_product")
     return graph.add("Add", [product, f"{name}_bias"], f"{name}_sum")
 
 
-def _head(graph: Graph, model: Classifier, pooled: str) -> str:
+def _head(graph: GraphBuilder, model: Classifier, pooled: str) -> str:
     """Add everything between the pooled vectors and the logits; dropout is nothing at scoring time."""
     vectors = pooled
     if model.norm is not None:
@@ -175,7 +175,7 @@ def _head(graph: Graph, model: Classifier, pooled: str) -> str:
     return _linear(graph, "output", model.output, vectors)
 
 
-def _average(graph: Graph, average: Average) -> str:
+def _average(graph: GraphBuilder, average: MeanEmbeddingLinear) -> str:
     """Add the linear branch over mean word vectors, logits [batch, classes].
 
     The mean of vectors, then linear, is the mean of what each word adds: one small table instead of the vectors.
@@ -194,7 +194,7 @@ def _average(graph: Graph, average: Average) -> str:
     return graph.add("Add", ["average_mean", "average_start"], "average_logits")
 
 
-def _lengths_by_row(graph: Graph) -> str:
+def _lengths_by_row(graph: GraphBuilder) -> str:
     """Return the lengths as float32 [batch, 1]."""
     if not any(node.name == "lengths_by_row" for node in graph.nodes):
         graph.add("Cast", ["lengths"], "lengths_float", to=TensorProto.FLOAT)
@@ -202,7 +202,7 @@ def _lengths_by_row(graph: Graph) -> str:
     return "lengths_by_row"
 
 
-def _wide(graph: Graph, wide: Wide) -> str:
+def _wide(graph: GraphBuilder, wide: NgramLinear) -> str:
     """Add the linear branch over words and word pairs, logits [batch, classes]."""
     graph.weight("wide_table", wide.table)
     graph.weight("wide_squares", wide.squares)
@@ -231,7 +231,7 @@ def _wide(graph: Graph, wide: Wide) -> str:
     return graph.add("Add", ["wide_mean", "wide_start"], "wide_logits")
 
 
-def _distinct(graph: Graph, values: str, name: str) -> str:
+def _distinct(graph: GraphBuilder, values: str, name: str) -> str:
     """Return each value of a row once, [batch, number] to [number, batch], 0 instead of repetitions.
 
     Sorted, what a row has several times stands together.
@@ -246,14 +246,14 @@ def _distinct(graph: Graph, values: str, name: str) -> str:
     return graph.add("Transpose", [f"{name}_distinct"], name, perm=[1, 0])
 
 
-def _words(graph: Graph) -> str:
+def _words(graph: GraphBuilder) -> str:
     """Return the token ids as int64 [batch, time]."""
     if not any(node.name == "words" for node in graph.nodes):
         graph.add("Cast", ["token_ids"], "words", to=TensorProto.INT64)
     return "words"
 
 
-def _shifted(graph: Graph, values: str, name: str) -> str:
+def _shifted(graph: GraphBuilder, values: str, name: str) -> str:
     """Return int64 [batch, time] values one place later, 0 in the first."""
     graph.ints("front", 0, 1, 0, 0)
     graph.ints("first", 0)
@@ -262,7 +262,7 @@ def _shifted(graph: Graph, values: str, name: str) -> str:
     return graph.add("Slice", [f"{name}_padded", "first", "but_last", graph.axis(1)], name)
 
 
-def _checked(graph: Graph, classes: int, metadata: dict[str, str]) -> onnx.ModelProto:
+def _checked(graph: GraphBuilder, classes: int, metadata: dict[str, str]) -> onnx.ModelProto:
     inputs = [
         helper.make_tensor_value_info("token_ids", TensorProto.INT32, ["batch", "time"]),
         helper.make_tensor_value_info("lengths", TensorProto.INT32, ["batch"]),

@@ -16,10 +16,10 @@ from pipeline.dataset.token_cache import TokenSet
 from pipeline.errors import DeviceError, ModelError
 from pipeline.files import write_json
 from pipeline.metrics.classification import decide, macro_f1
-from pipeline.models.engine import Engine, opened
+from pipeline.models.engine import Engine, temporary_engine
 from pipeline.models.onnx_graph import build_graph
 from pipeline.models.session import cuda_obstacle
-from pipeline.models.variants import DEVICES, FILES, REPORT
+from pipeline.models.variants import VARIANT_DEVICES, VARIANT_FILES, VARIANTS_FILE
 from pipeline.training.model import Classifier
 
 TIMED_TOKENS, TIMED_ROUNDS = 100_000, 3
@@ -75,17 +75,17 @@ def write_variants(
         metadata: strings to store in the files.
         thresholds: float32 [classes], of a multi-label model.
     """
-    _quantize(folder / FILES["fp32"], folder / FILES["int8"])
-    onnx.save(build_graph(model, metadata=metadata, half=True), folder / FILES["fp16"])
+    _quantize(folder / VARIANT_FILES["fp32"], folder / VARIANT_FILES["int8"])
+    onnx.save(build_graph(model, metadata=metadata, half=True), folder / VARIANT_FILES["fp16"])
     report: dict[str, Any] = {}
-    for precision, device in DEVICES.items():
+    for precision, device in VARIANT_DEVICES.items():
         try:
-            found = measure(folder, precision, device, validation, thresholds) if len(validation) else None
+            found = measure_agreement(folder, precision, device, validation, thresholds) if len(validation) else None
             agreement = asdict(found) if found else None
             report[precision] = {"agreement": agreement, "not_measured": None if agreement else "no validation texts"}
         except DeviceError as error:
             report[precision] = {"agreement": None, "not_measured": str(error)}
-    write_json(folder / REPORT, report)
+    write_json(folder / VARIANTS_FILE, report)
 
 
 def _quantize(source: Path, target: Path) -> None:
@@ -96,7 +96,7 @@ def _quantize(source: Path, target: Path) -> None:
     quantize_dynamic(proto, target, op_types_to_quantize=["LSTM"], per_channel=True, weight_type=QuantType.QInt8)
 
 
-def measure(
+def measure_agreement(
     folder: Path, precision: str, device: str, texts: TokenSet, thresholds: NDArray[np.float32] | None = None
 ) -> Agreement:
     """Run a variant and fp32 over the same texts, on the same device.
@@ -110,13 +110,15 @@ def measure(
             raise DeviceError(f"needs a GPU: {obstacle}")
     names = ("fp32", precision)
     with ExitStack() as stack:
-        engines = {name: stack.enter_context(opened(folder / FILES[name], device=device)) for name in names}
+        engines = {
+            name: stack.enter_context(temporary_engine(folder / VARIANT_FILES[name], device=device)) for name in names
+        }
         results = {name: engines[name].probabilities(texts.tokens) for name in names}
-        sample = texts.tokens.first(TIMED_TOKENS)
+        sample = texts.tokens.take_tokens(TIMED_TOKENS)
         seconds = {name: min(_seconds(engines[name], sample) for _ in range(TIMED_ROUNDS)) for name in names}
         measured_on = engines["fp32"].device.name
     speed = seconds["fp32"] / seconds[precision]
-    return compare(
+    return agreement_with_fp32(
         results["fp32"], results[precision], texts.targets() > 0, thresholds, speed=speed, device=measured_on
     )
 
@@ -127,7 +129,7 @@ def _seconds(engine: Engine, tokens: TokenLists) -> float:
     return time.perf_counter() - started
 
 
-def compare(
+def agreement_with_fp32(
     fp32: NDArray[np.float32],
     variant: NDArray[np.float32],
     targets: NDArray[np.bool_],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelError
-from pipeline.files import read_json, seal, sync_directory, write_json
+from pipeline.files import read_json, sync_directory, write_json, write_manifest
 from pipeline.models.bundle import Bundle
 from pipeline.workspace import Workspace, user_name
 
@@ -23,7 +23,7 @@ class Registry:
 
     def versions(self, name: str) -> list[int]:
         """Return the registered versions of a model, oldest first."""
-        manifests = self.workspace.model_versions(name).glob("*/manifest.json")
+        manifests = self.workspace.model_dir(name).glob("*/manifest.json")
         return sorted(int(path.parent.name) for path in manifests if path.parent.name.isdecimal())
 
     def champion(self, name: str) -> int | None:
@@ -40,7 +40,7 @@ class Registry:
         if version not in self.versions(name):
             known = ", ".join(f"{name}@{number}" for number in self.versions(name)) or "none"
             raise ModelError(f"no model {name}@{version} (there: {known})")
-        return Bundle.load(name, self.workspace.model_versions(name) / str(version))
+        return Bundle.load(name, self.workspace.model_dir(name) / str(version))
 
     def find(self, spec: str | None = None) -> Bundle:
         """Return the bundle that `name`, `name@version` or nothing (the only model there is) stands for.
@@ -67,15 +67,15 @@ class Registry:
 
     def next_version(self, name: str) -> int:
         """Return the number that the next version of a model gets; one that was removed is not given again."""
-        there = (int(path.name) for path in self.workspace.model_versions(name).glob("*") if path.name.isdecimal())
+        there = (int(path.name) for path in self.workspace.model_dir(name).glob("*") if path.name.isdecimal())
         return max(there, default=0) + 1
 
     def register(self, name: str, staged: Path, facts: Mapping[str, Any]) -> Bundle:
         """Seal a staged bundle and give it the next version number. It is not champion yet."""
-        home = self.workspace.model_versions(name)
+        home = self.workspace.model_dir(name)
         home.mkdir(parents=True, exist_ok=True)
         version = self.next_version(name)
-        seal(staged, name=name, version=version, **facts)
+        write_manifest(staged, name=name, version=version, **facts)
         staged.rename(home / str(version))
         sync_directory(home)
         return self.load(name, version)
@@ -130,4 +130,4 @@ class Registry:
         return value
 
     def _champion_file(self, name: str) -> Path:
-        return self.workspace.model_versions(name) / "champion.json"
+        return self.workspace.model_dir(name) / "champion.json"

@@ -53,17 +53,17 @@ class Gpu:
     memory_mib: int
 
 
-def choose_device(wanted: str) -> Device:
+def choose_scoring_device(requested: str) -> Device:
     """Return the device to run on: "cpu", "cuda", or "auto" (CUDA if it works, else the CPU with a warning).
 
     Raises:
         DeviceError: "cuda" was asked for and cannot work here; says why and what mends it.
     """
-    obstacle = None if wanted == "cpu" else cuda_obstacle()
-    if wanted == "cpu" or obstacle:
-        if wanted == "cuda":
+    obstacle = None if requested == "cpu" else cuda_obstacle()
+    if requested == "cpu" or obstacle:
+        if requested == "cuda":
             raise DeviceError(f"device cuda cannot be used: {obstacle}")
-        if wanted == "auto":
+        if requested == "auto":
             logger.warning("SCORING ON THE CPU, not on a GPU: device cuda cannot be used: %s", obstacle)
         return Device(CPU, processor_name())
     found = gpus()
@@ -187,16 +187,16 @@ def lstm_providers(session: onnxruntime.InferenceSession) -> dict[str, str]:
     }
 
 
-def check_placement(providers: Mapping[str, str], wanted: str) -> None:
+def check_placement(providers: Mapping[str, str], requested: str) -> None:
     """Fail unless all LSTM nodes run where they should.
 
     Raises:
         DeviceError: a node was left to another provider, which would be slow without a word.
     """
-    strays = [f"{name} on {provider}" for name, provider in providers.items() if provider != wanted]
+    strays = [f"{name} on {provider}" for name, provider in providers.items() if provider != requested]
     if strays or not providers:
         raise DeviceError(
-            f"the LSTM does not run on {wanted} ({', '.join(strays) or 'no LSTM found'}); "
+            f"the LSTM does not run on {requested} ({', '.join(strays) or 'no LSTM found'}); "
             "choose another --precision, or use --device cpu"
         )
 

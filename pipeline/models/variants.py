@@ -6,23 +6,23 @@ from typing import Any
 
 from pipeline.errors import DeviceError, ModelError
 
-FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx", "fp16": "model.fp16.onnx"}
-DEVICES = {"int8": "cpu", "fp16": "cuda"}  # where a variant runs; fp32 runs on both
-REPORT = "variants.json"
+VARIANT_FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx", "fp16": "model.fp16.onnx"}
+VARIANT_DEVICES = {"int8": "cpu", "fp16": "cuda"}  # where a variant runs; fp32 runs on both
+VARIANTS_FILE = "variants.json"
 
 LEAST_EQUAL_LABELS = 0.995
 MOST_F1_LOST = 0.002
 
 
 @dataclass(frozen=True)
-class Choice:
+class VariantChoice:
     """The precision to score in, and why."""
 
     precision: str
     reason: str
 
 
-def choose_precision(wanted: str, report: Mapping[str, Any], *, on_gpu: bool, title: str) -> Choice:
+def choose_variant(requested: str, report: Mapping[str, Any], *, on_gpu: bool, title: str) -> VariantChoice:
     """Return the precision to score in.
 
     Args:
@@ -35,26 +35,28 @@ def choose_precision(wanted: str, report: Mapping[str, Any], *, on_gpu: bool, ti
         ModelError: the bundle has no such variant.
         DeviceError: the variant does not run on this device.
     """
-    if wanted == "fp32":
-        return Choice("fp32", "as asked for")
+    if requested == "fp32":
+        return VariantChoice("fp32", "as asked for")
     here = "cuda" if on_gpu else "cpu"
-    if wanted == "auto":
-        wanted = next(precision for precision, device in DEVICES.items() if device == here)
-        objection = _objection(wanted, report)
+    if requested == "auto":
+        requested = next(precision for precision, device in VARIANT_DEVICES.items() if device == here)
+        objection = _objection(requested, report)
         if objection:
-            return Choice("fp32", f"{wanted} is not used: {objection}")
-        agreement = report[wanted]["agreement"]
-        return Choice(
-            wanted,
+            return VariantChoice("fp32", f"{requested} is not used: {objection}")
+        agreement = report[requested]["agreement"]
+        return VariantChoice(
+            requested,
             f"{agreement['equal_labels']:.2%} of {agreement['texts']:,} validation texts get the label of fp32, "
             f"{agreement['speed']:.1f} times as fast when it was measured",
         )
-    if wanted not in report:
+    if requested not in report:
         there = ", ".join(["fp32", *report])
-        raise ModelError(f"{title} has no {wanted} variant (there: {there}); train again, or use --precision fp32")
-    if DEVICES[wanted] != here:
-        raise DeviceError(f"{wanted} runs on {DEVICES[wanted]} only, and this is {here}; use --precision auto")
-    return Choice(wanted, "as asked for")
+        raise ModelError(f"{title} has no {requested} variant (there: {there}); train again, or use --precision fp32")
+    if VARIANT_DEVICES[requested] != here:
+        raise DeviceError(
+            f"{requested} runs on {VARIANT_DEVICES[requested]} only, and this is {here}; use --precision auto"
+        )
+    return VariantChoice(requested, "as asked for")
 
 
 def _objection(precision: str, report: Mapping[str, Any]) -> str | None:

@@ -15,19 +15,19 @@ from pipeline.models.bundle import Bundle
 from pipeline.models.onnx_graph import build_graph
 from pipeline.models.parity import Parity, prove_parity
 from pipeline.models.quantization import write_variants
-from pipeline.training.model import Average, Classifier, Wide
+from pipeline.training.model import Classifier, MeanEmbeddingLinear, NgramLinear
 
 
 def load_classifier(bundle: Bundle) -> Classifier:
     """Return the trained model of a bundle in PyTorch, on the CPU, ready for evaluation."""
     state = load((bundle.path / "weights.safetensors").read_bytes())
-    config, several = stored_recipe(bundle.settings["recipe"]).model, bool(bundle.settings.get("multi_label"))
+    config, multi_label = stored_recipe(bundle.settings["recipe"]).model, bool(bundle.settings.get("multi_label"))
     size, classes = bundle.tokenizer.size, len(bundle.labels)
-    model = Classifier(size, classes, config, multi_label=several)
+    model = Classifier(size, classes, config, multi_label=multi_label)
     if "average.vectors" in state:
-        model.average = Average(state["average.vectors"], classes)
+        model.average = MeanEmbeddingLinear(state["average.vectors"], classes)
     if "wide.squares" in state:
-        model.wide = Wide(size, classes, len(state["wide.squares"]) - size)
+        model.wide = NgramLinear(size, classes, len(state["wide.squares"]) - size)
     model.load_state_dict(state)
     return model.eval()
 
@@ -39,7 +39,7 @@ def write_model(
     *,
     labels: list[str],
     recipe: Recipe,
-    proof: TokenSet,
+    parity_texts: TokenSet,
     validation: TokenSet,
     thresholds: NDArray[np.float32] | None = None,
 ) -> Parity:
@@ -60,7 +60,7 @@ def write_model(
     """
     metadata = {"labels": "\n".join(labels), "tokenizer_digest": tokenizer.digest}
     onnx.save(build_graph(model, metadata=metadata), folder / "model.onnx")
-    parity = prove_parity(model, folder / "model.onnx", proof)
+    parity = prove_parity(model, folder / "model.onnx", parity_texts)
     write_variants(folder, model, validation, metadata, thresholds)
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     (folder / "weights.safetensors").write_bytes(save(weights))

@@ -11,18 +11,22 @@ from pipeline.errors import ConfigError
 from pipeline.files import read_json
 from pipeline.workspace import Batch, Workspace
 
-Reason = Literal["missing", "failed", "stale-model"]
-Fate = Literal["never ran", "completed", "failed", "under way", "to come"]
+BackfillReason = Literal["missing", "failed", "stale-model"]
+NightState = Literal["never ran", "completed", "failed", "under way", "to come"]
 
-REASONS: tuple[Reason, ...] = ("missing", "failed", "stale-model")
-BY_DEFAULT: tuple[Reason, ...] = ("missing", "failed")
+BACKFILL_REASONS: tuple[BackfillReason, ...] = ("missing", "failed", "stale-model")
+BY_DEFAULT: tuple[BackfillReason, ...] = ("missing", "failed")
 MOST_DAYS = 1_000  # more is a mistyped year
-LEFT_ALONE: dict[Fate, str] = {"to come": "is to come", "under way": "is under way", "completed": "brought no batch"}
+LEFT_ALONE: dict[NightState, str] = {
+    "to come": "is to come",
+    "under way": "is under way",
+    "completed": "brought no batch",
+}
 DATED = re.compile(r"(\d{4}-\d\d-\d\d)(?!\d)")
 
 
 @dataclass(frozen=True)
-class Night:
+class NightRun:
     """What became of the night of a day.
 
     Attributes:
@@ -32,14 +36,14 @@ class Night:
         ingests: whether the night, when it is run again, has files to read.
     """
 
-    fate: Fate
-    said: str
+    state: NightState
+    state_name: str
     run: str | None = None
     ingests: bool = False
 
 
 @dataclass(frozen=True)
-class Work:
+class BackfillJob:
     """What one run is to do.
 
     Attributes:
@@ -56,7 +60,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Row:
+class BackfillRow:
     """A day, or one of its batches, and what is to be done."""
 
     day: datetime.date
@@ -65,7 +69,7 @@ class Row:
     documents: int | None
     labels: str
     action: str
-    work: Work | None  # of several rows it can be the same
+    work: BackfillJob | None  # of several rows it can be the same
 
 
 @dataclass(frozen=True)
@@ -96,26 +100,26 @@ def check_days(first: datetime.date, last: datetime.date | None) -> None:
         raise ConfigError(f"--from {first} --to {last} are more than {MOST_DAYS:,} days: give a shorter range")
 
 
-def check_reasons(names: Sequence[str]) -> list[Reason]:
+def check_reasons(names: Sequence[str]) -> list[BackfillReason]:
     """Return what is to be made up for; what is so by default if nothing is named.
 
     Raises:
         ConfigError: there is no such reason.
     """
     for name in names:
-        if name not in REASONS:
-            raise ConfigError(f"--only {name}: choose from {', '.join(REASONS)}")
-    return [reason for reason in REASONS if reason in (names or BY_DEFAULT)]
+        if name not in BACKFILL_REASONS:
+            raise ConfigError(f"--only {name}: choose from {', '.join(BACKFILL_REASONS)}")
+    return [reason for reason in BACKFILL_REASONS if reason in (names or BY_DEFAULT)]
 
 
-def plan(
+def plan_backfill(
     workspace: Workspace,
     model: str,
-    nights: Mapping[datetime.date, Night],
+    nights: Mapping[datetime.date, NightRun],
     tries: Mapping[str, str],
-    only: Collection[Reason],
+    only: Collection[BackfillReason],
     zone: datetime.tzinfo,
-) -> list[Row]:
+) -> list[BackfillRow]:
     """Return what there is of each day, and what is to be done.
 
     A batch belongs to the day that its name begins with, or else to the day on which it was ingested.
@@ -157,7 +161,7 @@ def _date_in(batch_id: str) -> datetime.date | None:
 def _labelled(workspace: Workspace, batch: Batch, model: str, tried: str | None) -> _Labelled:
     from pipeline.scoring.labels import is_labelled_at  # brings PyTorch along
 
-    folder = workspace.labels_of(model, batch.id)
+    folder = workspace.labels_dir(model, batch.id)
     if is_labelled_at(folder, batch):
         manifest = read_json(folder / "manifest.json")
         published = "published" if manifest.get("published", True) else "held"
@@ -169,59 +173,63 @@ def _labelled(workspace: Workspace, batch: Batch, model: str, tried: str | None)
 
 
 def _plan_day(
-    day: datetime.date, night: Night, batches: Sequence[_Labelled], model: str, only: Collection[Reason]
-) -> list[Row]:
+    day: datetime.date, night: NightRun, batches: Sequence[_Labelled], model: str, only: Collection[BackfillReason]
+) -> list[BackfillRow]:
     action, work = _for_night(day, night, [one for one in batches if one.is_dated], only)
     rows = []
     if not any(one.is_dated for one in batches) and (work or not batches):
-        rows.append(Row(day, night.said, None, None, "none", action, work))
+        rows.append(BackfillRow(day, night.state_name, None, None, "none", action, work))
     for one in batches:
         batch_action, batch_work = _for_batch(day, night, one, (action, work), model, only)
-        rows.append(Row(day, night.said, one.batch.id, one.batch.rows, one.words, batch_action, batch_work))
+        rows.append(
+            BackfillRow(day, night.state_name, one.batch.id, one.batch.rows, one.words, batch_action, batch_work)
+        )
     return rows
 
 
 def _for_night(
-    day: datetime.date, night: Night, batches: Sequence[_Labelled], only: Collection[Reason]
-) -> tuple[str, Work | None]:
+    day: datetime.date, night: NightRun, batches: Sequence[_Labelled], only: Collection[BackfillReason]
+) -> tuple[str, BackfillJob | None]:
     """Return what to do with the night of a day, given the batches that bear its date."""
     if batches and all(one.by for one in batches):
         return "nothing: labelled", None
-    if night.fate == "under way" and any(reason in only for reason in BY_DEFAULT):
-        return "wait for its run", Work("wait", day, run=night.run)
-    if night.fate in LEFT_ALONE:
-        return f"nothing: its night {LEFT_ALONE[night.fate]}", None
+    if night.state == "under way" and any(reason in only for reason in BY_DEFAULT):
+        return "wait for its run", BackfillJob("wait", day, run=night.run)
+    if night.state in LEFT_ALONE:
+        return f"nothing: its night {LEFT_ALONE[night.state]}", None
     if not batches and not night.ingests:
         return "nothing: no batch of that day, and nightly has no sources", None
     if (reason := _reason(night)) not in only:
         return _not_asked(reason), None
-    return "ingest and label" if night.ingests else "label", Work("night", day, run=night.run)
+    return "ingest and label" if night.ingests else "label", BackfillJob("night", day, run=night.run)
 
 
 def _for_batch(
     day: datetime.date,
-    night: Night,
+    night: NightRun,
     one: _Labelled,
-    of_night: tuple[str, Work | None],
+    of_night: tuple[str, BackfillJob | None],
     model: str,
-    only: Collection[Reason],
-) -> tuple[str, Work | None]:
+    only: Collection[BackfillReason],
+) -> tuple[str, BackfillJob | None]:
     """Return what to do with a batch, given what is done with the night of its day."""
     if one.by == model:
         return "nothing: labelled", None
     if one.by:
         if "stale-model" in only:
-            return f"label again with {model}", Work("batch", day, one.batch.id, one.tried)
+            return f"label again with {model}", BackfillJob("batch", day, one.batch.id, one.tried)
         return f"nothing: labelled; --only stale-model labels it with {model}", None
-    if of_night[1] or night.fate in ("to come", "under way"):
+    if of_night[1] or night.state in ("to come", "under way"):
         return of_night  # a night labels whatever has no labels
     reason = _reason(night)
-    return ("label", Work("batch", day, one.batch.id, one.tried)) if reason in only else (_not_asked(reason), None)
+    return (
+        ("label", BackfillJob("batch", day, one.batch.id, one.tried)) if reason in only else (_not_asked(reason), None)
+    )
 
 
-def _reason(night: Night) -> Reason:
-    return "failed" if night.fate == "failed" else "missing"
+def _reason(night: NightRun) -> BackfillReason:
+    return "failed" if night.state == "failed" else "missing"
 
 
-def _not_asked(reason: Reason) -> str:
+def _not_asked(reason: BackfillReason) -> str:
     return f"nothing: without --only {reason}"

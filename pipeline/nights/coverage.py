@@ -8,12 +8,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.metrics.selective import Promise
+from pipeline.metrics.selective import SelectivePolicy
 from pipeline.models.bundle import Bundle
 from pipeline.nights.summary import LabelledNight
 
 
-def labelled_shares(night: LabelledNight, bundle: Bundle, promises: Mapping[float, Promise]) -> dict[float, float]:
+def night_coverage(
+    night: LabelledNight, bundle: Bundle, policies: Mapping[float, SelectivePolicy]
+) -> dict[float, float]:
     """Return the share of a night's rows with text that each promise would label, by target.
 
     Batches that the model learnt from are left out, because it is surer of them; if there are no others, so is all.
@@ -23,25 +25,25 @@ def labelled_shares(night: LabelledNight, bundle: Bundle, promises: Mapping[floa
         bundle: the model.
         promises: by target.
     """
-    labelled, rows = dict.fromkeys(promises, 0), 0
+    labelled, rows = dict.fromkeys(policies, 0), 0
     for batch in night.batches:
-        if (batch.id, batch.manifest["documents_fingerprint"]) in bundle.learnt:
+        if (batch.id, batch.manifest["documents_fingerprint"]) in bundle.training_batches:
             continue
         for part in batch.parts:
             likeliest, confidence = _claims(pq.ParquetFile(part), bundle)
             rows += len(confidence)
-            for target, promise in promises.items():
-                labelled[target] += int(np.count_nonzero(confidence >= promise.thresholds[likeliest]))
+            for target, policy in policies.items():
+                labelled[target] += int(np.count_nonzero(confidence >= policy.thresholds[likeliest]))
     return {target: count / rows for target, count in labelled.items()} if rows else {}
 
 
 def _claims(part: pq.ParquetFile, bundle: Bundle) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return the likeliest class and the confidence of each row with text; a row may have no label, but a likeliest."""
-    several = bundle.thresholds is not None
-    table = part.read(columns=["label", "confidence", *(["scores.list.element"] if several else [])])
+    multi_label = bundle.thresholds is not None
+    table = part.read(columns=["label", "confidence", *(["scores.list.element"] if multi_label else [])])
     table = table.filter(pc.is_valid(table["confidence"]))
     confidence = table["confidence"].to_numpy()
-    if several:
+    if multi_label:
         scores = table["scores"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
         return scores.argmax(axis=1) if len(table) else np.empty(0, np.int64), confidence
     return pc.index_in(table["label"], pa.array(bundle.labels)).to_numpy().astype(np.int64), confidence

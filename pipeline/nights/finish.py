@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from pipeline.config import HealthConfig
-from pipeline.nights.hold import judge_batch
+from pipeline.config import DriftConfig
+from pipeline.nights.hold import check_batch_drift
 from pipeline.scoring.labels import commit_labels
 from pipeline.scoring.report import BatchReport, PartReport
 from pipeline.scoring.score import batch_report, score_parts
@@ -16,7 +16,7 @@ def score_batch(
     workspace: Workspace,
     batch: Batch,
     scorer: Scorer,
-    health: HealthConfig = HealthConfig(),  # noqa: B008 - frozen
+    health: DriftConfig = DriftConfig(),  # noqa: B008 - frozen
 ) -> BatchReport:
     """Label a whole batch, without an orchestrator; parts already labelled are left as they are.
 
@@ -33,18 +33,18 @@ def finish_batch(
     scorer: Scorer,
     parts: Sequence[PartReport],
     seconds: float,
-    health: HealthConfig = HealthConfig(),  # noqa: B008 - frozen
+    health: DriftConfig = DriftConfig(),  # noqa: B008 - frozen
 ) -> BatchReport:
     """Account for every document of a batch and make its labels exist; return what became of it.
 
     What is out of the ordinary by `health` is written but not published.
     """
     report = batch_report(workspace, batch, scorer, parts, seconds)
-    judgement = judge_batch(workspace, batch, scorer.bundle, report, health)
+    drift_report = check_batch_drift(workspace, batch, scorer.bundle, report, health)
     facts = {
-        "published": not judgement.holds,
-        **asdict(judgement),
-        "health": report.health.as_json() if report.health else None,
+        "published": not drift_report.holds,
+        **asdict(drift_report),
+        "health": report.profile.as_json() if report.profile else None,
     }
     commit_labels(batch, scorer.bundle, scorer.config, report, facts)
     return report

@@ -11,9 +11,9 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.config import HealthConfig
+from pipeline.config import DriftConfig
 from pipeline.metrics.drift import Distance
-from pipeline.metrics.profile import MEASURES, Health, total_health
+from pipeline.metrics.profile import MEASURES, Profile, merge_profiles
 from pipeline.models.bundle import Bundle
 from pipeline.scoring.labels import labelled_batches
 from pipeline.scoring.report import BatchReport
@@ -24,15 +24,15 @@ Severity = Literal["warn", "hold"]
 
 
 @dataclass(frozen=True)
-class Night:
+class PastNight:
     """An earlier night; without health where that is unknown, or of another version of the model."""
 
     rows: int
-    health: Health | None
+    profile: Profile | None
 
 
 @dataclass(frozen=True)
-class Finding:
+class DriftFinding:
     """Something about a night that a person should know, in a sentence that says what to do."""
 
     measure: str
@@ -43,7 +43,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Check:
+class DriftCheck:
     """One measure of a night beside the reference, as a person reads it; PSI and JS where it has a histogram."""
 
     measure: str
@@ -55,11 +55,11 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class DriftReport:
     """What was compared, what was found, and why anything was not compared."""
 
-    checks: Sequence[Check] = ()
-    findings: Sequence[Finding] = ()
+    checks: Sequence[DriftCheck] = ()
+    findings: Sequence[DriftFinding] = ()
     notes: Sequence[str] = ()
 
     @property
@@ -67,23 +67,25 @@ class Judgement:
         """Whether a person must look before the labels are published."""
         return any(finding.severity == "hold" for finding in self.findings)
 
-    def __add__(self, other: "Judgement") -> "Judgement":
-        return Judgement([*self.checks, *other.checks], [*self.findings, *other.findings], [*self.notes, *other.notes])
+    def __add__(self, other: "DriftReport") -> "DriftReport":
+        return DriftReport(
+            [*self.checks, *other.checks], [*self.findings, *other.findings], [*self.notes, *other.notes]
+        )
 
-    def warnings_only(self) -> "Judgement":
+    def warnings_only(self) -> "DriftReport":
         checks = [replace(check, verdict="warn") if check.verdict == "hold" else check for check in self.checks]
         return replace(self, checks=checks, findings=[replace(one, severity="warn") for one in self.findings])
 
 
-def judge(
-    tonight: Health | None,
-    reference: Health | None,
-    nights: Sequence[Night],
-    config: HealthConfig,
+def check_drift(
+    tonight: Profile | None,
+    reference: Profile | None,
+    nights: Sequence[PastNight],
+    config: DriftConfig,
     *,
     rows: int,
     empty: int,
-) -> Judgement:
+) -> DriftReport:
     """Compare a night with the model's reference and with the nights before it.
 
     Args:
@@ -97,18 +99,18 @@ def judge(
     found = _judge_feed(rows, empty, reference, config) + _judge_volume(rows, nights, config)
     obstacle = _obstacle(tonight, reference) if rows else None
     if obstacle:
-        found += Judgement(notes=[obstacle])
-    elif tonight and reference and tonight.spoken:
-        usual = [night.health for night in nights if night.health and night.health.comparable(tonight)]
+        found += DriftReport(notes=[obstacle])
+    elif tonight and reference and tonight.non_empty:
+        usual = [night.profile for night in nights if night.profile and night.profile.comparable(tonight)]
         known = usual[: config.least_nights] if len(usual) >= config.least_nights else []
         for measure in MEASURES:
             found += _judge_measure(measure, tonight, reference, known, config)
     return found if config.hold else found.warnings_only()
 
 
-def _obstacle(tonight: Health | None, reference: Health | None) -> str | None:
+def _obstacle(tonight: Profile | None, reference: Profile | None) -> str | None:
     """Return why a night cannot be compared with a reference, if so."""
-    if reference is None or not reference.spoken:
+    if reference is None or not reference.non_empty:
         return "Not compared: the model was trained before references were kept; train again to get one."
     if tonight is None:
         return "Not compared: some of its parts were labelled before their health was kept."
@@ -117,36 +119,36 @@ def _obstacle(tonight: Health | None, reference: Health | None) -> str | None:
     return None
 
 
-def _judge_feed(rows: int, empty: int, reference: Health | None, config: HealthConfig) -> Judgement:
+def _judge_feed(rows: int, empty: int, reference: Profile | None, config: DriftConfig) -> DriftReport:
     """Judge whether anything came in at all."""
     if not rows:
         sentence = "The batch has no rows: the feed did not come; see where it is made, and ingest it with --replace."
-        finding = Finding("rows", 0.0, 1.0, "hold", sentence)
-        return Judgement([Check("empty texts", "no rows", "", "hold")], [finding])
+        finding = DriftFinding("rows", 0.0, 1.0, "hold", sentence)
+        return DriftReport([DriftCheck("empty texts", "no rows", "", "hold")], [finding])
     share, usual = empty / rows, reference.empty_share if reference else 0.0
     many = empty == rows or empty >= LEAST_EMPTY
     severity = _severity(share - usual, config.empty_warn, config.empty_hold) if many else None
-    check = Check("empty texts", _percent(share), _percent(usual) if reference else "", severity or "ok")
+    check = DriftCheck("empty texts", _percent(share), _percent(usual) if reference else "", severity or "ok")
     if severity is None:
-        return Judgement([check])
+        return DriftReport([check])
     threshold = config.empty_hold if severity == "hold" else config.empty_warn
     sentence = (
         f"{_percent(share)} of the texts are empty{_beside(usual, reference)}: the wrong column, or an export that "
         "failed; ingest the right one with --replace."
     )
-    return Judgement([check], [Finding("empty", round(share - usual, 4), threshold, severity, sentence)])
+    return DriftReport([check], [DriftFinding("empty", round(share - usual, 4), threshold, severity, sentence)])
 
 
-def _judge_volume(rows: int, nights: Sequence[Night], config: HealthConfig) -> Judgement:
+def _judge_volume(rows: int, nights: Sequence[PastNight], config: DriftConfig) -> DriftReport:
     """Judge whether about as much came in as in the nights before."""
     if not rows or len(nights) < config.least_nights:
-        return Judgement()
+        return DriftReport()
     usual, lately = (
         statistics.median(night.rows for night in some) for some in (nights, nights[: config.least_nights])
     )
     limit = config.volume_factor
     if 1 / limit < rows / max(usual, 1) < limit:
-        return Judgement([Check("rows", f"{rows:,}", f"{usual:,.0f}", "ok")])
+        return DriftReport([DriftCheck("rows", f"{rows:,}", f"{usual:,.0f}", "ok")])
     known = 1 / limit < rows / max(lately, 1) < limit
     why = "a feed sent more than once, or the history with it" if rows > usual else "a feed that broke off"
     sentence = (
@@ -154,13 +156,15 @@ def _judge_volume(rows: int, nights: Sequence[Night], config: HealthConfig) -> J
         f"compare it with its source.{_known(config.least_nights) if known else ''}"
     )
     severity: Severity = "warn" if known else "hold"
-    finding = Finding("rows", round(rows / max(usual, 1), 4), limit if rows > usual else 1 / limit, severity, sentence)
-    return Judgement([Check("rows", f"{rows:,}", f"{usual:,.0f}", severity)], [finding])
+    finding = DriftFinding(
+        "rows", round(rows / max(usual, 1), 4), limit if rows > usual else 1 / limit, severity, sentence
+    )
+    return DriftReport([DriftCheck("rows", f"{rows:,}", f"{usual:,.0f}", severity)], [finding])
 
 
 def _judge_measure(
-    measure: str, tonight: Health, reference: Health, known: Sequence[Health], config: HealthConfig
-) -> Judgement:
+    measure: str, tonight: Profile, reference: Profile, known: Sequence[Profile], config: DriftConfig
+) -> DriftReport:
     """Judge one histogram; a change that the nights before had too does not hold."""
     distance = _distance(measure, tonight, reference)
     severity = _severity(distance.psi, config.psi_warn, config.psi_hold)
@@ -168,16 +172,16 @@ def _judge_measure(
         severity = None
     threshold = config.psi_hold if severity == "hold" else config.psi_warn
     more = ""
-    if severity and known and _distance(measure, tonight, total_health(known)).psi < threshold:
+    if severity and known and _distance(measure, tonight, merge_profiles(known)).psi < threshold:
         severity, more = "warn", f"{_known(len(known))} Train again with texts from them."
     now, before, sentence = _TELL[measure](tonight, reference)
-    check = Check(_NAMES[measure], now, before, severity or "ok", round(distance.psi, 4), round(distance.js, 4))
+    check = DriftCheck(_NAMES[measure], now, before, severity or "ok", round(distance.psi, 4), round(distance.js, 4))
     if severity is None:
-        return Judgement([check])
-    return Judgement([check], [Finding(measure, round(distance.psi, 4), threshold, severity, sentence + more)])
+        return DriftReport([check])
+    return DriftReport([check], [DriftFinding(measure, round(distance.psi, 4), threshold, severity, sentence + more)])
 
 
-def _distance(measure: str, one: Health, other: Health) -> Distance:
+def _distance(measure: str, one: Profile, other: Profile) -> Distance:
     return Distance.between(getattr(one, measure), getattr(other, measure))
 
 
@@ -187,7 +191,7 @@ def _severity(value: float, warn: float, hold: float) -> Severity | None:
     return "warn" if value >= warn else None
 
 
-def _tell_labels(tonight: Health, reference: Health) -> tuple[str, str, str]:
+def _tell_labels(tonight: Profile, reference: Profile) -> tuple[str, str, str]:
     """Return the class whose share changed most: tonight, in the reference, and a sentence about it."""
     changes = [abs(tonight.labels.share(n) - reference.labels.share(n)) for n in range(len(tonight.labels.bins))]
     most = int(np.argmax(changes))
@@ -199,7 +203,7 @@ def _tell_labels(tonight: Health, reference: Health) -> tuple[str, str, str]:
     return f"{name} {_percent(now)}", f"{name} {_percent(before)}", sentence
 
 
-def _tell_lengths(tonight: Health, reference: Health) -> tuple[str, str, str]:
+def _tell_lengths(tonight: Profile, reference: Profile) -> tuple[str, str, str]:
     now, before = tonight.mean_length, reference.mean_length
     why = "texts of another kind, or the wrong column"
     if now < before / 2:
@@ -213,11 +217,11 @@ def _tell_lengths(tonight: Health, reference: Health) -> tuple[str, str, str]:
     return f"{now:,.1f} tokens", f"{before:,.1f} tokens", sentence
 
 
-def _middle(health: Health) -> str:
+def _middle(profile: Profile) -> str:
     """Return the lengths between which the middle half of the texts lies, as far as the bins tell."""
-    shares = np.cumsum(health.lengths.counts) / max(health.spoken, 1)
+    shares = np.cumsum(profile.lengths.counts) / max(profile.non_empty, 1)
     first, last = (int(np.searchsorted(shares, share)) for share in (0.25, 0.75))
-    lows = health.lengths.bins
+    lows = profile.lengths.bins
     low, high = int(lows[first]), int(lows[last + 1]) - 1 if last + 1 < len(lows) else None
     if high is None:
         return f"{low:,} or more tokens"
@@ -226,7 +230,7 @@ def _middle(health: Health) -> str:
     return f"{low:,} to {high:,} tokens"
 
 
-def _tell_unknown(tonight: Health, reference: Health) -> tuple[str, str, str]:
+def _tell_unknown(tonight: Profile, reference: Profile) -> tuple[str, str, str]:
     now, before = _percent(tonight.unknown_share), _percent(reference.unknown_share)
     why = "another language, or the wrong column"
     if tonight.unknown_share < reference.unknown_share:
@@ -235,7 +239,7 @@ def _tell_unknown(tonight: Health, reference: Health) -> tuple[str, str, str]:
     return now, before, sentence
 
 
-def _tell_confidence(tonight: Health, reference: Health) -> tuple[str, str, str]:
+def _tell_confidence(tonight: Profile, reference: Profile) -> tuple[str, str, str]:
     now, before = _percent(tonight.mean_confidence), _percent(reference.mean_confidence)
     why = "texts that repeat themselves, or that it was trained on; read some of them."
     if tonight.mean_confidence < reference.mean_confidence:
@@ -256,7 +260,7 @@ def _known(nights: int) -> str:
     return f" The {nights} nights before were like it." if nights > 1 else " The night before was like it."
 
 
-def _beside(usual: float, reference: Health | None) -> str:
+def _beside(usual: float, reference: Profile | None) -> str:
     return f", {_percent(usual)} were in the model's reference" if reference else ""
 
 
@@ -265,30 +269,32 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %" if 0 < share < 0.1 else f"{100 * share:.0f} %"
 
 
-def earlier_nights(workspace: Workspace, bundle: Bundle, batch_id: str, limit: int) -> list[Night]:
+def earlier_nights(workspace: Workspace, bundle: Bundle, batch_id: str, limit: int) -> list[PastNight]:
     """Return the most recent published nights of a model but one, newest first.
 
     Those that the model was trained on are no nights, see `Bundle.learnt`. Health is that of the same version:
     another one has other words, and is sure of other things.
     """
-    learnt = {batch for batch, _ in bundle.learnt}
+    training_batches = {batch for batch, _ in bundle.training_batches}
     nights = [
         batch
         for batch in labelled_batches(workspace, bundle.name)
-        if batch.published and batch.id != batch_id and batch.id not in learnt
+        if batch.published and batch.id != batch_id and batch.id not in training_batches
     ]
     nights.sort(key=lambda batch: (batch.manifest.get("created", ""), batch.id), reverse=True)
     return [
-        Night(batch.rows, batch.health if batch.manifest.get("model_digest") == bundle.digest else None)
+        PastNight(batch.rows, batch.profile if batch.manifest.get("model_digest") == bundle.digest else None)
         for batch in nights[:limit]
     ]
 
 
-def judge_batch(
-    workspace: Workspace, batch: Batch, bundle: Bundle, report: BatchReport, config: HealthConfig
-) -> Judgement:
+def check_batch_drift(
+    workspace: Workspace, batch: Batch, bundle: Bundle, report: BatchReport, config: DriftConfig
+) -> DriftReport:
     """Return how a batch that was labelled compares with the model's reference and the nights before."""
     if bundle.trained_on(batch):  # its words are known, and the model is surer of it than of any other
-        return Judgement(notes=[f"Not compared: {bundle.title} was trained on this batch."])
+        return DriftReport(notes=[f"Not compared: {bundle.title} was trained on this batch."])
     nights = earlier_nights(workspace, bundle, batch.id, config.nights)
-    return judge(report.health, bundle.reference, nights, config, rows=report.rows, empty=report.counts.get("empty", 0))
+    return check_drift(
+        report.profile, bundle.reference, nights, config, rows=report.rows, empty=report.counts.get("empty", 0)
+    )

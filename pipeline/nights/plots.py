@@ -8,19 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.metrics.drift import Histogram
-from pipeline.metrics.profile import Health
+from pipeline.metrics.profile import Profile
 from pipeline.plotting import (
     BLUE,
     FAINT,
     INK,
     MUTED,
     ORANGE,
+    add_title,
     as_png,
     drawable,
-    headline,
     label_fonts,
     new_figure,
-    plain_axes,
+    style_axes,
 )
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def label_mix(tonight: Histogram, reference: Histogram | None) -> bytes:
     if reference:
         _draw_bars(axes, places + shift, [share.reference or 0.0 for share in shares], height, FAINT, "reference")
     names = [drawable(share.name, number) for number, share in enumerate(shares, start=1)]
-    plain_axes(axes)
+    style_axes(axes)
     axes.set_yticks(places, names, color=INK, parse_math=False, family=label_fonts())
     axes.set_xticks([])
     axes.grid(visible=False)
@@ -90,7 +90,7 @@ def label_mix(tonight: Histogram, reference: Histogram | None) -> bytes:
     for rest in listed[len(shares) :]:
         axes.set_xlabel(_tell_rest(rest), color=MUTED, fontsize=9, loc="left")
     _legend(figure, axes)
-    headline(figure, _mix_title(tonight, reference))
+    add_title(figure, _mix_title(tonight, reference))
     return as_png(figure)
 
 
@@ -137,7 +137,7 @@ def _mix_title(tonight: Histogram, reference: Histogram | None) -> str:
     return f"Labels: {100 * apart:.{0 if apart > 0.1 else 1}f} points from the reference's mix"
 
 
-def histograms(tonight: Health, reference: Health | None) -> bytes:
+def profile_histograms(tonight: Profile, reference: Profile | None) -> bytes:
     """Draw confidence, length and share of unknown words: a night's texts as bars, the reference as a line.
 
     Bins are drawn as wide as each other, whatever they span: the numbers below say where they begin.
@@ -150,7 +150,7 @@ def histograms(tonight: Health, reference: Health | None) -> bytes:
         axes.set_title(name, loc="left", color=INK, fontsize=10)
     panels[0].set_ylabel("% of the texts", color=MUTED, fontsize=9)
     _legend(figure, panels[0])
-    headline(figure, f"{tonight.spoken:,} texts tonight" + (", and the reference" if reference else ""))
+    add_title(figure, f"{tonight.non_empty:,} texts tonight" + (", and the reference" if reference else ""))
     return as_png(figure)
 
 
@@ -163,7 +163,7 @@ def _draw_histogram(axes: "Axes", tonight: Histogram, usual: Histogram | None, s
     axes.bar(np.arange(first, last), _percents(tonight)[first:last], 0.9, color=BLUE, label="tonight")
     if usual:
         axes.stairs(_percents(usual)[first:last], edges, color=ORANGE, linewidth=1.6, label="reference", zorder=4)
-    plain_axes(axes)
+    style_axes(axes)
     axes.set_xlim(first - 0.6, last - 0.4)
     step = -(-(last - first) // TICKS)
     ticks = range(first, last, step)

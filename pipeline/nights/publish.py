@@ -35,13 +35,13 @@ def publish(workspace: Workspace, batch_id: str, model: str | None = None, reaso
         PublicationError: it has no labels, or they are published already.
     """
     batch = workspace.batch(batch_id)
-    models = workspace.labelled_by(batch_id)
+    models = workspace.models_that_labelled(batch_id)
     if model is None and len(models) > 1:
         raise PublicationError(f"batch {batch_id} has labels by several models: choose with --model {'|'.join(models)}")
     name = model or (models[0] if models else "any model")
-    if name not in models or not is_labelled_at(workspace.labels_of(name, batch_id), batch):
+    if name not in models or not is_labelled_at(workspace.labels_dir(name, batch_id), batch):
         raise PublicationError(f"batch {batch_id} is not labelled by {name}: nightlabel score --batch {batch_id}")
-    path = workspace.labels_of(name, batch_id)
+    path = workspace.labels_dir(name, batch_id)
     labels = LabelledBatch(batch_id, path, read_json(path / "manifest.json"))
     if labels.published:
         raise PublicationError(f"the labels of batch {batch_id} by {name} are published already")

@@ -11,16 +11,16 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import BatchError
 from pipeline.files import read_json
-from pipeline.metrics.outliers import MOST, Strange
-from pipeline.metrics.profile import MEASURES, Health, total_health
+from pipeline.metrics.outliers import MAX_OUTLIERS, Outlier
+from pipeline.metrics.profile import MEASURES, Profile, merge_profiles
 from pipeline.models.bundle import Bundle
 from pipeline.models.registry import Registry
 from pipeline.schemas import STATUSES
-from pipeline.scoring.explanations import tell
-from pipeline.scoring.labels import LabelledBatch, is_labelled_at, labelled_batches, strange_rows
+from pipeline.scoring.explanations import format_evidence
+from pipeline.scoring.labels import LabelledBatch, is_labelled_at, labelled_batches, read_outliers
 from pipeline.workspace import Batch, Workspace
 
-CHANCE = 3.0  # standard errors within which a share may move by chance
+SHIFT_Z = 3.0  # standard errors within which a share may move by chance
 LEAST_MOVE = 0.01  # a share that moved by less is of no interest, however sure that is
 
 
@@ -54,17 +54,17 @@ class LabelledNight:
         return self.counts["documents"]
 
     @property
-    def spoken(self) -> int:
+    def non_empty(self) -> int:
         """Rows that are not empty."""
         return self.rows - self.counts["empty"]
 
     @property
-    def health(self) -> Health | None:
+    def profile(self) -> Profile | None:
         """What the model saw and said; None where that is not known of all of it."""
-        found = [health for health in (batch.health for batch in self.batches) if health]
+        found = [profile for profile in (batch.profile for batch in self.batches) if profile]
         if len(found) < len(self.batches) or not all(one.comparable(found[0]) for one in found):
             return None
-        return total_health(found)
+        return merge_profiles(found)
 
     @property
     def rows_per_second(self) -> float:
@@ -75,7 +75,7 @@ class LabelledNight:
 
     def share(self, label: str) -> float:
         """Return the share of a label among the rows that are not empty."""
-        return self.labels.get(label, 0) / max(self.spoken, 1)
+        return self.labels.get(label, 0) / max(self.non_empty, 1)
 
     @property
     def review_share(self) -> float:
@@ -99,7 +99,7 @@ def labelled_night(workspace: Workspace, model: str, batches: Iterable[Batch]) -
     """
     found = []
     for batch in batches:
-        folder = workspace.labels_of(model, batch.id)
+        folder = workspace.labels_dir(model, batch.id)
         if is_labelled_at(folder, batch):
             found.append(LabelledBatch(batch.id, folder, read_json(folder / "manifest.json")))
     return LabelledNight(found) if found else None
@@ -147,7 +147,7 @@ def night_before(workspace: Workspace, model: str, tonight: Sequence[str]) -> La
 
 
 @dataclass(frozen=True)
-class Account:
+class RowAccounting:
     """What became of the rows of a batch; of one that has no labels yet, `statuses` is None."""
 
     batch: str
@@ -171,33 +171,35 @@ class Account:
 
 
 @dataclass(frozen=True)
-class Move:
+class LabelShift:
     """The share of a label in two nights."""
 
     label: str
     before: float
     tonight: float
-    by_chance: bool  # or so small that nobody minds
+    within_noise: bool  # or so small that nobody minds
 
     @property
     def size(self) -> float:
         return abs(self.tonight - self.before)
 
 
-def label_moves(tonight: LabelledNight, before: LabelledNight) -> list[Move]:
+def label_shifts(tonight: LabelledNight, before: LabelledNight) -> list[LabelShift]:
     """Return how the share of each label moved between two nights, the largest move first, and up before down."""
-    noise = 1 / max(tonight.spoken, 1) + 1 / max(before.spoken, 1)
+    noise = 1 / max(tonight.non_empty, 1) + 1 / max(before.non_empty, 1)
     moves = []
     for label in sorted({*tonight.labels, *before.labels}):
         now, then = tonight.share(label), before.share(label)
-        both = (tonight.labels.get(label, 0) + before.labels.get(label, 0)) / max(tonight.spoken + before.spoken, 1)
+        both = (tonight.labels.get(label, 0) + before.labels.get(label, 0)) / max(
+            tonight.non_empty + before.non_empty, 1
+        )
         error = (max(both * (1 - both), 0.0) * noise) ** 0.5
-        moves.append(Move(label, then, now, abs(now - then) < max(LEAST_MOVE, CHANCE * error)))
+        moves.append(LabelShift(label, then, now, abs(now - then) < max(LEAST_MOVE, SHIFT_Z * error)))
     return sorted(moves, key=lambda move: (-round(move.size, 6), -move.tonight))
 
 
 @dataclass(frozen=True)
-class Estimate:
+class AccuracyEstimate:
     """How many labels of a night are right, if its confidence means what it meant on the test texts.
 
     Attributes:
@@ -215,7 +217,7 @@ class Estimate:
     left_out: dict[str, str]
 
 
-def estimate_accuracy(night: LabelledNight, bundle: Bundle) -> Estimate:
+def estimate_accuracy(night: LabelledNight, bundle: Bundle) -> AccuracyEstimate:
     """Return the expected share of right labels of a night, from its confidence.
 
     Confidence was calibrated on texts like those of the reference. Of a batch whose texts are of another kind it
@@ -223,10 +225,10 @@ def estimate_accuracy(night: LabelledNight, bundle: Bundle) -> Estimate:
     """
     left_out = {batch.id: why for batch in night.batches if (why := _why_unknown(batch, bundle))}
     used = [batch for batch in night.batches if batch.id not in left_out]
-    rows = sum(batch.health.spoken for batch in used if batch.health)
-    certainty = sum(batch.health.certainty for batch in used if batch.health)
+    rows = sum(batch.profile.non_empty for batch in used if batch.profile)
+    certainty = sum(batch.profile.certainty for batch in used if batch.profile)
     tested = bundle.metrics["test"] if bundle.metrics["test"]["n"] else bundle.metrics["validation"]
-    return Estimate(
+    return AccuracyEstimate(
         share=certainty / rows if rows else None,
         rows=rows,
         calibration_error=tested["calibration_error"],
@@ -237,11 +239,11 @@ def estimate_accuracy(night: LabelledNight, bundle: Bundle) -> Estimate:
 
 def _why_unknown(batch: LabelledBatch, bundle: Bundle) -> str | None:
     """Return why the confidence of a batch says nothing of how many labels are right, if so."""
-    if (batch.id, batch.manifest["documents_fingerprint"]) in bundle.learnt:
+    if (batch.id, batch.manifest["documents_fingerprint"]) in bundle.training_batches:
         return f"{bundle.title} was trained on it"
-    if batch.health is None:
+    if batch.profile is None:
         return "some of it was labelled before confidence was kept"
-    if not batch.health.spoken:
+    if not batch.profile.non_empty:
         return "it has no text"
     found = [
         one["measure"].replace("_", " ") for one in batch.manifest.get("findings", []) if one["measure"] in MEASURES
@@ -250,7 +252,7 @@ def _why_unknown(batch: LabelledBatch, bundle: Bundle) -> str | None:
 
 
 @dataclass(frozen=True)
-class StrangeRow:
+class OutlierRow:
     """One of the strangest rows of a night, with its text."""
 
     batch: str
@@ -262,40 +264,40 @@ class StrangeRow:
     evidence: str = ""  # what carried the label; "" unless that was asked for
 
 
-def strangest_rows(workspace: Workspace, night: LabelledNight) -> list[StrangeRow]:
+def outlier_rows(workspace: Workspace, night: LabelledNight) -> list[OutlierRow]:
     """Return the most surprising different texts of a night, at most `MOST`, the most surprising first.
 
     Each part knows its own, so only their texts are read.
     """
-    ranked = sorted(_strange_places(night), key=lambda place: -place[2].surprise)
-    found: dict[bytes, StrangeRow] = {}
-    for batch, part, strange in ranked:
-        if len(found) == MOST:
+    ranked = sorted(_strange_places(night), key=lambda place: -place[2].surprisal)
+    found: dict[bytes, OutlierRow] = {}
+    for batch, part, outlier in ranked:
+        if len(found) == MAX_OUTLIERS:
             break
         document = _read_row(
-            workspace.documents_of(batch.id) / part.name, strange.row, ["doc_id", "text", "content_hash"]
+            workspace.documents_dir(batch.id) / part.name, outlier.row, ["doc_id", "text", "content_hash"]
         )
-        labels = _read_row(part, strange.row, ["label", "labels", "confidence", "evidence"])
+        labels = _read_row(part, outlier.row, ["label", "labels", "confidence", "evidence"])
         found.setdefault(
             document["content_hash"],
-            StrangeRow(
+            OutlierRow(
                 batch=batch.id,
                 doc_id=document["doc_id"],
                 label=", ".join(labels.get("labels") or [labels["label"] or ""]),
                 confidence=labels["confidence"],
-                why=strange.why,
+                why=outlier.why,
                 text=document["text"],
-                evidence=tell(labels.get("evidence")),
+                evidence=format_evidence(labels.get("evidence")),
             ),
         )
     return list(found.values())
 
 
-def _strange_places(night: LabelledNight) -> Iterator[tuple[LabelledBatch, Path, Strange]]:
+def _strange_places(night: LabelledNight) -> Iterator[tuple[LabelledBatch, Path, Outlier]]:
     for batch in night.batches:
         for part in batch.parts:
-            for strange in strange_rows(part) or []:
-                yield batch, part, strange
+            for outlier in read_outliers(part) or []:
+                yield batch, part, outlier
 
 
 def _read_row(path: Path, row: int, columns: Sequence[str]) -> dict[str, Any]:

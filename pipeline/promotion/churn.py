@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.metrics.selective import Promise
-from pipeline.promotion.version import Answers, Contender, answer
+from pipeline.metrics.selective import SelectivePolicy
+from pipeline.promotion.version import ModelVersion, PredictedLabels, predict_labels
 from pipeline.scoring.labels import labelled_batches
 from pipeline.workspace import Batch, Workspace
 
@@ -20,7 +20,7 @@ EXAMPLES = 5
 
 
 @dataclass(frozen=True)
-class Flip:
+class LabelChange:
     """A change of label, and how many rows of the sample change so."""
 
     before: str
@@ -41,7 +41,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Flips:
+class Churn:
     """The labels of a night that would be others, in a sample.
 
     Attributes:
@@ -57,7 +57,7 @@ class Flips:
     documents: int
     rows: int
     changed: int
-    most: list[Flip]
+    most: list[LabelChange]
     examples: list[Example]
 
     @property
@@ -65,23 +65,23 @@ class Flips:
         return self.changed / self.rows
 
 
-def find_flips(workspace: Workspace, champion: Contender, challenger: Contender) -> Flips | None:
+def prediction_churn(workspace: Workspace, champion: ModelVersion, challenger: ModelVersion) -> Churn | None:
     """Label a sample of the newest night that neither version learnt from; None where there is no such night."""
     batch = newest_night(workspace, champion, challenger)
     if batch is None or not batch.rows:
         return None
     doc_ids, texts = sample(batch)
-    before, after = answer(champion, [texts]), answer(challenger, [texts])
+    before, after = predict_labels(champion, [texts]), predict_labels(challenger, [texts])
     was, becomes = before.names(champion.labels), after.names(challenger.labels)
     changed = np.flatnonzero(was != becomes)
     pairs = Counter(zip(was[changed], becomes[changed], strict=True))
     listed = sorted(pairs.items(), key=lambda one: (-one[1], one[0]))[:LISTED]
-    return Flips(
+    return Churn(
         batch=batch.id,
         documents=batch.rows,
         rows=len(texts),
         changed=len(changed),
-        most=[Flip(*pair, rows) for pair, rows in listed],
+        most=[LabelChange(*pair, rows) for pair, rows in listed],
         examples=[
             Example(
                 doc_id=doc_ids[row].as_py(),
@@ -96,14 +96,14 @@ def find_flips(workspace: Workspace, champion: Contender, challenger: Contender)
     )
 
 
-def _surest(rows: np.ndarray, before: Answers, after: Answers) -> list[int]:
+def _surest(rows: np.ndarray, before: PredictedLabels, after: PredictedLabels) -> list[int]:
     """Return some rows, those first of which the less sure version is surest."""
     sure = np.minimum(before.confidence[rows], after.confidence[rows])
     chosen: list[int] = rows[np.argsort(-sure, kind="stable")][:EXAMPLES].tolist()
     return chosen
 
 
-def newest_night(workspace: Workspace, *contenders: Contender) -> Batch | None:
+def newest_night(workspace: Workspace, *contenders: ModelVersion) -> Batch | None:
     """Return the documents that were labelled last, among those that none of the versions learnt from."""
     documents = {batch.id: batch for batch in workspace.batches()}
     nights = [night for name in sorted({one.name for one in contenders}) for night in labelled_batches(workspace, name)]
@@ -125,8 +125,8 @@ def sample(batch: Batch, most: int = MOST_ROWS) -> tuple[pa.Array, pa.Array]:
     return table["doc_id"].chunk(0), table["text"].chunk(0)
 
 
-def foreseen_shares(
-    workspace: Workspace, version: Contender, promises: Mapping[float, Promise]
+def expected_coverage(
+    workspace: Workspace, version: ModelVersion, policies: Mapping[float, SelectivePolicy]
 ) -> dict[str, Any] | None:
     """Return what share of last night's texts each promise of a new version would label; None without such a night.
 
@@ -137,13 +137,13 @@ def foreseen_shares(
     if batch is None or not batch.rows:
         return None
     _, texts = sample(batch)
-    answers = answer(version, [texts])
-    rows = int(answers.spoken.sum())
+    answers = predict_labels(version, [texts])
+    rows = int(answers.non_empty.sum())
     if not rows:
         return None
     labelled = {
-        target: np.count_nonzero(answers.spoken & (answers.confidence >= promise.thresholds[answers.likeliest]))
-        for target, promise in promises.items()
+        target: np.count_nonzero(answers.non_empty & (answers.confidence >= policy.thresholds[answers.likeliest]))
+        for target, policy in policies.items()
     }
     return {
         "batch": batch.id,

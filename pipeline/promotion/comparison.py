@@ -12,14 +12,14 @@ from pydantic import TypeAdapter
 from pipeline.dataset.corpus import Corpus
 from pipeline.files import write_json
 from pipeline.metrics.classification import macro_f1
-from pipeline.metrics.significance import Estimate, chance_of_loss, paired_differences
+from pipeline.metrics.significance import IntervalEstimate, paired_differences, sign_test_p_values
 from pipeline.models.bundle import Bundle
-from pipeline.promotion.churn import Flips, find_flips
-from pipeline.promotion.test_set import HeldOut, changes, corpus_of, held_out
-from pipeline.promotion.version import Contender, answer
+from pipeline.promotion.churn import Churn, prediction_churn
+from pipeline.promotion.test_set import SharedTestSet, changed_batch_notes, corpus_of, held_out
+from pipeline.promotion.version import ModelVersion, predict_labels
 from pipeline.workspace import Workspace
 
-FILE = "comparison.json"
+COMPARISON_FILE = "comparison.json"
 MOST_MOVED = 10
 MISSED, WRONGLY = "(not given)", "(not true)"  # of documents with several classes
 
@@ -43,19 +43,20 @@ class ClassChange:
         before: the champion's scores.
         after: the challenger's.
         change: of F1.
-        chance: how likely chance alone makes it look as much worse, see `pipeline.paired.chance_of_loss`.
+        chance: how likely chance alone makes it look as much worse, see
+        `pipeline.metrics.significance.sign_test_p_values`.
     """
 
     label: str
     support: int
     before: Scores
     after: Scores
-    change: Estimate
+    change: IntervalEstimate
     chance: float
 
 
 @dataclass(frozen=True)
-class Moved:
+class ConfusionChange:
     """A confusion, and how many test texts each version makes it with."""
 
     truth: str
@@ -65,7 +66,7 @@ class Moved:
 
 
 @dataclass(frozen=True)
-class Tested:
+class PairedEvaluation:
     """What two versions with the same classes make of the same test texts.
 
     Attributes:
@@ -82,11 +83,11 @@ class Tested:
     n: int
     before: float
     after: float
-    difference: Estimate
+    difference: IntervalEstimate
     at_least: float
     probability_worse: float
     classes: list[ClassChange]
-    moved: list[Moved]
+    moved: list[ConfusionChange]
 
 
 @dataclass(frozen=True)
@@ -113,17 +114,17 @@ class Comparison:
     new: list[str]
     same_kind: bool
     proven: bool
-    tested: Tested | None
+    tested: PairedEvaluation | None
     left_out: int = 0
     unreadable: int = 0
     notes: list[str] = field(default_factory=list)
-    flips: Flips | None = None
+    flips: Churn | None = None
 
     @property
     def same_classes(self) -> bool:
         return self.same_kind and not self.lost and not self.new
 
-    def figures(self) -> dict[str, Any]:
+    def promotion_metrics(self) -> dict[str, Any]:
         """Return what a promotion rests on, for a manifest."""
         facts: dict[str, Any] = {"champion": self.champion, "tested": self.tested.n if self.tested else 0}
         if self.tested:
@@ -136,7 +137,7 @@ class Comparison:
         return facts | {"flips": round(self.flips.share, 6) if self.flips else None}
 
 
-def compare(workspace: Workspace, champion: Bundle, challenger: Contender, corpus: Corpus) -> Comparison:
+def compare_versions(workspace: Workspace, champion: Bundle, challenger: ModelVersion, corpus: Corpus) -> Comparison:
     """Have two versions label the same test texts, and a sample of last night's.
 
     Args:
@@ -145,7 +146,7 @@ def compare(workspace: Workspace, champion: Bundle, challenger: Contender, corpu
         challenger: the one that may replace it.
         corpus: what the challenger was trained, validated and tested on.
     """
-    other = Contender.of(champion)
+    other = ModelVersion.of(champion)
     lost, new = _lacking(other.labels, challenger.labels), _lacking(challenger.labels, other.labels)
     same_kind = (other.thresholds is None) == (challenger.thresholds is None)
     texts = held_out(workspace, corpus, champion, challenger.labels)
@@ -162,7 +163,7 @@ def compare(workspace: Workspace, champion: Bundle, challenger: Contender, corpu
         left_out=texts.left_out,
         unreadable=unreadable,
         notes=texts.notes,
-        flips=find_flips(workspace, other, challenger),
+        flips=prediction_churn(workspace, other, challenger),
     )
 
 
@@ -172,25 +173,31 @@ def compare_bundles(workspace: Workspace, champion: Bundle, challenger: Bundle) 
     Raises:
         ModelError: none of the batches that the second was made from is there any more.
     """
-    found = compare(workspace, champion, Contender.of(challenger), corpus_of(workspace, challenger))
-    return replace(found, notes=[*found.notes, *changes(workspace, challenger)])
+    found = compare_versions(workspace, champion, ModelVersion.of(challenger), corpus_of(workspace, challenger))
+    return replace(found, notes=[*found.notes, *changed_batch_notes(workspace, challenger)])
 
 
 def _lacking(ones: Sequence[str], others: Sequence[str]) -> list[str]:
     return [label for label in ones if label not in set(others)]
 
 
-def _test(champion: Contender, challenger: Contender, texts: HeldOut) -> tuple[Tested | None, int]:
+def _test(
+    champion: ModelVersion, challenger: ModelVersion, texts: SharedTestSet
+) -> tuple[PairedEvaluation | None, int]:
     """Return what both make of the texts that have a token to both, and how many have none."""
-    before, after = answer(champion, texts.columns), answer(challenger, texts.columns)
-    readable = before.spoken & after.spoken
+    before, after = predict_labels(champion, texts.columns), predict_labels(challenger, texts.columns)
+    readable = before.non_empty & after.non_empty
     if not readable.any():
         return None, int((~readable).sum())
     truth = texts.targets[readable]
-    return measure(truth, before.given[readable], after.given[readable], challenger.labels), int((~readable).sum())
+    return evaluate_paired(truth, before.given[readable], after.given[readable], challenger.labels), int(
+        (~readable).sum()
+    )
 
 
-def measure(truth: NDArray[np.bool_], before: NDArray[np.bool_], after: NDArray[np.bool_], labels: list[str]) -> Tested:
+def evaluate_paired(
+    truth: NDArray[np.bool_], before: NDArray[np.bool_], after: NDArray[np.bool_], labels: list[str]
+) -> PairedEvaluation:
     """Count what two versions make of the same test texts.
 
     Args:
@@ -199,9 +206,9 @@ def measure(truth: NDArray[np.bool_], before: NDArray[np.bool_], after: NDArray[
         after: `[n, classes]`, what the challenger gives.
         labels: the name of each class.
     """
-    differences, chances = paired_differences(truth, before, after), chance_of_loss(truth, before, after)
+    differences, chances = paired_differences(truth, before, after), sign_test_p_values(truth, before, after)
     scores = zip(_scores(truth, before), _scores(truth, after), strict=True)
-    return Tested(
+    return PairedEvaluation(
         n=len(truth),
         before=macro_f1(before, truth),
         after=macro_f1(after, truth),
@@ -243,13 +250,13 @@ def confusions(truth: NDArray[np.bool_], given: NDArray[np.bool_]) -> NDArray[np
     return counts
 
 
-def _moved(before: NDArray[np.int64], after: NDArray[np.int64], labels: list[str]) -> list[Moved]:
+def _moved(before: NDArray[np.int64], after: NDArray[np.int64], labels: list[str]) -> list[ConfusionChange]:
     change = np.abs(after - before)
     order = np.argsort(-change, axis=None, kind="stable")[:MOST_MOVED]
     pairs = [(int(row), int(column)) for row, column in zip(*np.unravel_index(order, change.shape), strict=True)]
     truths, givens = [*labels, WRONGLY], [*labels, MISSED]
     return [
-        Moved(truths[row], givens[column], int(before[row, column]), int(after[row, column]))
+        ConfusionChange(truths[row], givens[column], int(before[row, column]), int(after[row, column]))
         for row, column in pairs
         if change[row, column]
     ]
@@ -265,6 +272,6 @@ def write_comparison(path: Path, comparison: Comparison) -> None:
 
 def read_comparison(bundle: Bundle) -> Comparison | None:
     """Return what a bundle says of its comparison with the champion of its day; None if there was none."""
-    if FILE not in bundle.manifest["files"]:
+    if COMPARISON_FILE not in bundle.manifest["files"]:
         return None
-    return TypeAdapter(Comparison).validate_json((bundle.path / FILE).read_bytes())
+    return TypeAdapter(Comparison).validate_json((bundle.path / COMPARISON_FILE).read_bytes())

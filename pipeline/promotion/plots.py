@@ -12,14 +12,14 @@ from pipeline.plotting import (
     INK,
     MUTED,
     ORANGE,
+    add_title,
     as_png,
     drawable,
-    headline,
     label_fonts,
     new_figure,
-    plain_axes,
+    style_axes,
 )
-from pipeline.promotion.comparison import FILE, ClassChange, Comparison, write_comparison
+from pipeline.promotion.comparison import COMPARISON_FILE, ClassChange, Comparison, write_comparison
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +29,7 @@ MOST_CLASSES = 20
 
 def keep_comparison(folder: Path, comparison: Comparison) -> None:
     """Write a comparison into a bundle's folder, and where both versions were tested, its picture."""
-    write_comparison(folder / FILE, comparison)
+    write_comparison(folder / COMPARISON_FILE, comparison)
     if comparison.tested:
         (folder / "figures" / "comparison.png").write_bytes(class_changes(comparison))
 
@@ -47,7 +47,7 @@ def class_changes(comparison: Comparison) -> bytes:
     figure = new_figure(height=1.7 + 0.27 * len(classes))
     axes = figure.subplots()
     _draw(axes, classes)
-    plain_axes(axes)
+    style_axes(axes)
     names = [drawable(one.label, number) for number, one in enumerate(classes, start=1)]
     axes.set_yticks(range(len(classes)), names, color=INK, parse_math=False, family=label_fonts())
     axes.set_ylim(len(classes) - 0.4, -0.6)
@@ -63,7 +63,7 @@ def class_changes(comparison: Comparison) -> bytes:
         fontsize=9,
         labelcolor=INK,
     )
-    headline(
+    add_title(
         figure, f"Macro-F1 {tested.after:.3f} of {comparison.challenger}, {tested.before:.3f} of {comparison.champion}"
     )
     return as_png(figure)

@@ -14,33 +14,32 @@ from pipeline.dataset.corpus import TEST, TRAIN, VALIDATION
 from pipeline.dataset.tokenizer import UNKNOWN
 from pipeline.files import write_json
 from pipeline.metrics.classification import confidences, decide
-from pipeline.metrics.coverage_plot import precision_and_coverage
+from pipeline.metrics.coverage_plot import draw_precision_coverage
 from pipeline.metrics.plots import confusion_matrix, reliability_diagram
-from pipeline.metrics.predictions import FILE as CLAIMS
-from pipeline.metrics.predictions import Claims, write_claims
-from pipeline.metrics.profile import REFERENCE, Health, label_counts
-from pipeline.metrics.selective import promises_of
+from pipeline.metrics.predictions import PREDICTIONS_FILE, Predictions, write_predictions
+from pipeline.metrics.profile import REFERENCE_FILE, Profile, label_counts
+from pipeline.metrics.selective import fit_policies
 from pipeline.models.bundle import Bundle
-from pipeline.models.engine import opened
+from pipeline.models.engine import temporary_engine
 from pipeline.models.registry import Registry
-from pipeline.models.variants import FILES
+from pipeline.models.variants import VARIANT_FILES
 from pipeline.models.write_bundle import write_model
-from pipeline.promotion.churn import foreseen_shares
+from pipeline.promotion.churn import expected_coverage
 from pipeline.promotion.comparison import Comparison
 from pipeline.promotion.plots import keep_comparison
-from pipeline.promotion.rule import challenge, check_force, record
-from pipeline.promotion.version import Contender
+from pipeline.promotion.rule import check_force, decide_promotion, promotion_record
+from pipeline.promotion.version import ModelVersion
 from pipeline.schemas import SPLITS
 from pipeline.training.evaluate import assess
 from pipeline.training.loop import Progress, TrainedModel
 from pipeline.training.plots import learning_curve
-from pipeline.training.prepare import FROM_NOTHING, Prepared, Start, prepare
-from pipeline.training.selection import fit, forget_checkpoints
+from pipeline.training.prepare import COLD_START, PreparedData, WarmStart, prepare
+from pipeline.training.selection import delete_checkpoints, fit
 from pipeline.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class Publication:
+class Registration:
     """A registered version, and whether scoring uses it from now on."""
 
     bundle: Bundle
@@ -49,10 +48,10 @@ class Publication:
     comparison: Comparison | None = None  # with the champion of its day
 
 
-def publish(
+def register(
     workspace: Workspace,
     name: str,
-    prepared: Prepared,
+    prepared: PreparedData,
     trained: TrainedModel,
     recipe: Recipe,
     metrics: dict[str, Any],
@@ -60,7 +59,7 @@ def publish(
     preset: str = "default",
     force: bool = False,
     reason: str | None = None,
-) -> Publication:
+) -> Registration:
     """Export a trained model, prove the export, register it, and promote it if it is not worse.
 
     Args:
@@ -87,15 +86,15 @@ def publish(
             workspace, name, registry.next_version(name), folder, prepared, trained, recipe, metrics
         )
         why, limits = reason if force else None, recipe.promotion.model_dump()
-        decision, comparison = challenge(registry, challenger, lambda: prepared.corpus, force=why, **limits)
+        decision, comparison = decide_promotion(registry, challenger, lambda: prepared.corpus, force=why, **limits)
         if comparison:
             keep_comparison(folder, comparison)
-        facts = {"preset": preset, "promotion": record(decision, comparison), **_learnt(prepared)}
-        bundle = registry.register(name, folder, facts)
+        provenance = {"preset": preset, "promotion": promotion_record(decision, comparison), **_learnt(prepared)}
+        bundle = registry.register(name, folder, provenance)
     if decision.promoted:
         registry.promote(name, bundle.version, decision.reason, forced=decision.forced)
-    forget_checkpoints(workspace, prepared, recipe)
-    return Publication(bundle, decision.promoted, decision.reason, comparison)
+    delete_checkpoints(workspace, prepared, recipe)
+    return Registration(bundle, decision.promoted, decision.reason, comparison)
 
 
 def _write_bundle(
@@ -103,11 +102,11 @@ def _write_bundle(
     name: str,
     version: int,
     folder: Path,
-    prepared: Prepared,
+    prepared: PreparedData,
     trained: TrainedModel,
     recipe: Recipe,
     metrics: dict[str, Any],
-) -> Contender:
+) -> ModelVersion:
     """Write everything but the manifest and the comparison, and return what is to be compared."""
     thresholds = None if metrics["thresholds"] is None else np.array(metrics["thresholds"], dtype=np.float32)
     parity = write_model(
@@ -116,26 +115,26 @@ def _write_bundle(
         prepared.cache.tokenizer,
         labels=prepared.corpus.labels,
         recipe=recipe,
-        proof=prepared.read(TRAIN),
+        parity_texts=prepared.read(TRAIN),
         validation=prepared.read(VALIDATION),
         thresholds=thresholds,
     )
-    exported, speed = exported_probabilities(folder / FILES["fp32"], prepared)
-    write_json(folder / REFERENCE, reference_health(exported, prepared, thresholds).as_json())
-    claims = _claims(exported, prepared, thresholds)
-    write_claims(folder / CLAIMS, claims)
-    challenger = Contender.staged(name, version, folder / FILES["fp32"], prepared, thresholds)
-    promises = promises_of(claims["validation"], recipe.promise, challenger.labels)
-    last_night = foreseen_shares(workspace, challenger, promises)
-    facts = {"parity": parity.as_dict(), "speed": speed, "last_night": last_night}
-    _write_report(folder, {**metrics, **facts}, challenger.labels)
-    if len(claims["validation"]):
-        picture = precision_and_coverage(claims, promises, recipe.promise.target_precision)
+    exported, speed = exported_probabilities(folder / VARIANT_FILES["fp32"], prepared)
+    write_json(folder / REFERENCE_FILE, reference_profile(exported, prepared, thresholds).as_json())
+    predictions = _claims(exported, prepared, thresholds)
+    write_predictions(folder / PREDICTIONS_FILE, predictions)
+    challenger = ModelVersion.staged(name, version, folder / VARIANT_FILES["fp32"], prepared, thresholds)
+    policies = fit_policies(predictions["validation"], recipe.promise, challenger.labels)
+    last_night = expected_coverage(workspace, challenger, policies)
+    provenance = {"parity": parity.as_dict(), "speed": speed, "last_night": last_night}
+    _write_report(folder, {**metrics, **provenance}, challenger.labels)
+    if len(predictions["validation"]):
+        picture = draw_precision_coverage(predictions, policies, recipe.promise.target_precision)
         (folder / "figures" / "precision_and_coverage.png").write_bytes(picture)
     return challenger
 
 
-def _learnt(prepared: Prepared) -> dict[str, Any]:
+def _learnt(prepared: PreparedData) -> dict[str, Any]:
     """Return what the manifest keeps of the documents that a version learnt from."""
     corpus = prepared.corpus
     return {
@@ -144,19 +143,19 @@ def _learnt(prepared: Prepared) -> dict[str, Any]:
                 "batch": batch.id,
                 "fingerprint": batch.manifest["fingerprint"],
                 "documents": batch.rows,
-                "learnt": learnt,
+                "learnt": trained_on_rows,
             }
-            for batch, learnt in zip(corpus.batches, corpus.learnt, strict=True)
+            for batch, trained_on_rows in zip(corpus.batches, corpus.trained_on_rows, strict=True)
         ],
         "reviews": {name: corpus.counts.get(name, 0) for name in ("reviewed", "corrected")},
     }
 
 
 def _claims(
-    exported: Mapping[str, NDArray[np.float32]], prepared: Prepared, thresholds: NDArray[np.float32] | None
-) -> dict[str, Claims]:
+    exported: Mapping[str, NDArray[np.float32]], prepared: PreparedData, thresholds: NDArray[np.float32] | None
+) -> dict[str, Predictions]:
     targets = {SPLITS[split]: prepared.read(split).targets() > 0 for split in (VALIDATION, TEST)}
-    return {name: Claims.of(probabilities, targets[name], thresholds) for name, probabilities in exported.items()}
+    return {name: Predictions.of(probabilities, targets[name], thresholds) for name, probabilities in exported.items()}
 
 
 def _write_report(folder: Path, metrics: dict[str, Any], labels: list[str]) -> None:
@@ -176,28 +175,28 @@ def _write_report(folder: Path, metrics: dict[str, Any], labels: list[str]) -> N
         (folder / "figures" / f"{name}.png").write_bytes(png)
 
 
-def build(
+def train(
     workspace: Workspace,
     name: str,
     recipe: Recipe,
     *,
     batch_ids: Iterable[str] = (),
-    start: Start = FROM_NOTHING,
+    start: WarmStart = COLD_START,
     preset: str = "default",
     force: bool = False,
     reason: str | None = None,
     progress: Progress | None = None,
-) -> Publication:
+) -> Registration:
     """Go through all four steps, without an orchestrator."""
     check_force(force, reason)
     prepared = prepare(workspace, recipe, batch_ids, start)
     trained = fit(workspace, prepared, recipe, progress)
     metrics = assess(prepared, trained, recipe)
-    return publish(workspace, name, prepared, trained, recipe, metrics, preset=preset, force=force, reason=reason)
+    return register(workspace, name, prepared, trained, recipe, metrics, preset=preset, force=force, reason=reason)
 
 
 def exported_probabilities(
-    model: Path, prepared: Prepared
+    model: Path, prepared: PreparedData
 ) -> tuple[dict[str, NDArray[np.float32]], dict[str, float | str]]:
     """Return what an exported graph says of the validation and test texts, and how fast.
 
@@ -207,7 +206,7 @@ def exported_probabilities(
         Probabilities float32 [texts, classes] by split; `texts_per_second`, `tokens_per_second`, and the `device`.
     """
     found, texts, tokens, seconds = {}, 0, 0, 0.0
-    with opened(model) as engine:
+    with temporary_engine(model) as engine:
         for split in (VALIDATION, TEST):
             rows = prepared.read(split)
             started = time.monotonic()
@@ -226,20 +225,20 @@ def exported_probabilities(
     }
 
 
-def reference_health(
-    exported: Mapping[str, NDArray[np.float32]], prepared: Prepared, thresholds: NDArray[np.float32] | None
-) -> Health:
+def reference_profile(
+    exported: Mapping[str, NDArray[np.float32]], prepared: PreparedData, thresholds: NDArray[np.float32] | None
+) -> Profile:
     """Return what a model saw and said of the validation and test texts: what nights are compared with."""
     corpus, texts = prepared.corpus, [prepared.read(split) for split in (VALIDATION, TEST)]
     probabilities = np.concatenate([exported[SPLITS[split]] for split in (VALIDATION, TEST)])
     given = decide(probabilities, thresholds)
     names = dict(zip(corpus.labels, given.sum(axis=0).tolist(), strict=True))
-    nameless = None if thresholds is None else int(np.count_nonzero(~given.any(axis=1)))
+    no_class = None if thresholds is None else int(np.count_nonzero(~given.any(axis=1)))
     empty = sum(prepared.cache.manifest["stats"][SPLITS[split]]["texts"] for split in (VALIDATION, TEST)) - len(given)
-    health = Health.of(
+    profile = Profile.of(
         np.concatenate([split.tokens.lengths for split in texts]),
         np.concatenate([split.tokens.count(UNKNOWN) for split in texts]),
         confidences(probabilities, given),
-        label_counts(names, corpus.labels, nameless),
+        label_counts(names, corpus.labels, no_class),
     )
-    return replace(health, rows=health.rows + empty, empty=empty)  # the token cache has no empty texts
+    return replace(profile, rows=profile.rows + empty, empty=empty)  # the token cache has no empty texts

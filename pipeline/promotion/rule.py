@@ -12,7 +12,7 @@ The rule has four parts, and a version must pass all of them.
    as good, is refused. The same weights again are exactly equal, and pass; the same data with another seed pass if
    they are ahead, or if the test split is large enough to show that they are not behind.
 3. Each class: none is worse by more than a set amount of F1, unless chance explains it: an exact test, in which many
-   classes are not counted as so many chances to fail (`pipeline.paired.chance_of_loss`).
+   classes are not counted as so many chances to fail (`pipeline.metrics.significance.sign_test_p_values`).
 4. The margin is given away anew with each promotion, so many small losses can add up: with a margin of 0 only
    versions that are ahead are promoted.
 """
@@ -23,10 +23,10 @@ from typing import Any
 
 from pipeline.dataset.corpus import Corpus
 from pipeline.errors import ConfigError, ModelError, TrainingDataError
-from pipeline.metrics.significance import DOUBT
+from pipeline.metrics.significance import SIGNIFICANCE_LEVEL
 from pipeline.models.registry import Registry
-from pipeline.promotion.comparison import ClassChange, Comparison, Tested, compare
-from pipeline.promotion.version import Contender
+from pipeline.promotion.comparison import ClassChange, Comparison, PairedEvaluation, compare_versions
+from pipeline.promotion.version import ModelVersion
 
 LISTED = 5
 
@@ -58,7 +58,7 @@ def gate(comparison: Comparison, *, margin: float, class_margin: float) -> Decis
         return Decision(False, refused or [f"no test texts to compare it with {comparison.champion} on"])
     behind = tested.after < tested.before and tested.at_least <= -margin
     overall = f"{_overall(tested, comparison.champion)}{_doubt(tested, margin, behind)}"
-    lost = lost_classes(tested.classes, class_margin)
+    lost = regressed_classes(tested.classes, class_margin)
     if behind or lost:
         return Decision(False, [overall, *([_tell_lost(lost)] if lost else [])])
     return Decision(True, [overall])
@@ -83,7 +83,7 @@ def _other_classes(comparison: Comparison) -> str:
     return f" ({', '.join(told)})"
 
 
-def _overall(tested: Tested, champion: str) -> str:
+def _overall(tested: PairedEvaluation, champion: str) -> str:
     difference = tested.difference
     return (
         f"macro-F1 {tested.after:.4f} against {tested.before:.4f} of {champion} on the same {tested.n:,} test texts "
@@ -91,7 +91,7 @@ def _overall(tested: Tested, champion: str) -> str:
     )
 
 
-def _doubt(tested: Tested, margin: float, behind: bool) -> str:
+def _doubt(tested: PairedEvaluation, margin: float, behind: bool) -> str:
     if behind and tested.difference.high < 0:
         return ", which is worse beyond chance"
     if behind:
@@ -101,9 +101,9 @@ def _doubt(tested: Tested, margin: float, behind: bool) -> str:
     return ""
 
 
-def lost_classes(classes: Sequence[ClassChange], class_margin: float) -> list[ClassChange]:
+def regressed_classes(classes: Sequence[ClassChange], class_margin: float) -> list[ClassChange]:
     """Return the classes that are worse by more than a set amount of F1, beyond chance, the worst first."""
-    lost = [one for one in classes if one.change.value < -class_margin and one.chance < DOUBT]
+    lost = [one for one in classes if one.change.value < -class_margin and one.chance < SIGNIFICANCE_LEVEL]
     return sorted(lost, key=lambda one: one.change.value)
 
 
@@ -125,7 +125,7 @@ def points(difference: float) -> str:
     return "0.0" if value == 0 else f"{value:+.1f}"
 
 
-def rule(margin: float, class_margin: float) -> str:
+def promotion_rule(margin: float, class_margin: float) -> str:
     """Return the rule as a sentence."""
     return (
         "A version replaces the champion if its macro-F1 on the same test texts is at least the champion's, or is "
@@ -144,19 +144,19 @@ def check_force(force: bool, reason: str | None) -> None:
         raise ConfigError('--force without a reason: say why, for the record, with --force --reason "..."')
 
 
-def record(decision: Decision, comparison: Comparison | None) -> dict[str, Any]:
+def promotion_record(decision: Decision, comparison: Comparison | None) -> dict[str, Any]:
     """Return what a bundle's manifest keeps of a decision, with the figures that it rests on, if there are any."""
     return {
         "promoted": decision.promoted,
         "forced": decision.forced,
         "reason": decision.reason,
-        "figures": comparison.figures() if comparison else None,
+        "figures": comparison.promotion_metrics() if comparison else None,
     }
 
 
-def challenge(
+def decide_promotion(
     registry: Registry,
-    challenger: Contender,
+    challenger: ModelVersion,
     corpus: Callable[[], Corpus],
     *,
     margin: float,
@@ -181,7 +181,7 @@ def challenge(
 
 
 def _judge(
-    registry: Registry, challenger: Contender, corpus: Callable[[], Corpus], margin: float, class_margin: float
+    registry: Registry, challenger: ModelVersion, corpus: Callable[[], Corpus], margin: float, class_margin: float
 ) -> tuple[Decision, Comparison | None]:
     version = registry.champion(challenger.name) if challenger.name in registry.names() else None
     if version is None:
@@ -194,5 +194,5 @@ def _judge(
         documents = corpus()
     except (ModelError, TrainingDataError) as error:
         return Decision(False, [str(error)]), None
-    comparison = compare(registry.workspace, champion, challenger, documents)
+    comparison = compare_versions(registry.workspace, champion, challenger, documents)
     return gate(comparison, margin=margin, class_margin=class_margin), comparison

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from pipeline.config import stored_recipe
 from pipeline.dataset.corpus import TEST, TRAIN, VALIDATION, Corpus, select
-from pipeline.dataset.reviews import text_labels
+from pipeline.dataset.reviews import read_reviewed_labels
 from pipeline.errors import ModelError, TrainingDataError
 from pipeline.models.bundle import Bundle
 from pipeline.workspace import Batch, Workspace
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class SharedTestSet:
     """Texts that test two versions.
 
     Attributes:
@@ -38,7 +38,7 @@ class HeldOut:
     notes: list[str]
 
 
-def held_out(workspace: Workspace, corpus: Corpus, other: Bundle, labels: list[str]) -> HeldOut:
+def held_out(workspace: Workspace, corpus: Corpus, other: Bundle, labels: list[str]) -> SharedTestSet:
     """Return the test texts of a corpus that another version did not learn from.
 
     Args:
@@ -50,26 +50,26 @@ def held_out(workspace: Workspace, corpus: Corpus, other: Bundle, labels: list[s
     learnt, notes = _learnt(workspace, other)
     columns, targets, start, left_out = [], [np.empty((0, len(labels)), dtype=bool)], 0, 0
     hashes = _hashes(corpus, (TEST,))
-    known, sets = _aligned(corpus, labels)
+    known, label_sets = _aligned(corpus, labels)
     for _, texts, label_ids in corpus.read(TEST):
         fresh = pc.invert(pc.is_in(hashes.slice(start, len(texts)), value_set=learnt)).to_numpy(zero_copy_only=False)
         start += len(texts)
         left_out += int((~fresh).sum())
         rows = np.flatnonzero(fresh & known[label_ids])
         columns.append(texts.take(pa.array(rows)))
-        targets.append(sets[label_ids[rows]])
-    return HeldOut(columns, np.concatenate(targets), left_out, notes)
+        targets.append(label_sets[label_ids[rows]])
+    return SharedTestSet(columns, np.concatenate(targets), left_out, notes)
 
 
 def _aligned(corpus: Corpus, labels: list[str]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return of each label set whether all its classes are known, and bool [label sets, classes]."""
     places = {label: place for place, label in enumerate(labels)}
     foreign = np.array([label not in places for label in corpus.labels])
-    sets = np.zeros((len(corpus.sets), len(labels)), dtype=bool)
+    label_sets = np.zeros((len(corpus.label_sets), len(labels)), dtype=bool)
     for number, label in enumerate(corpus.labels):
         if label in places:
-            sets[:, places[label]] = corpus.sets[:, number]
-    return np.logical_not(corpus.sets[:, foreign].any(axis=1)), sets
+            label_sets[:, places[label]] = corpus.label_sets[:, number]
+    return np.logical_not(corpus.label_sets[:, foreign].any(axis=1)), label_sets
 
 
 def corpus_of(workspace: Workspace, bundle: Bundle) -> Corpus:
@@ -87,7 +87,7 @@ def corpus_of(workspace: Workspace, bundle: Bundle) -> Corpus:
         method=training.split,
         validation_share=training.validation_share,
         test_share=training.test_share,
-        reviewed=text_labels(workspace),
+        reviewed=read_reviewed_labels(workspace),
     )
 
 
@@ -106,10 +106,10 @@ def _learnt(workspace: Workspace, bundle: Bundle) -> tuple[pa.Array, list[str]]:
         hashes = _hashes(corpus_of(workspace, bundle), (TRAIN, VALIDATION))
     except (ModelError, TrainingDataError):
         hashes = pa.array([], pa.binary(16))
-    return hashes, changes(workspace, bundle)
+    return hashes, changed_batch_notes(workspace, bundle)
 
 
-def changes(workspace: Workspace, bundle: Bundle) -> list[str]:
+def changed_batch_notes(workspace: Workspace, bundle: Bundle) -> list[str]:
     """Return a sentence about the batches of a version that are no longer as they were, if there are any."""
     _, changed = _batches_of(workspace, bundle)
     if not changed:

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from pipeline.dataset.minibatches import TokenLists
 from pipeline.dataset.tokenizer import Tokenizer
 from pipeline.metrics.classification import confidences, decide
-from pipeline.models.bundle import LEARNT_SHARE, Bundle
-from pipeline.models.engine import opened
-from pipeline.training.prepare import Prepared
+from pipeline.models.bundle import TRAINED_ON_SHARE, Bundle
+from pipeline.models.engine import temporary_engine
+from pipeline.training.prepare import PreparedData
 
 SLICE_TEXTS = 16_384  # tokenized and labelled at once
 
 
 @dataclass(frozen=True)
-class Contender:
+class ModelVersion:
     """A version of a model, registered or about to be.
 
     Attributes:
@@ -46,11 +46,11 @@ class Contender:
 
     @classmethod
     def staged(
-        cls, name: str, version: int, graph: Path, prepared: Prepared, thresholds: NDArray[np.float32] | None
+        cls, name: str, version: int, graph: Path, prepared: PreparedData, thresholds: NDArray[np.float32] | None
     ) -> Self:
         """Return a version that is about to be registered: its graph is written and proven."""
         corpus = prepared.corpus
-        shares = zip(corpus.batches, corpus.learnt, strict=True)
+        shares = zip(corpus.batches, corpus.trained_on_rows, strict=True)
         return cls(
             name=name,
             title=f"{name}@{version}",
@@ -58,7 +58,7 @@ class Contender:
             tokenizer=prepared.cache.tokenizer,
             labels=corpus.labels,
             thresholds=thresholds,
-            learnt=frozenset(batch.id for batch, learnt in shares if learnt >= LEARNT_SHARE * batch.rows),
+            learnt=frozenset(batch.id for batch, learnt in shares if learnt >= TRAINED_ON_SHARE * batch.rows),
             proven=True,
         )
 
@@ -71,13 +71,13 @@ class Contender:
             tokenizer=bundle.tokenizer,
             labels=bundle.labels,
             thresholds=bundle.thresholds,
-            learnt=frozenset(batch for batch, _ in bundle.learnt),
+            learnt=frozenset(batch for batch, _ in bundle.training_batches),
             proven=bool(bundle.metrics.get("parity")),
         )
 
 
 @dataclass(frozen=True)
-class Answers:
+class PredictedLabels:
     """What a version makes of some texts.
 
     Attributes:
@@ -90,35 +90,35 @@ class Answers:
     given: NDArray[np.bool_]
     confidence: NDArray[np.float32]
     likeliest: NDArray[np.int32]
-    spoken: NDArray[np.bool_]
+    non_empty: NDArray[np.bool_]
 
     def names(self, labels: list[str]) -> NDArray[np.object_]:
         """Return the label of each text as people read it: several joined, "none" for none, "" for an empty text."""
         joined = [", ".join(labels[number] for number in np.flatnonzero(row)) or "none" for row in self.given]
-        return np.where(self.spoken, np.array(joined, dtype=object), "")
+        return np.where(self.non_empty, np.array(joined, dtype=object), "")
 
 
-def answer(contender: Contender, columns: Iterable[pa.Array]) -> Answers:
+def predict_labels(model_version: ModelVersion, columns: Iterable[pa.Array]) -> PredictedLabels:
     """Label columns of texts with a version's own tokenizer and its fp32 graph, on the CPU."""
-    classes = len(contender.labels)
+    classes = len(model_version.labels)
     given, confidence = [np.empty((0, classes), dtype=bool)], [np.empty(0, dtype=np.float32)]
-    likeliest, spoken = [np.empty(0, dtype=np.int32)], [np.empty(0, dtype=bool)]
-    with opened(contender.graph) as engine:
+    likeliest, non_empty = [np.empty(0, dtype=np.int32)], [np.empty(0, dtype=bool)]
+    with temporary_engine(model_version.graph) as engine:
         for texts in (part for column in columns for part in _slices(column)):
-            token_ids = contender.tokenizer.encode(texts).token_ids
+            token_ids = model_version.tokenizer.encode(texts).token_ids
             rows = np.flatnonzero(pc.list_value_length(token_ids))  # an empty text would give NaN
             answers = np.zeros((len(texts), classes), dtype=bool)
             sure, best = np.zeros(len(texts), dtype=np.float32), np.zeros(len(texts), dtype=np.int32)
             if len(rows):
                 probabilities = engine.probabilities(TokenLists.of(token_ids.take(pa.array(rows))))
-                answers[rows] = decide(probabilities, contender.thresholds)
+                answers[rows] = decide(probabilities, model_version.thresholds)
                 sure[rows] = confidences(probabilities, answers[rows])
                 best[rows] = probabilities.argmax(axis=1)
             given.append(answers)
             confidence.append(sure)
             likeliest.append(best)
-            spoken.append(np.isin(np.arange(len(texts)), rows))
-    return Answers(*(np.concatenate(one) for one in (given, confidence, likeliest, spoken)))
+            non_empty.append(np.isin(np.arange(len(texts)), rows))
+    return PredictedLabels(*(np.concatenate(one) for one in (given, confidence, likeliest, non_empty)))
 
 
 def _slices(texts: pa.Array) -> list[pa.Array]:

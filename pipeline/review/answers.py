@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.dataset.reviews import keep_answers, latest, now, read_answers
+from pipeline.dataset.reviews import latest_answers, read_answers, utc_now, write_answers
 from pipeline.errors import AccountingError, ReviewError
 from pipeline.files import atomic_path
-from pipeline.review.checks import RIGHT, Checked, Known, Refusal, check
+from pipeline.review.checks import CONFIRMED, Checked, ReviewContext, RowError, check_rows
 from pipeline.review.spreadsheet import DELIMITERS, Sheet, read_sheet
-from pipeline.schemas import REASONS, split_labels
+from pipeline.schemas import REVIEW_REASONS, split_labels
 from pipeline.workspace import Workspace, user_name
 
 NEEDED = ("doc_id", "batch", "label", "correct_label")
@@ -21,7 +21,7 @@ LISTED = 10
 
 
 @dataclass(frozen=True)
-class Imported:
+class ReviewImport:
     """What became of the rows of a file; they add up.
 
     Attributes:
@@ -44,9 +44,9 @@ class Imported:
     imported: int
     unchanged: int
     not_reviewed: int
-    refusals: Sequence[Refusal]
+    row_errors: Sequence[RowError]
     rejected: Path | None
-    right: Mapping[str, int]
+    confirmed: Mapping[str, int]
     corrected: Mapping[str, int]
     new_classes: Sequence[str]
 
@@ -58,7 +58,7 @@ def import_review(
     *,
     new_labels: bool = False,
     skip_bad: bool = False,
-) -> Imported:
+) -> ReviewImport:
     """Take the answers of a corrected file; a row that does not fit refuses all of it.
 
     In its column `correct_label` `ok` or the same label says that the label is right, another label that it is not,
@@ -75,39 +75,39 @@ def import_review(
         ReviewError: the file cannot be read, has no answers, or rows do not fit.
     """
     sheet = read_sheet(path, NEEDED)
-    known = Known.of(workspace, allow_new=new_labels)
-    checked = check(sheet, known)
-    if checked.refusals and not skip_bad:
-        raise ReviewError(_complain(path, sheet, checked.refusals))
-    if not checked.answers and not checked.refusals:
+    context = ReviewContext.of(workspace, allow_new=new_labels)
+    checked = check_rows(sheet, context)
+    if checked.row_errors and not skip_bad:
+        raise ReviewError(_complain(path, sheet, checked.row_errors))
+    if not checked.answers and not checked.row_errors:
         raise ReviewError(
-            f"{path}: nothing is reviewed in {checked.not_reviewed:,} rows: write {RIGHT} or the right label into "
+            f"{path}: nothing is reviewed in {checked.not_reviewed:,} rows: write {CONFIRMED} or the right label into "
             "the column correct_label, and save"
         )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    rejected = _write_rejected(path, sheet, checked.refusals) if checked.refusals else None
+    rejected = _write_rejected(path, sheet, checked.row_errors) if checked.row_errors else None
     kept = _keep(workspace, checked, digest, reviewer or user_name())
-    return _report(path, sheet, checked, kept, rejected, known)
+    return _report(path, sheet, checked, kept, rejected, context)
 
 
-def _complain(path: Path, sheet: Sheet, refusals: Sequence[Refusal]) -> str:
-    listed = "\n".join(f"  {refusal}" for refusal in refusals[:LISTED])
-    more = f"\n  and {len(refusals) - LISTED:,} more" if len(refusals) > LISTED else ""
+def _complain(path: Path, sheet: Sheet, row_errors: Sequence[RowError]) -> str:
+    listed = "\n".join(f"  {refusal}" for refusal in row_errors[:LISTED])
+    more = f"\n  and {len(row_errors) - LISTED:,} more" if len(row_errors) > LISTED else ""
     read = "" if sheet.encoding != "Windows-1252" else " (it is not UTF-8, and was read as Windows-1252)"
     return (
-        f"{path}: {len(refusals):,} of {len(sheet.rows):,} rows do not fit, so nothing was imported{read}; "
+        f"{path}: {len(row_errors):,} of {len(sheet.rows):,} rows do not fit, so nothing was imported{read}; "
         f"mend them, or import the others with --skip-bad\n{listed}{more}"
     )
 
 
-def _write_rejected(path: Path, sheet: Sheet, refusals: Sequence[Refusal]) -> Path:
+def _write_rejected(path: Path, sheet: Sheet, row_errors: Sequence[RowError]) -> Path:
     """Write the refused rows as they stand beside the file, each with the reason, and return where."""
     target = path.with_name(f"{path.name}.rejected.csv")
     raw = {row.number: row.raw for row in sheet.rows}
     with atomic_path(target) as temporary, temporary.open("w", encoding="utf-8-sig", newline="") as file:
         writer = csv.writer(file, dialect="excel", delimiter=sheet.delimiter)
         writer.writerow([*sheet.header, "refused because"])
-        for refusal in refusals:
+        for refusal in row_errors:
             cells = [*raw[refusal.row], *[""] * len(sheet.header)][: max(len(sheet.header), len(raw[refusal.row]))]
             writer.writerow([*cells, str(refusal)])
     return target
@@ -120,14 +120,14 @@ def _keep(workspace: Workspace, checked: Checked, digest: str, reviewer: str) ->
         (*key, digest)
         for *key, digest in zip(*(before[name].to_pylist() for name in ("batch", "doc_id", "file_digest")), strict=True)
     }
-    last = {(row["batch"], row["doc_id"]): row for row in latest(before, ["batch", "doc_id"]).to_pylist()}
-    at = now()
+    last = {(row["batch"], row["doc_id"]): row for row in latest_answers(before, ["batch", "doc_id"]).to_pylist()}
+    at = utc_now()
     new = [
         {**answer, "reviewer": reviewer, "reviewed_at": at, "file_digest": digest}
         for key, (_, answer) in checked.answers.items()
         if (*key, digest) not in seen and not _same(last.get(key), answer)
     ]
-    keep_answers(workspace, new)
+    write_answers(workspace, new)
     return new
 
 
@@ -143,24 +143,24 @@ def _report(
     checked: Checked,
     kept: Sequence[Mapping[str, Any]],
     rejected: Path | None,
-    known: Known,
-) -> Imported:
-    right = Counter(row["why"] for row in kept if row["correct"] == row["label"])
+    context: ReviewContext,
+) -> ReviewImport:
+    confirmed = Counter(row["why"] for row in kept if row["correct"] == row["label"])
     corrected = Counter(row["why"] for row in kept if row["correct"] != row["label"])
     names = (split_labels(row["correct"]) if row["several"] else [row["correct"]] for row in kept if row["new_class"])
-    report = Imported(
+    report = ReviewImport(
         path=path,
         how=f"{sheet.encoding}, with {DELIMITERS[sheet.delimiter]}s",
         rows=len(sheet.rows),
         imported=len(kept),
         unchanged=len(checked.answers) - len(kept) + checked.repeated,
         not_reviewed=checked.not_reviewed,
-        refusals=checked.refusals,
+        row_errors=checked.row_errors,
         rejected=rejected,
-        right={why: right[why] for why in REASONS},
-        corrected={why: corrected[why] for why in REASONS},
-        new_classes=sorted({one for own in names for one in own} - known.classes),
+        confirmed={why: confirmed[why] for why in REVIEW_REASONS},
+        corrected={why: corrected[why] for why in REVIEW_REASONS},
+        new_classes=sorted({one for own in names for one in own} - context.classes),
     )
-    if report.rows != report.imported + report.unchanged + report.not_reviewed + len(report.refusals):
+    if report.rows != report.imported + report.unchanged + report.not_reviewed + len(report.row_errors):
         raise AccountingError(f"{path}: {report.rows} rows became {report}")
     return report

@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.dataset.reviews import keep_asked, now, read_answers
+from pipeline.dataset.reviews import read_answers, utc_now, write_review_requests
 from pipeline.errors import ModelError, ReviewError
 from pipeline.models.bundle import Bundle
 from pipeline.models.registry import Registry
-from pipeline.review.checks import shown
-from pipeline.review.label_errors import suspicious_rows
-from pipeline.review.selection import Candidates, candidates, choose, read_rows, standing
-from pipeline.review.spreadsheet import guard, readable, write_sheet
+from pipeline.review.checks import label_to_cell
+from pipeline.review.label_errors import likely_label_errors
+from pipeline.review.selection import ReviewPool, is_current, read_rows, review_pool, select_for_review
+from pipeline.review.spreadsheet import guard, text_to_cell, write_sheet
 from pipeline.scoring.labels import LabelledBatch, labelled_batches
 from pipeline.workspace import Workspace
 
@@ -26,7 +26,7 @@ SUSPICIOUS_SHARE = 1 / 3
 
 
 @dataclass(frozen=True)
-class Exported:
+class ReviewExport:
     """What was given out for review.
 
     Attributes:
@@ -58,7 +58,7 @@ def export_review(
     suspicious: bool = False,
     replace: bool = False,
     delimiter: str = ",",
-) -> Exported:
+) -> ReviewExport:
     """Write the rows that are worth a person's minute.
 
     Half or two thirds are those that the model is least sure of, the others a sample of those that it is sure of;
@@ -84,18 +84,18 @@ def export_review(
         raise ReviewError(f"--rows {rows}: at least 1")
     bundle, batches = _labels(workspace, batch_ids, model)
     asked = _suspicious(workspace, bundle, max(1, round(rows * SUSPICIOUS_SHARE))) if suspicious else []
-    texts = candidates(workspace, batches, bundle.thresholds)
+    texts = review_pool(workspace, batches, bundle.thresholds)
     learnt = [batch.id for batch in batches if _learnt(bundle, batch)]
     asked += _night_rows(workspace, bundle, texts, rows - len(asked), {row["content_hash"] for row in asked}, learnt)
     if not asked:
         raise ReviewError(
             f"nothing is left to review in {', '.join(batch.id for batch in batches)}; name another --batch"
         )
-    asked = [{**row, "asked_at": now(), "model": bundle.title} for row in asked]
-    keep_asked(workspace, asked)
+    asked = [{**row, "asked_at": utc_now(), "model": bundle.title} for row in asked]
+    write_review_requests(workspace, asked)
     write_sheet(path, COLUMNS, (_cells(row) for row in asked), delimiter)
     reasons = dict(sorted(Counter(row["why"] for row in asked).items()))
-    return Exported(path, bundle.title, [batch.id for batch in batches], reasons, learnt)
+    return ReviewExport(path, bundle.title, [batch.id for batch in batches], reasons, learnt)
 
 
 def _labels(workspace: Workspace, batch_ids: Sequence[str], model: str | None) -> tuple[Bundle, list[LabelledBatch]]:
@@ -103,7 +103,7 @@ def _labels(workspace: Workspace, batch_ids: Sequence[str], model: str | None) -
     registry = Registry(workspace)
     named = registry.find(model)
     wanted = named.title if model and "@" in model else None
-    there = [one for one in labelled_batches(workspace, named.name) if standing(workspace, one)]
+    there = [one for one in labelled_batches(workspace, named.name) if is_current(workspace, one)]
     if batch_ids:
         for batch_id in batch_ids:
             workspace.batch(batch_id)
@@ -140,13 +140,13 @@ def _newest(bundle: Bundle, there: Sequence[LabelledBatch]) -> list[LabelledBatc
 
 
 def _learnt(bundle: Bundle, labels: LabelledBatch) -> bool:
-    return (labels.id, labels.manifest["documents_fingerprint"]) in bundle.learnt
+    return (labels.id, labels.manifest["documents_fingerprint"]) in bundle.training_batches
 
 
 def _night_rows(
     workspace: Workspace,
     bundle: Bundle,
-    texts: Candidates,
+    texts: ReviewPool,
     rows: int,
     taken: set[bytes],
     learnt: Sequence[str],
@@ -159,7 +159,9 @@ def _night_rows(
     known = np.isin(texts.part, [number for number, (batch, _) in enumerate(texts.parts) if batch.id in learnt])
     # What was answered as doubtful belongs to what is sampled all the same: without it the sample would look better.
     again = texts.among(_hashes(answers.filter(same))) & ~texts.among(_hashes(answers.filter(pc.invert(same))))
-    sampled, doubtful = choose(texts, rows, no_sample=given | known | (reviewed & ~again), no_doubt=given | reviewed)
+    sampled, doubtful = select_for_review(
+        texts, rows, no_sample=given | known | (reviewed & ~again), no_doubt=given | reviewed
+    )
     return [
         {**row, "why": why}
         for why, chosen in (("sample", sampled), ("doubtful", doubtful))
@@ -173,7 +175,7 @@ def _hashes(answers: pa.Table) -> pa.Array:
 
 def _suspicious(workspace: Workspace, bundle: Bundle, rows: int) -> list[dict[str, Any]]:
     reviewed = set(read_answers(workspace)["content_hash"].to_pylist())
-    found = (row for row in suspicious_rows(workspace, bundle) if row["content_hash"] not in reviewed)
+    found = (row for row in likely_label_errors(workspace, bundle) if row["content_hash"] not in reviewed)
     return [row for row, _ in zip(found, range(rows), strict=False)]
 
 
@@ -183,8 +185,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
         guard(row["doc_id"]),
         guard(row["batch"]),
         row["why"],
-        readable(row["text"]),
-        shown(row["label"], several=row["several"]),
+        text_to_cell(row["text"]),
+        label_to_cell(row["label"], several=row["several"]),
         confidence,
         guard(row["second"]),
         "",

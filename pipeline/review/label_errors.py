@@ -1,8 +1,9 @@
 """Training labels that are likely wrong: those that a model which has not seen them confidently disagrees with.
 
-The model is the linear branch alone (see `pipeline.training.linear.fit_wide`), fitted five times on four fifths of
-the training texts: the whole model would take five trainings, and tells about the same. Which of its disagreements are errors of the
-labels rather than of the model is decided by confident learning (Northcutt et al. 2021, the library cleanlab).
+The model is the linear branch alone (see `pipeline.training.linear.fit_ngram_linear`), fitted five times on four
+fifths of the training texts: the whole model would take five trainings, and tells about the same. Which of its
+disagreements are errors of the labels rather than of the model is decided by confident learning (Northcutt et al.
+2021, the library cleanlab).
 
 Texts of the validation and test split are never asked about: to mend only those that a model gets wrong would make its
 measured quality look better than it is.
@@ -21,23 +22,24 @@ from numpy.typing import NDArray
 
 from pipeline.config import stored_recipe
 from pipeline.dataset.corpus import TRAIN, Corpus
-from pipeline.dataset.minibatches import TokenLists, plan_batches
+from pipeline.dataset.minibatches import TokenLists, plan_minibatches
 from pipeline.dataset.token_cache import TokenSet
 from pipeline.dataset.tokenizer import Tokenizer
 from pipeline.errors import ModelError, ReviewError
 from pipeline.models.bundle import Bundle
 from pipeline.promotion.test_set import corpus_of
 from pipeline.schemas import join_labels
-from pipeline.training.ensemble import USUAL, WIDE, as_probabilities, best_weights
-from pipeline.training.linear import BATCH_TOKENS, FOLDS, fit_wide
+from pipeline.training.ensemble import NGRAM_LINEAR, PRIOR_WEIGHTS, as_probabilities, best_weights
+from pipeline.training.linear import BATCH_TOKENS, FOLDS, fit_ngram_linear
 from pipeline.workspace import Workspace
 
 TINY = 1e-12
 FEWEST_TEXTS = 50  # of fewer, a fifth left out tells nothing
 
 
-def suspicious_rows(workspace: Workspace, bundle: Bundle) -> Iterator[dict[str, Any]]:
-    """Yield the training texts whose label is likely wrong, the most suspicious first, as in `pipeline.schemas.ASKED`.
+def likely_label_errors(workspace: Workspace, bundle: Bundle) -> Iterator[dict[str, Any]]:
+    """Yield the training texts whose label is likely wrong, the most suspicious first, as in
+    `pipeline.schemas.REVIEW_REQUESTS`.
 
     `confidence` is the probability of the label that stands, `second` the class that is likelier; where documents can
     have several labels, `second` is the class that is likeliest missing or too many, and `confidence` that it is not.
@@ -57,7 +59,9 @@ def suspicious_rows(workspace: Workspace, bundle: Bundle) -> Iterator[dict[str, 
         texts, bundle.tokenizer.size, recipe.model.wide_buckets, multi_label=corpus.multi_label
     )
     for place in label_issues(texts, probabilities, multi_label=corpus.multi_label).tolist():
-        likelier, confidence = _against(probabilities[place], corpus.sets[texts.label_ids[place]], corpus.multi_label)
+        likelier, confidence = _against(
+            probabilities[place], corpus.label_sets[texts.label_ids[place]], corpus.multi_label
+        )
         yield {
             **_read(corpus, int(rows[place])),
             "label": _name(corpus, int(texts.label_ids[place])),
@@ -78,18 +82,18 @@ def _corpus(workspace: Workspace, bundle: Bundle) -> Corpus:
 
 def _training_texts(corpus: Corpus, tokenizer: Tokenizer) -> tuple[TokenSet, NDArray[np.intp]]:
     """Return the training texts that have words, and the row of each in the corpus."""
-    ids, lists, label_ids, spoken = [], [], [np.empty(0, np.int32)], [np.empty(0, bool)]
+    ids, lists, label_ids, non_empty = [], [], [np.empty(0, np.int32)], [np.empty(0, bool)]
     for doc_ids, texts, own in corpus.read(TRAIN):
         encoded = tokenizer.encode(texts)
         there = encoded.lengths > 0
         ids.append(doc_ids.filter(pa.array(there)))
         lists.append(encoded.token_ids.filter(pa.array(there)))
         label_ids.append(own[there])
-        spoken.append(there)
+        non_empty.append(there)
     tokens = TokenLists.of(pa.concat_arrays(lists) if lists else pa.array([], pa.list_(pa.int32())))
-    rows = np.flatnonzero(corpus.splits == TRAIN)[np.concatenate(spoken)]
+    rows = np.flatnonzero(corpus.splits == TRAIN)[np.concatenate(non_empty)]
     doc_ids = pa.chunked_array(ids, pa.string())
-    return TokenSet(doc_ids, np.concatenate(label_ids), tokens, corpus.sets), rows
+    return TokenSet(doc_ids, np.concatenate(label_ids), tokens, corpus.label_sets), rows
 
 
 def cross_validated(
@@ -109,12 +113,12 @@ def cross_validated(
     for fold in range(FOLDS):
         held_out = np.flatnonzero(folds == fold)
         seen = replace(texts, label_ids=np.where(folds == fold, -1, texts.label_ids))
-        wide = fit_wide(seen, vocabulary_size, buckets, multi_label=multi_label)
+        wide = fit_ngram_linear(seen, vocabulary_size, buckets, multi_label=multi_label)
         with torch.inference_mode():
-            for batch in plan_batches(texts.tokens.lengths[held_out], batch_tokens=BATCH_TOKENS):
+            for batch in plan_minibatches(texts.tokens.lengths[held_out], batch_tokens=BATCH_TOKENS):
                 rows = held_out[batch]
                 logits[rows] = wide(torch.from_numpy(texts.tokens.pad(rows)[0])).numpy()
-    (weight,) = best_weights([logits], texts.targets(), [USUAL[WIDE]], multi_label)
+    (weight,) = best_weights([logits], texts.targets(), [PRIOR_WEIGHTS[NGRAM_LINEAR]], multi_label)
     return as_probabilities(logits.astype(np.float64) * weight, multi_label).astype(np.float64)
 
 
@@ -142,9 +146,9 @@ def label_issues(texts: TokenSet, probabilities: NDArray[np.float64], *, multi_l
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about classes with few examples: nobody could act on them
         if multi_label:
-            members = [np.flatnonzero(texts.sets[label_id]).tolist() for label_id in texts.label_ids]
+            members = [np.flatnonzero(texts.label_sets[label_id]).tolist() for label_id in texts.label_ids]
             found = np.asarray(find_issues_of_several(members, probabilities, **options), dtype=np.intp)
-            return _by_ratio(found, probabilities, texts.sets[texts.label_ids])
+            return _by_ratio(found, probabilities, texts.label_sets[texts.label_ids])
         classes, labels = np.unique(texts.label_ids, return_inverse=True)
         known = probabilities[:, classes]
         known = known / known.sum(axis=1, keepdims=True)
@@ -163,12 +167,12 @@ def _by_ratio(
     there = np.where(members, probabilities, 1.0).min(axis=1)[found]
     missing = np.where(members, 0.0, probabilities).max(axis=1)[found]
     order = np.argsort(np.log(np.maximum(there, TINY)) - np.log(np.maximum(missing, TINY)), kind="stable")
-    doubted = rightness(probabilities[found], members[found]).min(axis=1) < 0.5
+    doubted = self_confidence(probabilities[found], members[found]).min(axis=1) < 0.5
     ranked: NDArray[np.intp] = found[order][doubted[order]]
     return ranked
 
 
-def rightness(probabilities: NDArray[np.float64], members: NDArray[np.bool_]) -> NDArray[np.float64]:
+def self_confidence(probabilities: NDArray[np.float64], members: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return how likely a label is right about each class, [..., classes]: to name it, or not to."""
     return np.where(members, probabilities, 1 - probabilities)
 
@@ -176,13 +180,13 @@ def rightness(probabilities: NDArray[np.float64], members: NDArray[np.bool_]) ->
 def _against(probabilities: NDArray[np.float64], members: NDArray[np.bool_], multi_label: bool) -> tuple[int, float]:
     """Return the class that speaks most against a label, and how likely the label is right."""
     if multi_label:
-        right = rightness(probabilities, members)
+        right = self_confidence(probabilities, members)
         return int(right.argmin()), float(right.min())
     return int(np.where(members, -1.0, probabilities).argmax()), float(probabilities[members][0])
 
 
 def _name(corpus: Corpus, label_id: int) -> str:
-    members: Sequence[int] = np.flatnonzero(corpus.sets[label_id]).tolist()
+    members: Sequence[int] = np.flatnonzero(corpus.label_sets[label_id]).tolist()
     names = [corpus.labels[number] for number in members]
     return join_labels(names) if corpus.multi_label else names[0]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.dataset.reviews import latest, read_answers
+from pipeline.dataset.reviews import latest_answers, read_answers
 from pipeline.models.bundle import Bundle
 from pipeline.nights.publish import published_batches
 from pipeline.scoring.labels import LabelledBatch
@@ -18,7 +18,7 @@ RECENT_NIGHTS = 14
 
 
 @dataclass(frozen=True)
-class Precision:
+class PrecisionEstimate:
     """A share of right labels among reviewed ones.
 
     Attributes:
@@ -27,25 +27,25 @@ class Precision:
         nights: how many nights these are of.
     """
 
-    right: int
+    confirmed: int
     reviewed: int
     nights: int
 
     @property
     def share(self) -> float:
-        return self.right / self.reviewed
+        return self.confirmed / self.reviewed
 
     @property
     def interval(self) -> tuple[float, float]:
         """The exact 95 % interval (Clopper and Pearson 1934) of the share among all such labels."""
         from scipy.stats import binomtest
 
-        found = binomtest(self.right, self.reviewed).proportion_ci(confidence_level=LEVEL, method="exact")
+        found = binomtest(self.confirmed, self.reviewed).proportion_ci(confidence_level=LEVEL, method="exact")
         return float(found.low), float(found.high)
 
-    def breaks(self, promised: float) -> bool:
+    def violates(self, target_precision: float) -> bool:
         """Return whether the share is below what was promised by more than chance explains."""
-        return self.interval[1] < promised
+        return self.interval[1] < target_precision
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,20 @@ class ReviewedPrecision:
         promised: the precision that the labels of the version were to have; None if none was promised.
     """
 
-    version: Precision | None
-    recent: Precision | None
-    promised: float | None
+    version: PrecisionEstimate | None
+    recent: PrecisionEstimate | None
+    target_precision: float | None
 
     @property
-    def broken(self) -> bool:
-        return self.version is not None and self.promised is not None and self.version.breaks(self.promised)
+    def violated(self) -> bool:
+        return (
+            self.version is not None
+            and self.target_precision is not None
+            and self.version.violates(self.target_precision)
+        )
 
 
-def reviewed_precision(workspace: Workspace, bundle: Bundle, promise: dict[str, Any] | None) -> ReviewedPrecision:
+def reviewed_precision(workspace: Workspace, bundle: Bundle, policy: dict[str, Any] | None) -> ReviewedPrecision:
     """Return what people found of the labels that a model was sure of.
 
     Only the sample counts, because doubtful rows were chosen for being doubtful, and only published nights.
@@ -79,29 +83,29 @@ def reviewed_precision(workspace: Workspace, bundle: Bundle, promise: dict[str, 
         promise: of the labels manifest, with its `target`.
     """
     answers = read_answers(workspace).filter(pc.field("why") == "sample")
-    answers = latest(answers, ["batch", "doc_id", "model"])
+    answers = latest_answers(answers, ["batch", "doc_id", "model"])
     nights = sorted(
         published_batches(workspace, bundle.name), key=lambda one: (one.manifest.get("created", ""), one.id)
     )
     ids = [one.id for one in nights]
-    alike = [one.id for one in nights if not promise or _target(one) == promise["target"]]
+    alike = [one.id for one in nights if not policy or _target(one) == policy["target"]]
     own = answers.filter(pc.equal(answers["model"], bundle.title))
     named = answers.filter(pc.starts_with(answers["model"], f"{bundle.name}@"))
     return ReviewedPrecision(
         version=_precision(own, alike),
         recent=_precision(named, ids[-RECENT_NIGHTS:]),
-        promised=float(promise["target"]) if promise else None,
+        target_precision=float(policy["target"]) if policy else None,
     )
 
 
 def _target(night: LabelledBatch) -> float | None:
-    promise = night.manifest.get("promise")
-    return promise["target"] if promise else None
+    policy = night.manifest.get("promise")
+    return policy["target"] if policy else None
 
 
-def _precision(answers: pa.Table, nights: Sequence[str]) -> Precision | None:
+def _precision(answers: pa.Table, nights: Sequence[str]) -> PrecisionEstimate | None:
     there = answers.filter(pc.is_in(answers["batch"], value_set=pa.array(nights, pa.string())))
     if not len(there):
         return None
-    right = pc.sum(pc.equal(there["label"], there["correct"])).as_py()
-    return Precision(right, len(there), len(pc.unique(there["batch"])))
+    confirmed = pc.sum(pc.equal(there["label"], there["correct"])).as_py()
+    return PrecisionEstimate(confirmed, len(there), len(pc.unique(there["batch"])))

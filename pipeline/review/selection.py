@@ -20,7 +20,7 @@ FEWEST_SAMPLED = 30  # ...but so many where they are there, and never more than 
 
 
 @dataclass(frozen=True)
-class Candidates:
+class ReviewPool:
     """The different labelled texts of some batches.
 
     Attributes:
@@ -47,9 +47,9 @@ class Candidates:
         return found
 
 
-def candidates(
+def review_pool(
     workspace: Workspace, batches: Sequence[LabelledBatch], thresholds: NDArray[np.float32] | None
-) -> Candidates:
+) -> ReviewPool:
     """Return the different texts that a model has labelled in some batches, empty ones left out.
 
     Args:
@@ -64,22 +64,22 @@ def candidates(
     first.sort()
     columns = [np.concatenate(column)[first] for column in list(zip(*found, strict=True))[:-1]]
     part, row, margin, second, confident = columns
-    return Candidates(parts, part, row, margin, second, confident, hashes.take(pa.array(first)))
+    return ReviewPool(parts, part, row, margin, second, confident, hashes.take(pa.array(first)))
 
 
 def _of_part(
     workspace: Workspace, number: int, batch: LabelledBatch, path: Path, thresholds: NDArray[np.float32] | None
 ) -> tuple[Any, ...]:
     labels = pq.read_table(path, columns=["scores", "status"], partitioning=None)
-    documents = workspace.documents_of(batch.id) / path.name
+    documents = workspace.documents_dir(batch.id) / path.name
     hashes = pq.read_table(documents, columns=["content_hash"], partitioning=None)["content_hash"]
-    spoken = pc.is_valid(labels["scores"]).to_numpy().astype(bool)
-    labels, mask = labels.filter(pa.array(spoken)), pa.array(spoken)
+    non_empty = pc.is_valid(labels["scores"]).to_numpy().astype(bool)
+    labels, mask = labels.filter(pa.array(non_empty)), pa.array(non_empty)
     scores = labels["scores"].combine_chunks().flatten().to_numpy().reshape(-1, len(batch.manifest["classes"]))
     margin, second = margins(scores, thresholds)
     confident = pc.equal(labels["status"], "scored").to_numpy().astype(bool)
     place = np.full(len(labels), number, dtype=np.int32)
-    return place, np.flatnonzero(spoken), margin, second, confident, hashes.combine_chunks().filter(mask)
+    return place, np.flatnonzero(non_empty), margin, second, confident, hashes.combine_chunks().filter(mask)
 
 
 def margins(
@@ -103,8 +103,8 @@ def margins(
     return best[:, 0] - best[:, -1], order[:, -1].astype(np.int32)
 
 
-def choose(
-    texts: Candidates,
+def select_for_review(
+    texts: ReviewPool,
     rows: int,
     *,
     no_sample: NDArray[np.bool_],
@@ -137,7 +137,7 @@ def sample_size(rows: int) -> int:
     return min(max(round(rows * SAMPLE_SHARE), FEWEST_SAMPLED), rows // 2)
 
 
-def read_rows(workspace: Workspace, texts: Candidates, chosen: NDArray[np.intp]) -> Iterator[dict[str, Any]]:
+def read_rows(workspace: Workspace, texts: ReviewPool, chosen: NDArray[np.intp]) -> Iterator[dict[str, Any]]:
     """Yield some texts with their ids and labels, in their order, as in `ASKED` but for why, who and when."""
     found: dict[int, dict[str, Any]] = {}
     for number in np.unique(texts.part[chosen]):
@@ -145,7 +145,7 @@ def read_rows(workspace: Workspace, texts: Candidates, chosen: NDArray[np.intp])
         own = chosen[texts.part[chosen] == number]
         rows = pa.array(texts.row[own])
         labels = _take(path, rows, ["label", "labels", "confidence", "status"])
-        documents = _take(workspace.documents_of(batch.id) / path.name, rows, ["doc_id", "text", "content_hash"])
+        documents = _take(workspace.documents_dir(batch.id) / path.name, rows, ["doc_id", "text", "content_hash"])
         for place, label, document in zip(own.tolist(), labels, documents, strict=True):
             second = batch.manifest["classes"][texts.second[place]]
             found[place] = {**label, **document, **_label(label), "batch": batch.id, "second": second}
@@ -165,7 +165,7 @@ def _label(row: dict[str, Any]) -> dict[str, Any]:
     return {"several": several, "label": join_labels(row["labels"]) if several else row["label"]}
 
 
-def standing(workspace: Workspace, labels: LabelledBatch) -> bool:
+def is_current(workspace: Workspace, labels: LabelledBatch) -> bool:
     """Return whether labels are whole, and of the documents as they are now."""
     documents = {batch.id: batch for batch in workspace.batches()}
     return labels.id in documents and is_labelled_at(labels.path, documents[labels.id])

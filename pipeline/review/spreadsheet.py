@@ -58,16 +58,16 @@ def is_converted(cell: str) -> bool:
     return not words or (len(words) == 1 and (words[0][:3] in MONTHS or words[0] in NUMBER_WORDS))
 
 
-def readable(text: str) -> str:
+def text_to_cell(text: str) -> str:
     """Return a text for a cell: cut, without control characters, and no formula."""
     clean = text[: 2 * LONGEST_TEXT].replace("\r\n", "\n").translate(CONTROL)
     short = clean if len(clean) <= LONGEST_TEXT else clean[: LONGEST_TEXT - 1] + "…"
     return GUARD + short if short.startswith(GUARD) or is_formula(short) else short
 
 
-def original_of(cell: str, known: Iterable[str]) -> str | None:
+def original_value(cell: str, expected_values: Iterable[str]) -> str | None:
     """Return which of some values a spreadsheet has turned into a cell; None if that cannot be told."""
-    values = [value for value in known if value != cell]
+    values = [value for value in expected_values if value != cell]
     for may_be in (_as_number, _as_date):
         likely = [value for value in values if may_be(value, cell)]
         if likely:
@@ -117,7 +117,7 @@ def write_sheet(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]
 
 
 @dataclass(frozen=True)
-class Row:
+class SheetRow:
     """A row of a sheet that is not blank.
 
     Attributes:
@@ -141,7 +141,7 @@ class Sheet:
     """What a spreadsheet saved."""
 
     header: Sequence[str]
-    rows: Sequence[Row]
+    rows: Sequence[SheetRow]
     encoding: str
     delimiter: str
 
@@ -170,7 +170,7 @@ def read_sheet(path: Path, columns: Sequence[str]) -> Sheet:
     header = [name.strip().casefold() for name in records[0]] if records else []
     _check_header(path, header, columns)
     rows = [
-        Row(number, {name: (raw[place] if place < len(raw) else "") for place, name in enumerate(header)}, raw)
+        SheetRow(number, {name: (raw[place] if place < len(raw) else "") for place, name in enumerate(header)}, raw)
         for number, raw in enumerate(records[1:], start=2)
         if any(cell.strip() for cell in raw)
     ]

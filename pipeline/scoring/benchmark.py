@@ -26,8 +26,8 @@ from pipeline.config import ScoringConfig
 from pipeline.errors import ModelError
 from pipeline.models.bundle import Bundle
 from pipeline.models.engine import Engine
-from pipeline.models.session import choose_device, usable_cores
-from pipeline.models.variants import DEVICES, choose_precision
+from pipeline.models.session import choose_scoring_device, usable_cores
+from pipeline.models.variants import VARIANT_DEVICES, choose_variant
 from pipeline.scoring.benchmark_subject import Say, Subject, take_rows
 from pipeline.scoring.labels import commit_labels, read_documents
 from pipeline.scoring.report import BatchReport
@@ -59,7 +59,7 @@ def bench(
         What `nightlabel bench --json` prints.
     """
     # "auto" would warn for each setting that is tried.
-    config = config.model_copy(update={"device": "cuda" if choose_device(config.device).is_gpu else "cpu"})
+    config = config.model_copy(update={"device": "cuda" if choose_scoring_device(config.device).is_gpu else "cpu"})
     with tempfile.TemporaryDirectory(prefix="nightlabel-bench-") as folder, ExitStack() as stack:
         place = Workspace(folder)
         batch = take_rows(subject.batch, Path(folder) / "documents", rows)
@@ -211,14 +211,14 @@ def rows_of(batch: Batch, size: int) -> int:
 
 def precisions_here(bundle: Bundle, config: ScoringConfig) -> list[str]:
     """Return the precisions that can be measured on the device, fp32 first."""
-    here = "cuda" if choose_device(config.device).is_gpu else "cpu"
-    return ["fp32", *(name for name in bundle.variants if DEVICES[name] == here)]
+    here = "cuda" if choose_scoring_device(config.device).is_gpu else "cpu"
+    return ["fp32", *(name for name in bundle.variants if VARIANT_DEVICES[name] == here)]
 
 
 def _tune(bundle: Bundle, batch: Batch, place: Workspace, config: ScoringConfig, say: Say) -> list[dict[str, Any]]:
     """Label some rows with each setting that is left open; return each with its median rows/s."""
-    on_gpu = choose_device(config.device).is_gpu
-    allowed = choose_precision(config.precision, bundle.variants, on_gpu=on_gpu, title=bundle.title).precision
+    on_gpu = choose_scoring_device(config.device).is_gpu
+    allowed = choose_variant(config.precision, bundle.variants, on_gpu=on_gpu, title=bundle.title).precision
     names = [config.precision] if config.precision != "auto" else sorted({"fp32", allowed})
     budgets = [config.batch_tokens] if config.batch_tokens else BATCH_TOKENS[on_gpu]
     cores = usable_cores()
@@ -272,16 +272,16 @@ def recommended(best: dict[str, Any], config: ScoringConfig, bundle: Bundle) -> 
 class _Prepared:
     """Batches before the clock starts."""
 
-    batches: list[tuple[np.ndarray, np.ndarray]]
+    minibatches: list[tuple[np.ndarray, np.ndarray]]
 
     @classmethod
     def of(cls, columns: Sequence[pa.Array], scorer: Scorer) -> Self:
-        return cls([padded for texts in columns for padded in scorer.batches(texts)])
+        return cls([padded for texts in columns for padded in scorer.minibatches(texts)])
 
     @property
     def padding_share(self) -> float:
-        slots = sum(token_ids.size for token_ids, _ in self.batches)
-        return 1 - sum(int(lengths.sum()) for _, lengths in self.batches) / slots if slots else 0.0
+        slots = sum(token_ids.size for token_ids, _ in self.minibatches)
+        return 1 - sum(int(lengths.sum()) for _, lengths in self.minibatches) / slots if slots else 0.0
 
     def run(self, scorer: Scorer) -> None:
         self._all(scorer.engine, scorer.engine.run)
@@ -290,7 +290,7 @@ class _Prepared:
         self._all(scorer.engine, scorer.engine.attribute)
 
     def _all(self, engine: Engine, step: Callable[[np.ndarray, np.ndarray], object]) -> None:
-        for future in [engine.submit(partial(step, *padded)) for padded in self.batches]:
+        for future in [engine.submit(partial(step, *padded)) for padded in self.minibatches]:
             future.result()
 
 

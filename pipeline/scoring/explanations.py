@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.dataset.tokenizer import PADDING, RESERVED, UNKNOWN, Tokenizer
 from pipeline.schemas import LABELS
 
-MOST = 3  # of a text
+MAX_PHRASES = 3  # of a text
 CANDIDATES = 6  # of a text's words and pairs: those that share a word become one
 LONGEST_WORD = 40  # characters; an unknown word can be as long as its text
 
@@ -41,7 +41,7 @@ class Evidence:
         self.words[rows, :most], self.weights[rows, :most] = found.words, found.weights
 
 
-def heaviest(token_ids: NDArray[np.int32], attributions: NDArray[np.float32]) -> Evidence:
+def top_evidence(token_ids: NDArray[np.int32], attributions: NDArray[np.float32]) -> Evidence:
     """Return the words and pairs that add most to the label's logit; what adds nothing or takes away is left out.
 
     What a word adds at all of its places counts together.
@@ -99,7 +99,7 @@ def _largest(values: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64]
     return np.where(found > 0, 0xFFFFFFFF - (keys & 0xFFFFFFFF), 0), found
 
 
-def joined(found: Evidence) -> Evidence:
+def merge_pairs(found: Evidence) -> Evidence:
     """Return the heaviest of candidates, each word added to the heaviest pair that has it, if any."""
     before, own = found.words[:, :, 0], found.words[:, :, 1]
     weights = found.weights.copy()
@@ -109,7 +109,7 @@ def joined(found: Evidence) -> Evidence:
         weights[:, number] += np.where(joins, weights, 0).sum(axis=1)
         weights[joins] = 0.0
         free &= ~joins
-    order, weights = _largest(weights, MOST)
+    order, weights = _largest(weights, MAX_PHRASES)
     return Evidence(np.take_along_axis(found.words, order[:, :, None], axis=1), weights)
 
 
@@ -124,7 +124,7 @@ def evidence_column(
         lengths: [texts], tokens of each.
         tokenizer: what made the token ids.
     """
-    evidence = joined(evidence)
+    evidence = merge_pairs(evidence)
     there = evidence.weights > 0
     words = evidence.words[there]
     vocabulary, numbers = _with_unknown(evidence, there, texts, tokenizer)
@@ -158,6 +158,6 @@ def _with_unknown(
     return pa.concat_arrays([tokenizer.vocabulary, short]), numbers
 
 
-def tell(entries: Sequence[Mapping[str, Any]] | None) -> str:
+def format_evidence(entries: Sequence[Mapping[str, Any]] | None) -> str:
     """Return a row's evidence as a person reads it, as `refund +2.1, not arrived +1.4`; "" where there is none."""
     return ", ".join(f"{entry['word']} {entry['weight']:+.1f}" for entry in entries or [])

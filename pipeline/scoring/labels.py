@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 from pipeline.config import ScoringConfig
 from pipeline.errors import AccountingError, BatchError
 from pipeline.files import atomic_path, file_digest, read_json, value_digest, write_json
-from pipeline.metrics.outliers import Strange
-from pipeline.metrics.profile import Health
-from pipeline.metrics.selective import REVIEW_BELOW, Outcome, Promise
+from pipeline.metrics.outliers import Outlier
+from pipeline.metrics.profile import Profile
+from pipeline.metrics.selective import REVIEW_BELOW, SelectivePolicy, SelectiveResult
 from pipeline.models.bundle import Bundle
 from pipeline.scoring.report import BatchReport, PartReport
 from pipeline.workspace import Batch, Workspace
@@ -44,18 +44,18 @@ def read_documents(path: Path, part: dict[str, Any]) -> pa.Table:
 
 
 def part_fingerprint(
-    bundle: Bundle, config: ScoringConfig, precision: str, part: dict[str, Any], promise: Promise | None
+    bundle: Bundle, config: ScoringConfig, precision: str, part: dict[str, Any], policy: SelectivePolicy | None
 ) -> str:
     """Return what decides the content of a labels part: the model, the settings that matter, the input."""
     decided = {
         "model": bundle.title,
         "digest": bundle.digest,
         # Where nothing is promised, as it stood in the fingerprints of earlier versions.
-        "review_below": REVIEW_BELOW if promise is None and config.review_below is None else config.review_below,
+        "review_below": REVIEW_BELOW if policy is None and config.review_below is None else config.review_below,
         "input": part["sha256"],
     }
-    if promise is not None:
-        decided["thresholds"] = promise.thresholds.tolist()
+    if policy is not None:
+        decided["thresholds"] = policy.thresholds.tolist()
     if config.evidence:
         decided["evidence"] = True
     # In fp32 a row's scores do not depend on anything else, and parts from before there were variants stay valid.
@@ -81,12 +81,12 @@ def existing_part(folder: Path, part: dict[str, Any], expected: str) -> PartRepo
         labels=facts["labels"],
         fingerprint=expected,
         skipped=True,
-        health=Health.from_json(facts["health"]) if facts.get("health") else None,
-        strange=_strange(facts),
+        profile=Profile.from_json(facts["health"]) if facts.get("health") else None,
+        outliers=_strange(facts),
     )
 
 
-def strange_rows(path: Path) -> list[Strange] | None:
+def read_outliers(path: Path) -> list[Outlier] | None:
     """Return the strangest rows of a labels part; None for one from before they were kept."""
     return _strange(_facts(pq.read_metadata(path)))
 
@@ -96,9 +96,9 @@ def _facts(metadata: pq.FileMetaData) -> dict[str, Any]:
     return value
 
 
-def _strange(facts: dict[str, Any]) -> list[Strange] | None:
+def _strange(facts: dict[str, Any]) -> list[Outlier] | None:
     kept = facts.get("strange")
-    return None if kept is None else [Strange.from_json(one) for one in kept]
+    return None if kept is None else [Outlier.from_json(one) for one in kept]
 
 
 def write_part(path: Path, labels: pa.Table, report: PartReport) -> None:
@@ -108,8 +108,8 @@ def write_part(path: Path, labels: pa.Table, report: PartReport) -> None:
         "fingerprint": report.fingerprint,
         "counts": report.counts,
         "labels": report.labels,
-        "health": report.health.as_json() if report.health else None,
-        "strange": None if report.strange is None else [one.as_json() for one in report.strange],
+        "health": report.profile.as_json() if report.profile else None,
+        "strange": None if report.outliers is None else [one.as_json() for one in report.outliers],
     }
     metadata = {METADATA_KEY: json.dumps(facts, sort_keys=True)}
     with atomic_path(path) as temporary:
@@ -153,7 +153,7 @@ def _manifest(batch: Batch, bundle: Bundle, config: ScoringConfig, report: Batch
         "provider": report.device.provider,
         "device": report.device.name,
         "driver": report.device.driver,
-        "promise": _promise(bundle.promise(config.target_precision), bundle),
+        "promise": _promise(bundle.policy(config.target_precision), bundle),
         "precision": report.precision.precision,
         "precision_reason": report.precision.reason,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -181,18 +181,18 @@ def _manifest(batch: Batch, bundle: Bundle, config: ScoringConfig, report: Batch
     }
 
 
-def _promise(promise: Promise | None, bundle: Bundle) -> dict[str, Any] | None:
+def _promise(policy: SelectivePolicy | None, bundle: Bundle) -> dict[str, Any] | None:
     """Return what was promised of a batch, and what the promise rests on."""
-    if promise is None or bundle.claims is None:
+    if policy is None or bundle.predictions is None:
         return None
-    shown, tested = (Outcome.of(promise, bundle.claims[split]) for split in ("validation", "test"))
+    shown, tested = (SelectiveResult.of(policy, bundle.predictions[split]) for split in ("validation", "test"))
     return {
-        "target": promise.target,
-        "per": promise.per,
+        "target": policy.target,
+        "per": policy.per,
         "validation": asdict(shown),
         "test": asdict(tested),
-        "on_test": tested.verdict(promise.target),
-        "kept_back": [bundle.labels[number] for number in promise.kept_back],
+        "on_test": tested.verdict(policy.target),
+        "kept_back": [bundle.labels[number] for number in policy.abstained_classes],
     }
 
 
@@ -210,7 +210,7 @@ def unlabelled(workspace: Workspace, model: str) -> list[Batch]:
 
 def is_labelled(workspace: Workspace, batch: Batch, model: str) -> bool:
     """Return whether a model, in whatever version, has labelled all of a batch as it is now."""
-    return is_labelled_at(workspace.labels_of(model, batch.id), batch)
+    return is_labelled_at(workspace.labels_dir(model, batch.id), batch)
 
 
 def is_labelled_at(folder: Path, batch: Batch) -> bool:
@@ -247,9 +247,9 @@ class LabelledBatch:
         return int(self.manifest["counts"]["documents"])
 
     @property
-    def health(self) -> Health | None:
+    def profile(self) -> Profile | None:
         value = self.manifest.get("health")
-        return Health.from_json(value) if value else None
+        return Profile.from_json(value) if value else None
 
 
 def labelled_batches(workspace: Workspace, model: str) -> list[LabelledBatch]:

@@ -1,6 +1,6 @@
 """The picture of where the time of scoring goes."""
 
-from pipeline.plotting import BLUE, INK, MUTED, as_png, headline, new_figure, plain_axes
+from pipeline.plotting import BLUE, INK, MUTED, add_title, as_png, new_figure, style_axes
 
 
 def time_spent(
@@ -33,7 +33,7 @@ def time_spent(
     right.invert_yaxis()
     right.set_xlabel("rows a second", color=MUTED, fontsize=9)
     for axes, name in ((left, "Busy"), (right, "Speed")):
-        plain_axes(axes)
+        style_axes(axes)
         axes.set_title(name, loc="left", color=INK, fontsize=10)
-    headline(figure, f"{reached / ceilings[precision]:.0%} of the model's own speed is reached end to end")
+    add_title(figure, f"{reached / ceilings[precision]:.0%} of the model's own speed is reached end to end")
     return as_png(figure)

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline.metrics.outliers import Strange
-from pipeline.metrics.profile import Health, total_health
+from pipeline.metrics.outliers import Outlier
+from pipeline.metrics.profile import Profile, merge_profiles
 from pipeline.models.session import Device
-from pipeline.models.variants import Choice
+from pipeline.models.variants import VariantChoice
 from pipeline.scoring.timing import total_seconds, wall_shares
 
 
@@ -26,8 +26,8 @@ class PartReport:
     slots: int = 0  # tokens and the padding beside them
     truncated_texts: int = 0
     unknown_tokens: int = 0
-    health: Health | None = None  # of a part from before there was any, None
-    strange: Sequence[Strange] | None = None  # likewise
+    profile: Profile | None = None  # of a part from before there was any, None
+    outliers: Sequence[Outlier] | None = None  # likewise
     seconds: float = 0.0
     stages: Mapping[str, float] = field(default_factory=dict)  # busy seconds, see pipeline.scoring.timing
 
@@ -42,7 +42,7 @@ class BatchReport:
     batch: str
     model: str
     device: Device
-    precision: Choice
+    precision: VariantChoice
     workers: int  # batches that ran at once
     parts: Sequence[PartReport]
     path: Path
@@ -59,12 +59,12 @@ class BatchReport:
         return dict(sorted(_total(part.labels for part in self.parts).items()))
 
     @property
-    def health(self) -> Health | None:
+    def profile(self) -> Profile | None:
         """What the model saw and said in all parts; None if that is not known of one of them."""
-        found = [part.health for part in self.parts if part.health]
+        found = [part.profile for part in self.parts if part.profile]
         if not found or len(found) < len(self.parts) or not all(one.comparable(found[0]) for one in found):
             return None
-        return total_health(found)
+        return merge_profiles(found)
 
     @property
     def skipped(self) -> bool:

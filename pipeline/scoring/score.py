@@ -15,13 +15,13 @@ import pyarrow as pa
 
 from pipeline.errors import DeviceError, DeviceMemoryError, NightlabelError, ScoringError, StoppedError
 from pipeline.metrics.classification import confidences, decide
-from pipeline.metrics.outliers import strangest
-from pipeline.metrics.profile import Health, label_counts
+from pipeline.metrics.outliers import find_outliers
+from pipeline.metrics.profile import Profile, label_counts
 from pipeline.schemas import LABELS, STATUSES
 from pipeline.scoring.explanations import evidence_column
 from pipeline.scoring.labels import existing_part, part_fingerprint, read_documents, write_part
 from pipeline.scoring.report import BatchReport, PartReport
-from pipeline.scoring.scorer import Labelled, Scorer
+from pipeline.scoring.scorer import ScoredTexts, Scorer
 from pipeline.scoring.timing import StageClock
 from pipeline.workspace import Batch, Workspace
 
@@ -35,9 +35,9 @@ def score_part(workspace: Workspace, batch: Batch, part: dict[str, Any], scorer:
         DeviceError: the device has too little memory even for small batches.
         ScoringError: anything else that went wrong, with the part and the rows it happened in.
     """
-    scorer.go_on()
-    folder = workspace.labels_of(scorer.bundle.name, batch.id)
-    mark = part_fingerprint(scorer.bundle, scorer.config, scorer.precision, part, scorer.promise)
+    scorer.raise_if_stopped()
+    folder = workspace.labels_dir(scorer.bundle.name, batch.id)
+    mark = part_fingerprint(scorer.bundle, scorer.config, scorer.precision, part, scorer.policy)
     done = existing_part(folder, part, mark)
     if done:
         return done
@@ -51,13 +51,13 @@ def score_part(workspace: Workspace, batch: Batch, part: dict[str, Any], scorer:
     with clock("write"):
         evidence = row_evidence(labelled, texts, inverse, scorer)
         labels, counts, names = label_rows(table["doc_id"], labelled.probabilities[inverse], scorer, evidence)
-        nameless = labels["label"].null_count - counts["empty"] if scorer.bundle.thresholds is not None else None
+        no_class = labels["label"].null_count - counts["empty"] if scorer.bundle.thresholds is not None else None
         confidence = labels["confidence"].to_numpy()
-        health = Health.of(
+        profile = Profile.of(
             labelled.lengths[inverse],
             labelled.unknown[inverse],
             confidence,
-            label_counts(names, scorer.bundle.labels, nameless),
+            label_counts(names, scorer.bundle.labels, no_class),
         )
         report = PartReport(
             file=part["file"],
@@ -69,10 +69,12 @@ def score_part(workspace: Workspace, batch: Batch, part: dict[str, Any], scorer:
             slots=labelled.slots,
             truncated_texts=labelled.stats.truncated_texts,
             unknown_tokens=labelled.stats.unknown_tokens,
-            health=health,
-            strange=strangest(first, labelled.lengths, labelled.unknown, confidence[first], scorer.bundle.reference),
+            profile=profile,
+            outliers=find_outliers(
+                first, labelled.lengths, labelled.unknown, confidence[first], scorer.bundle.reference
+            ),
         )
-        scorer.go_on()
+        scorer.raise_if_stopped()
         write_part(folder / part["file"], labels, report)
     return report.timed(time.monotonic() - started, clock.seconds)
 
@@ -88,7 +90,7 @@ def unique_texts(table: pa.Table) -> tuple[pa.Array, np.ndarray, np.ndarray]:
     return texts if len(first) == len(table) else texts.take(pa.array(first)), first, inverse
 
 
-def _label_part(scorer: Scorer, texts: pa.Array, clock: StageClock, *, place: str, numbers: np.ndarray) -> Labelled:
+def _label_part(scorer: Scorer, texts: pa.Array, clock: StageClock, *, place: str, numbers: np.ndarray) -> ScoredTexts:
     """Label a part's texts, in smaller batches if memory runs out; errors name the part and its rows."""
     while True:
         budget = scorer.engine.batch_tokens
@@ -109,7 +111,7 @@ def _label_part(scorer: Scorer, texts: pa.Array, clock: StageClock, *, place: st
             raise kind(f"{where}: {error}") from error
 
 
-def row_evidence(labelled: Labelled, texts: pa.Array, inverse: np.ndarray, scorer: Scorer) -> pa.Array:
+def row_evidence(labelled: ScoredTexts, texts: pa.Array, inverse: np.ndarray, scorer: Scorer) -> pa.Array:
     """Return the column `evidence` of all rows; nulls unless evidence was asked for."""
     if labelled.evidence is None:
         return pa.nulls(len(inverse), LABELS.field("evidence").type)
@@ -126,10 +128,10 @@ def label_rows(
     given = decide(np.nan_to_num(probabilities, nan=-1.0), thresholds) & ~empty[:, None]
     confidence = confidences(probabilities, given)
     best = np.nan_to_num(probabilities).argmax(axis=1).astype(np.int32)
-    nameless = empty
+    no_class = empty
     labels = pa.nulls(len(empty), LABELS.field("labels").type)
     if thresholds is not None:
-        nameless = ~given.any(axis=1)  # that none of the classes holds is then an answer, and can be doubtful too
+        no_class = ~given.any(axis=1)  # that none of the classes holds is then an answer, and can be doubtful too
         labels = _label_lists(given, empty, classes)
     status = np.where(empty, 2, np.where(confidence < scorer.review_below[best], 1, 0))
     offsets = np.arange(len(empty) + 1, dtype=np.int32) * probabilities.shape[1]
@@ -137,7 +139,7 @@ def label_rows(
     table = pa.table(
         [
             doc_ids,
-            pa.array(classes, pa.string()).take(pa.array(best, mask=nameless)),
+            pa.array(classes, pa.string()).take(pa.array(best, mask=no_class)),
             labels,
             pa.array(confidence, mask=empty),
             scores,
@@ -188,10 +190,10 @@ def batch_report(
         batch=batch.id,
         model=scorer.bundle.title,
         device=scorer.engine.device,
-        precision=scorer.choice,
+        precision=scorer.variant_choice,
         workers=scorer.engine.workers,
         parts=parts,
-        path=workspace.labels_of(scorer.bundle.name, batch.id),
+        path=workspace.labels_dir(scorer.bundle.name, batch.id),
         seconds=seconds,
     )
 

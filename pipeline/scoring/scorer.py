@@ -25,9 +25,9 @@ from pipeline.metrics.selective import review_thresholds
 from pipeline.models.attribution import with_attributions
 from pipeline.models.bundle import Bundle
 from pipeline.models.engine import Engine, open_engine
-from pipeline.models.session import Device, choose_device, usable_cores
-from pipeline.models.variants import Choice, choose_precision
-from pipeline.scoring.explanations import Evidence, heaviest
+from pipeline.models.session import Device, choose_scoring_device, usable_cores
+from pipeline.models.variants import VariantChoice, choose_variant
+from pipeline.scoring.explanations import Evidence, top_evidence
 from pipeline.scoring.timing import StageClock
 
 logger = logging.getLogger(__name__)
@@ -42,23 +42,23 @@ class Scorer:
         keep_freed_memory()
         self.bundle, self.config = bundle, config
         self.tokenizer = bundle.tokenizer
-        self.promise = bundle.promise(config.target_precision)
-        self.review_below = review_thresholds(self.promise, config.review_below, len(bundle.labels))
-        device = choose_device(config.device)
+        self.policy = bundle.policy(config.target_precision)
+        self.review_below = review_thresholds(self.policy, config.review_below, len(bundle.labels))
+        device = choose_scoring_device(config.device)
         try:
-            self.choice, self.engine = self._open(device)
+            self.variant_choice, self.engine = self._open(device)
         except DeviceError as error:
             if not (config.device == "auto" and device.is_gpu):
                 raise
             logger.warning("SCORING ON THE CPU, not on a GPU: %s", error)
-            self.choice, self.engine = self._open(choose_device("cpu"))
+            self.variant_choice, self.engine = self._open(choose_scoring_device("cpu"))
         self._tokenizing = ThreadPoolExecutor(config.threads or usable_cores(), thread_name_prefix="tokenize")
         self._stopped = threading.Event()
 
-    def _open(self, device: Device) -> tuple[Choice, Engine]:
+    def _open(self, device: Device) -> tuple[VariantChoice, Engine]:
         bundle, config = self.bundle, self.config
-        choice = choose_precision(config.precision, bundle.variants, on_gpu=device.is_gpu, title=bundle.title)
-        path = bundle.model_path(choice.precision)
+        variant_choice = choose_variant(config.precision, bundle.variants, on_gpu=device.is_gpu, title=bundle.title)
+        path = bundle.model_path(variant_choice.precision)
         engine = open_engine(
             with_attributions(onnx.load(path), bundle.title).SerializeToString() if config.evidence else path,
             device,
@@ -66,7 +66,7 @@ class Scorer:
             batch_tokens=config.batch_tokens,
             max_tokens=self.tokenizer.config.max_tokens,
         )
-        return choice, engine
+        return variant_choice, engine
 
     def __enter__(self) -> Self:
         return self
@@ -86,7 +86,7 @@ class Scorer:
         """Make everything that is under way end as soon as it can."""
         self._stopped.set()
 
-    def go_on(self) -> None:
+    def raise_if_stopped(self) -> None:
         """Return if work may go on.
 
         Raises:
@@ -97,14 +97,14 @@ class Scorer:
 
     @property
     def precision(self) -> str:
-        return self.choice.precision
+        return self.variant_choice.precision
 
     @property
     def parts_at_once(self) -> int:
         """How many parts to have under way: one on each device, and one being read or written for each."""
         return 2 * max(1, len(self.engine.device.numbers))
 
-    def label(self, texts: pa.Array, clock: StageClock | None = None) -> "Labelled":
+    def label(self, texts: pa.Array, clock: StageClock | None = None) -> "ScoredTexts":
         """Return the probabilities of a column of texts.
 
         Raises:
@@ -118,7 +118,7 @@ class Scorer:
         """Return the token ids of a column in slices, tokenized in this scorer's threads."""
         return [token_ids for _, token_ids, _ in _Labelling(self, texts, StageClock()).encoded()]
 
-    def batches(self, texts: pa.Array) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def minibatches(self, texts: pa.Array) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the token ids [rows, time] and lengths [rows] of each batch that `label` would run."""
         work = _Labelling(self, texts, StageClock())
         for _, tokens in work.windows():
@@ -127,7 +127,7 @@ class Scorer:
 
 
 @dataclass(frozen=True)
-class Labelled:
+class ScoredTexts:
     """What the model makes of a column of texts.
 
     Attributes:
@@ -161,7 +161,7 @@ class _Labelling:
         self.stats = TokenStats()
         self.slots = 0
 
-    def result(self) -> Labelled:
+    def result(self) -> ScoredTexts:
         try:
             for start, tokens in self.windows():
                 self._start_batches(start, tokens)
@@ -172,7 +172,7 @@ class _Labelling:
                 tokenizing.cancel()
             for running in self.futures:
                 running.cancel()
-        return Labelled(self.probabilities, self.lengths, self.unknown, self.stats, self.slots, self.evidence)
+        return ScoredTexts(self.probabilities, self.lengths, self.unknown, self.stats, self.slots, self.evidence)
 
     def encoded(self) -> Iterator[tuple[int, pa.ListArray, TokenStats]]:
         """Yield the first row, the token ids and what they leave out of each slice, tokenized ahead in threads."""
@@ -197,7 +197,7 @@ class _Labelling:
             yield first, TokenLists.of(pa.concat_arrays(window))
 
     def _tokenize(self, start: int, rows: int) -> tuple[pa.ListArray, TokenStats]:
-        self.scorer.go_on()
+        self.scorer.raise_if_stopped()
         with _named_rows(start, start + rows), self.clock("tokenize"):
             encoded = self.scorer.tokenizer.encode(self.texts.slice(start, rows))
             self.lengths[start : start + rows], self.unknown[start : start + rows] = encoded.lengths, encoded.unknown
@@ -212,11 +212,11 @@ class _Labelling:
 
     def plan(self, tokens: TokenLists) -> list[np.ndarray]:
         """Return the rows of each batch; a length of 0 would give NaN or end the process, so none has it."""
-        spoken = np.flatnonzero(tokens.lengths > 0)
-        return [spoken[rows] for rows in self.engine.plan(tokens.lengths[spoken])]
+        non_empty = np.flatnonzero(tokens.lengths > 0)
+        return [non_empty[rows] for rows in self.engine.plan(tokens.lengths[non_empty])]
 
     def _run(self, start: int, tokens: TokenLists, rows: np.ndarray) -> None:
-        self.scorer.go_on()
+        self.scorer.raise_if_stopped()
         with _named_rows(start, start + len(tokens)):
             with self.clock("batch"):
                 token_ids, lengths = tokens.pad(rows)
@@ -234,7 +234,7 @@ class _Labelling:
         with self.clock("model"):
             found = self.engine.attribute(token_ids, lengths)
         with self.clock("batch"):
-            self.evidence.put(texts, heaviest(token_ids, found.attributions))
+            self.evidence.put(texts, top_evidence(token_ids, found.attributions))
         return found.probabilities
 
 

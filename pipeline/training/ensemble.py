@@ -9,21 +9,21 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor
 
-from pipeline.dataset.minibatches import plan_batches
+from pipeline.dataset.minibatches import plan_minibatches
 from pipeline.dataset.token_cache import TokenSet
 from pipeline.metrics.classification import best_thresholds, decide, log_loss, macro_f1
 from pipeline.training.model import Classifier
-from pipeline.training.parallel import Cores
+from pipeline.training.parallel import CorePool
 
-LSTM, WIDE, AVERAGE = "LSTM", "words and word pairs", "document vectors"
-BRANCHES = (LSTM, WIDE, AVERAGE)
+LSTM, NGRAM_LINEAR, MEAN_EMBEDDING = "LSTM", "words and word pairs", "document vectors"
+BRANCHES = (LSTM, NGRAM_LINEAR, MEAN_EMBEDDING)
 # What weights come to on corpora of many sizes: where there are few validation texts, they stay about there.
-USUAL = {LSTM: 0.6, WIDE: 3.0, AVERAGE: 0.5}
+PRIOR_WEIGHTS = {LSTM: 0.6, NGRAM_LINEAR: 3.0, MEAN_EMBEDDING: 0.5}
 FEWEST = 1e-3  # a weight is positive: a branch may be of no use, but is not turned round
 
 
 @dataclass(frozen=True)
-class Part:
+class BranchWeight:
     """What a branch does by itself, and in the whole.
 
     Attributes:
@@ -38,14 +38,16 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Blend:
+class WeightedEnsemble:
     """What the branches are weighed, and how good the whole is on the validation split."""
 
-    parts: list[Part]
+    parts: list[BranchWeight]
     macro_f1: float
 
 
-def blend(model: Classifier, texts: TokenSet, cores: Cores, branches: Sequence[str] = BRANCHES) -> Blend:
+def fit_branch_weights(
+    model: Classifier, texts: TokenSet, cores: CorePool, branches: Sequence[str] = BRANCHES
+) -> WeightedEnsemble:
     """Weigh a model's branches so that its log loss on some texts is least, and write the weights into the model.
 
     One number for each branch is a temperature for each, so the probabilities are calibrated by the way.
@@ -58,23 +60,23 @@ def blend(model: Classifier, texts: TokenSet, cores: Cores, branches: Sequence[s
     """
     logits = branch_logits(model, texts, cores, branches)
     targets, names = texts.targets(), list(logits)
-    usual = [USUAL[name] for name in names] if len(names) > 1 else [1.0]
+    usual = [PRIOR_WEIGHTS[name] for name in names] if len(names) > 1 else [1.0]
     weights = best_weights(list(logits.values()), targets, usual, model.multi_label)
-    scale(model, dict(zip(names, weights, strict=True)))
+    scale_branches(model, dict(zip(names, weights, strict=True)))
     parts = [
-        Part(name, float(weight), _macro_f1(own, targets, model.multi_label))
+        BranchWeight(name, float(weight), _macro_f1(own, targets, model.multi_label))
         for (name, own), weight in zip(logits.items(), weights, strict=True)
     ]
     whole = np.tensordot(weights, np.stack(list(logits.values())), axes=1)
-    return Blend(parts, _macro_f1(whole, targets, model.multi_label))
+    return WeightedEnsemble(parts, _macro_f1(whole, targets, model.multi_label))
 
 
 def branch_logits(
-    model: Classifier, texts: TokenSet, cores: Cores, branches: Sequence[str] = BRANCHES
+    model: Classifier, texts: TokenSet, cores: CorePool, branches: Sequence[str] = BRANCHES
 ) -> dict[str, NDArray[np.float32]]:
     """Return the logits [texts, classes] of each branch that is asked for and that a model has."""
     model.eval()
-    there = {LSTM: model, WIDE: model.wide, AVERAGE: model.average}
+    there = {LSTM: model, NGRAM_LINEAR: model.wide, MEAN_EMBEDDING: model.average}
     asked = [name for name in branches if there[name] is not None]
     found = {name: np.zeros((len(texts), model.output.out_features), dtype=np.float32) for name in asked}
 
@@ -84,14 +86,14 @@ def branch_logits(
         for name in asked:
             found[name][rows] = _logits(model, name, token_ids, lengths.long()).numpy()
 
-    cores.map(run_all, plan_batches(texts.tokens.lengths, batch_tokens=16_384))
+    cores.map(run_all, plan_minibatches(texts.tokens.lengths, batch_tokens=16_384))
     return found
 
 
 def _logits(model: Classifier, name: str, token_ids: Tensor, lengths: Tensor) -> Tensor:
     if name == LSTM:
         return model.lstm_logits(token_ids, lengths)
-    branch = model.wide if name == WIDE else model.average
+    branch = model.wide if name == NGRAM_LINEAR else model.average
     assert branch is not None
     logits: Tensor = branch(token_ids)
     return logits
@@ -127,13 +129,13 @@ def best_weights(
 
 
 @torch.no_grad()
-def scale(model: Classifier, weights: dict[str, float]) -> None:
+def scale_branches(model: Classifier, weights: dict[str, float]) -> None:
     """Multiply the logits of each branch by its weight, once and for all."""
     heads = {LSTM: (model.output.weight, model.output.bias)}
     if model.wide is not None:
-        heads[WIDE] = (model.wide.table, model.wide.start)
+        heads[NGRAM_LINEAR] = (model.wide.table, model.wide.start)
     if model.average is not None:
-        heads[AVERAGE] = (model.average.output.weight, model.average.output.bias)
+        heads[MEAN_EMBEDDING] = (model.average.output.weight, model.average.output.bias)
     for name, weight in weights.items():
         for parameter in heads[name]:
             parameter.mul_(weight)

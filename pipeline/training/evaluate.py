@@ -16,18 +16,18 @@ from pipeline.metrics.classification import best_thresholds, calibration_error, 
 from pipeline.training.baseline import linear_baseline
 from pipeline.training.ensemble import LSTM, as_probabilities, branch_logits
 from pipeline.training.loop import TrainedModel
-from pipeline.training.parallel import Cores
-from pipeline.training.prepare import Prepared
+from pipeline.training.parallel import CorePool
+from pipeline.training.prepare import PreparedData
 
 logger = logging.getLogger(__name__)
 
 
-def assess(prepared: Prepared, trained: TrainedModel, recipe: Recipe) -> dict[str, Any]:
+def assess(prepared: PreparedData, trained: TrainedModel, recipe: Recipe) -> dict[str, Any]:
     """Measure a trained model on its validation and test split, with the linear baseline beside it."""
     labels = prepared.corpus.labels
     metrics: dict[str, Any] = {}
     thresholds = None
-    with Cores(torch.device("cpu")) as cores:
+    with CorePool(torch.device("cpu")) as cores:
         for name, split in (("validation", VALIDATION), ("test", TEST)):
             texts = prepared.read(split)
             logits, targets = branch_logits(trained.model, texts, cores), texts.targets() > 0
@@ -52,9 +52,9 @@ def assess(prepared: Prepared, trained: TrainedModel, recipe: Recipe) -> dict[st
         "training_device": trained.device,
         "counts": prepared.corpus.counts,
         "tokens": prepared.cache.manifest["stats"],
-        "word_vectors": prepared.vectors.facts() if prepared.vectors else None,
-        "encoder": prepared.encoder.facts() if prepared.encoder else None,
-        "teacher": prepared.teacher.facts() if prepared.teacher else None,
+        "word_vectors": prepared.word_vectors.provenance() if prepared.word_vectors else None,
+        "encoder": prepared.encoder.provenance() if prepared.encoder else None,
+        "teacher": prepared.soft_labels.provenance() if prepared.soft_labels else None,
     }
 
 
@@ -63,14 +63,14 @@ def _before_calibration(
 ) -> dict[str, Any] | None:
     """Return how well the LSTM was calibrated as it was trained, before anything was weighed; None if it is silent."""
     weight = next((part.weight for part in trained.parts if part.name == LSTM), None)
-    if weight is None or trained.model.lstm_is_silent:
+    if weight is None or trained.model.lstm_disabled:
         return None
-    several = trained.model.multi_label
-    bins = reliability(as_probabilities(logits[LSTM] / weight, several), targets, several)
+    multi_label = trained.model.multi_label
+    bins = reliability(as_probabilities(logits[LSTM] / weight, multi_label), targets, multi_label)
     return {"calibration_error": calibration_error(bins), "reliability": bins}
 
 
-def _baseline(prepared: Prepared) -> dict[str, Any]:
+def _baseline(prepared: PreparedData) -> dict[str, Any]:
     splitter, corpus = prepared.cache.tokenizer.splitter, prepared.corpus
 
     def texts_and_targets(split: int) -> tuple[list[str], NDArray[np.bool_]]:
@@ -80,6 +80,6 @@ def _baseline(prepared: Prepared) -> dict[str, Any]:
             labelled = ids >= 0
             texts += pc.binary_join(splitter.split(column.filter(pa.array(labelled))), " ").to_pylist()
             label_ids.append(ids[labelled])
-        return texts, corpus.sets[np.concatenate(label_ids)]
+        return texts, corpus.label_sets[np.concatenate(label_ids)]
 
     return linear_baseline(*texts_and_targets(TRAIN), *texts_and_targets(TEST), multi_label=corpus.multi_label)

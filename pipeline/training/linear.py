@@ -15,28 +15,28 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from pipeline.dataset.minibatches import plan_batches
+from pipeline.dataset.minibatches import plan_minibatches
 from pipeline.dataset.token_cache import TokenSet
-from pipeline.training.model import Average, Wide
+from pipeline.training.model import MeanEmbeddingLinear, NgramLinear
 
 logger = logging.getLogger(__name__)
 
 BATCH_TOKENS = 65_536
-WIDE_NUMBERS = 2**23  # most numbers in the table of words and pairs: 32 MiB, however many classes there are
-WIDE_TOKENS = 30_000_000  # of the texts it learns from, a random part of more: what fits into 4 GiB
+MAX_NGRAM_WEIGHTS = 2**23  # most numbers in the table of words and pairs: 32 MiB, however many classes there are
+MAX_NGRAM_TOKENS = 30_000_000  # of the texts it learns from, a random part of more: what fits into 4 GiB
 SEARCHED_TEXTS = 5_000  # up to which it is worth while to choose how strongly a model is held back
-STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # scikit-learn's C: larger trusts the labels more
-MIDDLING = 0.03  # where there are too few examples to choose
+C_GRID = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # scikit-learn's C: larger trusts the labels more
+DEFAULT_C = 0.03  # where there are too few examples to choose
 FOLDS = 5
-NEVER = -10.0  # the logit of a class without examples
+ABSENT_CLASS_LOGIT = -10.0  # the logit of a class without examples
 
 Weights = tuple[NDArray[np.float64], NDArray[np.float64]]  # [classes, features] and [classes]
 Fit = Callable[[NDArray[np.integer]], Any]
 
 
-def fit_wide(
+def fit_ngram_linear(
     texts: TokenSet, vocabulary_size: int, buckets: int, *, multi_label: bool = False, balanced: bool = False
-) -> Wide:
+) -> NgramLinear:
     """Fit a linear SVM over words and hashed word pairs, each counted once and weighed by its rarity.
 
     Args:
@@ -47,8 +47,8 @@ def fit_wide(
         balanced: whether rare classes weigh as much as common ones.
     """
     started = time.monotonic()
-    rows = _sample(texts, known(texts))
-    wide = Wide(vocabulary_size, texts.classes, max(1, min(buckets, WIDE_NUMBERS // texts.classes)))
+    rows = _sample(texts, rows_with_target(texts))
+    wide = NgramLinear(vocabulary_size, texts.classes, max(1, min(buckets, MAX_NGRAM_WEIGHTS // texts.classes)))
     found = _features(wide, texts, rows)
     frequencies = found.getnnz(axis=0)
     rarity = np.log((1 + len(rows)) / (1 + frequencies)) + 1
@@ -71,7 +71,9 @@ def fit_wide(
     return wide
 
 
-def fit_average(vectors: Tensor, texts: TokenSet, *, multi_label: bool = False, balanced: bool = False) -> Average:
+def fit_mean_embedding_linear(
+    vectors: Tensor, texts: TokenSet, *, multi_label: bool = False, balanced: bool = False
+) -> MeanEmbeddingLinear:
     """Fit a logistic regression over document vectors, held back as cross-validation finds best.
 
     Args:
@@ -80,8 +82,8 @@ def fit_average(vectors: Tensor, texts: TokenSet, *, multi_label: bool = False, 
         multi_label: whether a document can have several classes, or none.
         balanced: whether rare classes weigh as much as common ones.
     """
-    rows = known(texts)
-    average = Average(vectors, texts.classes)
+    rows = rows_with_target(texts)
+    average = MeanEmbeddingLinear(vectors, texts.classes)
     means = _means(average, texts, rows)
     average.standardise(torch.from_numpy(means))
     features = ((torch.from_numpy(means) - average.center) / average.spread).numpy()
@@ -95,11 +97,11 @@ def fit_average(vectors: Tensor, texts: TokenSet, *, multi_label: bool = False, 
     return average
 
 
-def known(texts: TokenSet) -> NDArray[np.int64]:
+def rows_with_target(texts: TokenSet) -> NDArray[np.int64]:
     """Return the rows of texts with a label, or with a teacher's opinion."""
     there = texts.label_ids >= 0
-    if texts.teacher is not None:
-        there = there | ~np.isnan(texts.teacher).any(axis=1)
+    if texts.soft_labels is not None:
+        there = there | ~np.isnan(texts.soft_labels).any(axis=1)
     return np.flatnonzero(there)
 
 
@@ -107,8 +109,8 @@ def _targets(texts: TokenSet, rows: NDArray[np.int64], multi_label: bool) -> NDA
     """Return bool [rows, classes]: a text's label, or else what its teacher holds likeliest, or likely."""
     targets = texts.targets(rows) > 0
     taught = texts.label_ids[rows] < 0
-    if texts.teacher is not None and taught.any():
-        opinion = texts.teacher[rows[taught]]
+    if texts.soft_labels is not None and taught.any():
+        opinion = texts.soft_labels[rows[taught]]
         targets[taught] = opinion > 0.5 if multi_label else opinion == opinion.max(axis=1, keepdims=True)
     return targets
 
@@ -116,19 +118,19 @@ def _targets(texts: TokenSet, rows: NDArray[np.int64], multi_label: bool) -> NDA
 def _sample(texts: TokenSet, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return as many of the rows as have the most tokens to learn from, in their order."""
     lengths = texts.tokens.lengths[rows]
-    if lengths.sum(dtype=np.int64) <= WIDE_TOKENS:
+    if lengths.sum(dtype=np.int64) <= MAX_NGRAM_TOKENS:
         return rows
     order = np.random.default_rng(0).permutation(len(rows))
-    kept = order[np.cumsum(lengths[order], dtype=np.int64) <= WIDE_TOKENS]
+    kept = order[np.cumsum(lengths[order], dtype=np.int64) <= MAX_NGRAM_TOKENS]
     logger.info("the linear branch learns from a random %s of %s texts", f"{len(kept):,}", f"{len(rows):,}")
     return rows[np.sort(kept)]
 
 
 @torch.inference_mode()
-def _features(wide: Wide, texts: TokenSet, rows: NDArray[np.int64]) -> Any:
+def _features(wide: NgramLinear, texts: TokenSet, rows: NDArray[np.int64]) -> Any:
     """Return a sparse matrix [rows, words and pairs], 1 for each that a text has."""
     columns: list[NDArray[np.int32]] = [np.empty(0, np.int32)] * len(rows)
-    for batch in plan_batches(texts.tokens.lengths[rows], batch_tokens=BATCH_TOKENS):
+    for batch in plan_minibatches(texts.tokens.lengths[rows], batch_tokens=BATCH_TOKENS):
         found = wide.features(torch.from_numpy(texts.tokens.pad(rows[batch])[0])).to(torch.int32).numpy()
         for row, own in zip(batch, found, strict=True):
             columns[row] = own[own > 0]
@@ -139,10 +141,10 @@ def _features(wide: Wide, texts: TokenSet, rows: NDArray[np.int64]) -> Any:
 
 
 @torch.inference_mode()
-def _means(average: Average, texts: TokenSet, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+def _means(average: MeanEmbeddingLinear, texts: TokenSet, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return the mean word vectors, float32 [rows, size]."""
     means = np.zeros((len(rows), average.vectors.shape[1]), dtype=np.float32)
-    for batch in plan_batches(texts.tokens.lengths[rows], batch_tokens=BATCH_TOKENS):
+    for batch in plan_minibatches(texts.tokens.lengths[rows], batch_tokens=BATCH_TOKENS):
         means[batch] = average.means(torch.from_numpy(texts.tokens.pad(rows[batch])[0])).numpy()
     return means
 
@@ -156,9 +158,9 @@ def _classify(fit: Fit, size: int, targets: NDArray[np.bool_], multi_label: bool
         targets: bool [texts, classes].
         multi_label: one classifier for each class, instead of one for all.
     """
-    weights, start = np.zeros((targets.shape[1], size)), np.full(targets.shape[1], NEVER)
+    weights, start = np.zeros((targets.shape[1], size)), np.full(targets.shape[1], ABSENT_CLASS_LOGIT)
     if multi_label:
-        start[targets.all(axis=0)] = -NEVER
+        start[targets.all(axis=0)] = -ABSENT_CLASS_LOGIT
         for number in np.flatnonzero(targets.any(axis=0) & ~targets.all(axis=0)):
             model = fit(targets[:, number].astype(int))
             weights[number], start[number] = model.coef_[0], model.intercept_[0]
@@ -166,7 +168,7 @@ def _classify(fit: Fit, size: int, targets: NDArray[np.bool_], multi_label: bool
     label_ids = targets.argmax(axis=1)
     there = np.unique(label_ids)
     if len(there) < 2:
-        start[there] = -NEVER
+        start[there] = -ABSENT_CLASS_LOGIT
         return weights, start
     model = fit(label_ids)
     if len(there) == 2:  # scikit-learn has one row for two classes: the difference of their logits
@@ -198,6 +200,6 @@ def _logistic_regression(features: NDArray[np.float32], truth: NDArray[np.intege
         return model.fit(features, truth)
     smallest = int(np.unique(truth, return_counts=True)[1].min())
     if smallest < 2:
-        return model.set_params(C=MIDDLING).fit(features, truth)
-    search = GridSearchCV(model, {"C": STRENGTHS}, scoring="neg_log_loss", cv=min(FOLDS, smallest))
+        return model.set_params(C=DEFAULT_C).fit(features, truth)
+    search = GridSearchCV(model, {"C": C_GRID}, scoring="neg_log_loss", cv=min(FOLDS, smallest))
     return search.fit(features, truth).best_estimator_

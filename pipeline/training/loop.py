@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import TrainingConfig
-from pipeline.dataset.minibatches import plan_batches, shuffled_batches
+from pipeline.dataset.minibatches import plan_minibatches, shuffled_minibatches
 from pipeline.dataset.token_cache import TokenSet
 from pipeline.dataset.tokenizer import PADDING, UNKNOWN
 from pipeline.errors import DeviceError
 from pipeline.files import atomic_path
 from pipeline.metrics.classification import best_thresholds, decide, log_loss, macro_f1
-from pipeline.training.ensemble import Part
+from pipeline.training.ensemble import BranchWeight
 from pipeline.training.loss import Objective
 from pipeline.training.model import Classifier
-from pipeline.training.parallel import Cores, generator
+from pipeline.training.parallel import CorePool, generator
 
 # Called with the share of the work done, in [0, 1], and a line that says where things stand.
 Progress = Callable[[float, str], None]
@@ -68,7 +68,7 @@ class TrainedModel:
     tokens_per_second: float
     device: str
     best_macro_f1: float
-    parts: Sequence[Part] = ()
+    parts: Sequence[BranchWeight] = ()
     candidates: Sequence[Candidate] = ()
 
 
@@ -97,7 +97,7 @@ def train(
     """
     model.to(device)
     config = config.model_copy(update={"epochs": config.epochs or enough_epochs(len(train_set), config.batch_size)})
-    with Cores(device) as cores:
+    with CorePool(device) as cores:
         trainer = Trainer(model, train_set, config, cores)
         state = trainer.load(checkpoint) if checkpoint and checkpoint.exists() else TrainingState()
         while state.epoch < config.epochs and not _stalled(state, config):
@@ -130,7 +130,7 @@ def _stalled(state: TrainingState, config: TrainingConfig) -> bool:
 class Trainer:
     """The optimizer and what one step needs. A batch is shared out over the cores, a part of its rows to each."""
 
-    def __init__(self, model: Classifier, train_set: TokenSet, config: TrainingConfig, cores: Cores) -> None:
+    def __init__(self, model: Classifier, train_set: TokenSet, config: TrainingConfig, cores: CorePool) -> None:
         self.model, self.train_set, self.config, self.cores = model, train_set, config, cores
         self.parameters = list(model.parameters())
         groups = [
@@ -142,26 +142,26 @@ class Trainer:
 
     def run_epoch(self, state: TrainingState, checkpoint: Path | None, progress: Progress | None) -> None:
         """Go through the rest of the state's epoch, saving and reporting now and then."""
-        batches = epoch_batches(self.train_set, self.config, state.epoch)
+        batches = epoch_minibatches(self.train_set, self.config, state.epoch)
         started = told = saved = time.monotonic()
         before = state.seconds
         self.model.train()
         while state.batch < len(batches):
             rows = batches[state.batch]
-            done = (state.epoch + state.batch / len(batches)) / self.config.epochs
-            state.loss_sum += self.step(rows, done, [state.epoch, state.batch]) * len(rows)
+            progress_share = (state.epoch + state.batch / len(batches)) / self.config.epochs
+            state.loss_sum += self.step(rows, progress_share, [state.epoch, state.batch]) * len(rows)
             state.batch += 1
             state.tokens += int(self.train_set.tokens.lengths[rows].sum())
             now = time.monotonic()
             state.seconds = before + now - started
             if progress and now - told > PROGRESS_SECONDS:
                 told = now
-                progress(done, _progress_line(state, done, self.config))
+                progress(progress_share, _progress_line(state, progress_share, self.config))
             if checkpoint and now - saved > CHECKPOINT_SECONDS:
                 saved = now
                 self.save(checkpoint, state)
 
-    def step(self, rows: np.ndarray, done: float, number: Sequence[int]) -> float:
+    def step(self, rows: np.ndarray, progress_share: float, number: Sequence[int]) -> float:
         """Learn from one batch; return its mean loss.
 
         Args:
@@ -172,15 +172,15 @@ class Trainer:
         whole = self.model.norm is not None  # a batch's own mean and spread need all of its rows
         parts = [
             (part, generator([self.config.seed, *number, place], self.cores.device))
-            for place, part in enumerate([rows] if whole else self.cores.share_out(rows))
+            for place, part in enumerate([rows] if whole else self.cores.split_rows(rows))
         ]
         results = self.cores.map(lambda part: self._gradients(*part, len(rows)), parts)
         for parameter, *gradients in zip(self.parameters, *(gradients for _, gradients in results), strict=True):
             parameter.grad = sum(gradients[1:], start=gradients[0])
         nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_norm)
         for group in self.optimizer.param_groups:
-            awake = done >= group["thaws"]
-            group["lr"] = group["rate"] * schedule(self.config.schedule, done) if awake else 0.0
+            awake = progress_share >= group["thaws"]
+            group["lr"] = group["rate"] * schedule(self.config.schedule, progress_share) if awake else 0.0
         self.optimizer.step()
         return sum(loss for loss, _ in results)
 
@@ -192,7 +192,7 @@ class Trainer:
         if self.config.word_dropout:
             chances = torch.rand(ids.shape, device=device, generator=random)
             ids = torch.where((chances < self.config.word_dropout) & (ids != PADDING), UNKNOWN, ids)
-        with self.cores.mixed():
+        with self.cores.autocast():
             logits = self.model(ids, torch.from_numpy(lengths.astype(np.int64)).to(device), random)
         loss = self.objective(logits.float(), rows).sum() / of
         return float(loss.detach()), torch.autograd.grad(loss, self.parameters)
@@ -239,10 +239,10 @@ def _close_epoch(
     validation_set: TokenSet,
     state: TrainingState,
     train_loss: float,
-    cores: Cores,
+    cores: CorePool,
 ) -> None:
     """Measure the epoch on validation, and keep its weights if it is the best so far."""
-    measured = measure(model, validation_set, cores)
+    measured = validation_metrics(model, validation_set, cores)
     score = measured["validation_macro_f1"]
     state.epoch += 1
     state.history.append({"epoch": state.epoch, "train_loss": train_loss, **measured})
@@ -252,7 +252,7 @@ def _close_epoch(
         state.best_weights = {name: value.cpu().clone() for name, value in model.state_dict().items()}
 
 
-def measure(model: Classifier, texts: TokenSet, cores: Cores) -> dict[str, float]:
+def validation_metrics(model: Classifier, texts: TokenSet, cores: CorePool) -> dict[str, float]:
     """Return loss (nats) and macro-F1 of labelled texts as an epoch's history keeps them."""
     probabilities, targets = predict(model, texts, cores=cores), texts.targets()
     thresholds = best_thresholds(probabilities, targets > 0) if model.multi_label else None
@@ -263,7 +263,7 @@ def measure(model: Classifier, texts: TokenSet, cores: Cores) -> dict[str, float
     }
 
 
-def predict(model: Classifier, texts: TokenSet, *, cores: Cores, batch_tokens: int = 16_384) -> np.ndarray:
+def predict(model: Classifier, texts: TokenSet, *, cores: CorePool, batch_tokens: int = 16_384) -> np.ndarray:
     """Return class probabilities, float32 [texts, classes], from a model on the device of `cores`."""
     model.eval()
     result = np.zeros((len(texts), model.output.out_features), dtype=np.float32)
@@ -274,11 +274,11 @@ def predict(model: Classifier, texts: TokenSet, *, cores: Cores, batch_tokens: i
         ids, sizes = (torch.from_numpy(array).to(cores.device) for array in (token_ids, lengths.astype(np.int64)))
         result[rows] = model.probabilities(model(ids, sizes).float()).cpu().numpy()
 
-    cores.map(run, plan_batches(texts.tokens.lengths, batch_tokens=batch_tokens))
+    cores.map(run, plan_minibatches(texts.tokens.lengths, batch_tokens=batch_tokens))
     return result
 
 
-def epoch_batches(texts: TokenSet, config: TrainingConfig, epoch: int) -> list[np.ndarray]:
+def epoch_minibatches(texts: TokenSet, config: TrainingConfig, epoch: int) -> list[np.ndarray]:
     """Return the batches of one epoch: a function of the seed and the epoch alone.
 
     Every text is in it once; with balanced sampling as many are drawn, from each class equally often.
@@ -286,9 +286,11 @@ def epoch_batches(texts: TokenSet, config: TrainingConfig, epoch: int) -> list[n
     random = np.random.default_rng([config.seed, epoch])
     lengths = texts.tokens.lengths
     if config.class_balance != "sampling":
-        return shuffled_batches(lengths, random, batch_tokens=config.batch_tokens, batch_size=config.batch_size)
+        return shuffled_minibatches(lengths, random, batch_tokens=config.batch_tokens, batch_size=config.batch_size)
     drawn = random.choice(len(lengths), len(lengths), p=sampling_shares(texts))
-    batches = shuffled_batches(lengths[drawn], random, batch_tokens=config.batch_tokens, batch_size=config.batch_size)
+    batches = shuffled_minibatches(
+        lengths[drawn], random, batch_tokens=config.batch_tokens, batch_size=config.batch_size
+    )
     return [drawn[rows] for rows in batches]
 
 
@@ -296,7 +298,7 @@ def sampling_shares(texts: TokenSet) -> np.ndarray:
     """Return how often each text is drawn, float64 [texts] adding up to 1: as often as its rarest class asks for."""
     labelled = texts.label_ids >= 0
     counts = np.maximum(texts.targets(labelled).sum(axis=0), 1)
-    wanted = np.where(texts.sets, 1 / counts, 0.0).max(axis=1)[texts.label_ids]
+    wanted = np.where(texts.label_sets, 1 / counts, 0.0).max(axis=1)[texts.label_ids]
     wanted[wanted == 0] = 1 / len(texts)
     wanted[~labelled] = 1 / len(texts)  # only a teacher knows
     shares: np.ndarray = wanted / wanted.sum()
@@ -309,7 +311,7 @@ def enough_epochs(texts: int, batch_size: int) -> int:
     return max(3, min(8, round(1800 / steps)), min(30, round(600 / steps)))
 
 
-def schedule(name: str, done: float) -> float:
+def schedule(name: str, progress_share: float) -> float:
     """Return the learning rate's share of its maximum after a share of the training.
 
     "one-cycle" rises for 30 % of the way and falls to zero (Smith 2018, with PyTorch's cosine form).
@@ -317,12 +319,12 @@ def schedule(name: str, done: float) -> float:
     if name == "constant":
         return 1.0
     rise, low = 0.3, 1 / 25
-    if done < rise:
-        return low + (1 - low) * (1 - math.cos(math.pi * done / rise)) / 2
-    return (1 + math.cos(math.pi * (done - rise) / (1 - rise))) / 2
+    if progress_share < rise:
+        return low + (1 - low) * (1 - math.cos(math.pi * progress_share / rise)) / 2
+    return (1 + math.cos(math.pi * (progress_share - rise) / (1 - rise))) / 2
 
 
-def choose_device(wanted: str) -> torch.device:
+def choose_training_device(wanted: str) -> torch.device:
     """Return the device to train on.
 
     Raises:
@@ -335,9 +337,9 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cuda")
 
 
-def _progress_line(state: TrainingState, done: float, config: TrainingConfig) -> str:
-    within = done * config.epochs - state.epoch
-    left = state.seconds * (1 - done) / max(done, 1e-9)
+def _progress_line(state: TrainingState, progress_share: float, config: TrainingConfig) -> str:
+    within = progress_share * config.epochs - state.epoch
+    left = state.seconds * (1 - progress_share) / max(progress_share, 1e-9)
     return (
         f"epoch {state.epoch + 1} of {config.epochs}, {within:.0%}: "
         f"{state.tokens / max(state.seconds, 1e-9):,.0f} tokens/s, {clock(left)} left at most"

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from pipeline.config import TrainingConfig
 from pipeline.dataset.token_cache import TokenSet
 
-CERTAIN = 1e-6  # a teacher's probability is never taken to be nearer to 0
+SOFT_LABEL_FLOOR = 1e-6  # a teacher's probability is never taken to be nearer to 0
 
 
 class Objective:
@@ -35,9 +35,9 @@ class Objective:
         """Return the loss [rows] of logits float32 [rows, classes]."""
         label_ids = torch.from_numpy(self.texts.label_ids[rows].astype(np.int64)).to(self.device)
         losses = self._of_labels(logits, rows, label_ids)
-        if self.texts.teacher is None:
+        if self.texts.soft_labels is None:
             return losses
-        opinions = torch.from_numpy(self.texts.teacher[rows]).to(self.device)
+        opinions = torch.from_numpy(self.texts.soft_labels[rows]).to(self.device)
         asked = ~opinions.isnan().any(dim=1)
         labelled = label_ids >= 0
         weight = self.config.teacher_weight
@@ -58,7 +58,7 @@ class Objective:
 
     def _of_teacher(self, logits: Tensor, opinions: Tensor) -> Tensor:
         heat = self.config.teacher_temperature
-        opinions = opinions.clamp(CERTAIN, 1 - CERTAIN)
+        opinions = opinions.clamp(SOFT_LABEL_FLOOR, 1 - SOFT_LABEL_FLOOR)
         if self.multi_label:
             targets = (opinions.logit() / heat).sigmoid()
             losses = nn.functional.binary_cross_entropy_with_logits(logits / heat, targets, reduction="none").sum(dim=1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.config import ModelConfig
 from pipeline.dataset.tokenizer import PADDING
 
-EMBEDDING_SPREAD = 0.1
+EMBEDDING_STD = 0.1
 PAIR_FACTOR = 1_000_003  # a prime: spreads the pairs of frequent words over the buckets
 SMALLEST_NORM = 1e-6  # of a text none of whose words any training text had
 
@@ -30,7 +30,7 @@ class LstmLayer(nn.Module):
     def output_size(self) -> int:
         return self.forwards.hidden_size * (2 if self.backwards else 1)
 
-    def forward(self, states: Tensor, mirror: Tensor) -> Tensor:
+    def forward(self, states: Tensor, reversal: Tensor) -> Tensor:
         """Map [time, batch, features] to [time, batch, directions x hidden].
 
         Args:
@@ -40,11 +40,11 @@ class LstmLayer(nn.Module):
         outputs, _ = self.forwards(states)
         if self.backwards is None:
             return outputs
-        reversed_outputs, _ = self.backwards(_take(states, mirror))
-        return torch.cat([outputs, _take(reversed_outputs, mirror)], dim=-1)
+        reversed_outputs, _ = self.backwards(_take(states, reversal))
+        return torch.cat([outputs, _take(reversed_outputs, reversal)], dim=-1)
 
 
-def mirrored_places(lengths: Tensor, time: int) -> Tensor:
+def reversed_indices(lengths: Tensor, time: int) -> Tensor:
     """Return int64 [time x batch]: for each place the one it changes with when its row is reversed."""
     places = torch.arange(time, device=lengths.device)[:, None]
     columns = torch.arange(len(lengths), device=lengths.device)
@@ -56,7 +56,7 @@ def _take(states: Tensor, places: Tensor) -> Tensor:
     return states.flatten(0, 1).index_select(0, places).view_as(states)
 
 
-def dropped(values: Tensor, share: float, random: torch.Generator | None) -> Tensor:
+def dropout(values: Tensor, share: float, random: torch.Generator | None) -> Tensor:
     """Return values with a share of them 0 and the others scaled up; as they are without a generator."""
     if random is None or not share:
         return values
@@ -82,7 +82,7 @@ class Classifier(nn.Module):
         self.multi_label = multi_label
         self.embedding = nn.Embedding(vocabulary_size, config.embedding_size, padding_idx=PADDING)
         with torch.no_grad():  # PyTorch's own spread of 1 drowns what rare words have to say
-            self.embedding.weight.normal_(0.0, EMBEDDING_SPREAD)[PADDING] = 0.0
+            self.embedding.weight.normal_(0.0, EMBEDDING_STD)[PADDING] = 0.0
         self.layers = nn.ModuleList()
         size = config.embedding_size
         for _ in range(config.layers):
@@ -96,15 +96,15 @@ class Classifier(nn.Module):
             self.dense.append(nn.Linear(size, dense_size))
             size = dense_size
         self.output = nn.Linear(size, classes)
-        self.average: Average | None = None  # the linear branches join once the LSTM is trained
-        self.wide: Wide | None = None
+        self.average: MeanEmbeddingLinear | None = None  # the linear branches join once the LSTM is trained
+        self.wide: NgramLinear | None = None
 
     def start_from(self, token_ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         """Take word vectors [words, embedding size] for some token ids [words] as the first ones."""
         with torch.no_grad():
             self.embedding.weight[torch.from_numpy(token_ids)] = torch.from_numpy(vectors)
 
-    def silence(self, token_ids: NDArray[np.int64]) -> None:
+    def zero_word_vectors(self, token_ids: NDArray[np.int64]) -> None:
         """Start with vectors of zero for words [words] that no training text has: random ones would only disturb."""
         with torch.no_grad():
             self.embedding.weight[torch.from_numpy(token_ids)] = 0.0
@@ -121,10 +121,10 @@ class Classifier(nn.Module):
 
     def lstm_logits(self, token_ids: Tensor, lengths: Tensor, random: torch.Generator | None = None) -> Tensor:
         """Return what the LSTM alone says, as `forward`."""
-        mirror = mirrored_places(lengths, token_ids.shape[1])
-        states = dropped(self.embedding(token_ids.t()), self.config.embedding_dropout, random)
+        reversal = reversed_indices(lengths, token_ids.shape[1])
+        states = dropout(self.embedding(token_ids.t()), self.config.embedding_dropout, random)
         for number, layer in enumerate(self.layers):
-            states = layer(dropped(states, self.config.layer_dropout, random) if number else states, mirror)
+            states = layer(dropout(states, self.config.layer_dropout, random) if number else states, reversal)
         return self.read_out(states, lengths, random)
 
     def read_out(self, states: Tensor, lengths: Tensor, random: torch.Generator | None = None) -> Tensor:
@@ -139,13 +139,13 @@ class Classifier(nn.Module):
         return logits
 
     @torch.no_grad()
-    def silence_lstm(self) -> None:
+    def disable_lstm(self) -> None:
         """Leave all to the linear branches."""
         self.output.weight.zero_()
         self.output.bias.zero_()
 
     @property
-    def lstm_is_silent(self) -> bool:
+    def lstm_disabled(self) -> bool:
         return not self.output.weight.any() and not self.output.bias.any()
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -174,8 +174,8 @@ class Classifier(nn.Module):
         """Return logits [batch, classes] from pooled vectors [batch, size]."""
         vectors = pooled if self.norm is None else _normalise(self.norm, pooled)
         for dense in self.dense:
-            vectors = torch.relu(dense(dropped(vectors, self.config.head_dropout, random)))
-        return self.output(dropped(vectors, self.config.head_dropout, random))
+            vectors = torch.relu(dense(dropout(vectors, self.config.head_dropout, random)))
+        return self.output(dropout(vectors, self.config.head_dropout, random))
 
     @property
     def state_size(self) -> int:
@@ -193,18 +193,19 @@ def _normalise(norm: nn.BatchNorm1d, pooled: Tensor) -> Tensor:
     return nn.functional.batch_norm(pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias)
 
 
-def distinct(values: Tensor) -> Tensor:
+def unique_per_row(values: Tensor) -> Tensor:
     """Return each value of a row once, integers [batch, number], largest first and 0 instead of repetitions."""
     ordered = values.sort(dim=1, descending=True).values
     repeated = nn.functional.pad(ordered[:, 1:] == ordered[:, :-1], (1, 0))
     return ordered * ~repeated
 
 
-class Wide(nn.Module):
+class NgramLinear(nn.Module):
     """A linear model over the words and hashed word pairs of a text, each counted once, rare ones for more.
 
     Its weights come from a linear classifier of its own, see `pipeline.training.linear`; its logits are added to
-    the LSTM's. What a linear model knows is so never lost (wide and deep: Cheng et al. 2016; hashed pairs: Joulin et al. 2016).
+    the LSTM's. What a linear model knows is so never lost (wide and deep: Cheng et al. 2016; hashed
+    pairs: Joulin et al. 2016).
 
     Args:
         vocabulary_size: ids there are.
@@ -227,7 +228,7 @@ class Wide(nn.Module):
         words = token_ids.long()
         before = nn.functional.pad(words, (1, 0))[:, :-1]  # the first word has padding before it
         pairs = (before * PAIR_FACTOR + words) % self.buckets + self.vocabulary_size
-        return distinct(torch.cat([words, pairs * (words != PADDING)], dim=1))
+        return unique_per_row(torch.cat([words, pairs * (words != PADDING)], dim=1))
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """Return logits [batch, classes] of token_ids [batch, time]."""
@@ -236,7 +237,7 @@ class Wide(nn.Module):
         return self.table[features].sum(dim=1) / norm + self.start
 
 
-class Average(nn.Module):
+class MeanEmbeddingLinear(nn.Module):
     """A linear branch over the mean vector of the words in a text, brought to the center and spread of training texts.
 
     Word vectors that know in what documents words stand tell by their mean alone what a text is like; with few
@@ -263,7 +264,7 @@ class Average(nn.Module):
 
     def means(self, token_ids: Tensor) -> Tensor:
         """Return the mean vector [batch, size] of the words in token_ids [batch, time], each counted once."""
-        return nn.functional.embedding_bag(distinct(token_ids), self.vectors, mode="mean", padding_idx=PADDING)
+        return nn.functional.embedding_bag(unique_per_row(token_ids), self.vectors, mode="mean", padding_idx=PADDING)
 
     def standard(self, token_ids: Tensor) -> Tensor:
         """Return the mean vectors [batch, size], brought to center and spread."""

@@ -16,7 +16,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Cores:
+class CorePool:
     """A thread for each core that PyTorch may use; one, and no thread, on a GPU.
 
     Args:
@@ -46,7 +46,7 @@ class Cores:
             return [work(item) for item in items]
         return list(self._threads.map(work, items))
 
-    def share_out(self, rows: np.ndarray, smallest: int = 8) -> list[np.ndarray]:
+    def split_rows(self, rows: np.ndarray, smallest: int = 8) -> list[np.ndarray]:
         """Return a part of the rows for each core, every so many-th, so that rows by length stay balanced.
 
         Args:
@@ -56,7 +56,7 @@ class Cores:
         parts = max(1, min(self.count, len(rows) // smallest))
         return [rows[part::parts] for part in range(parts)]
 
-    def mixed(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
         """Return a context in which LSTMs run in bfloat16, where that is native: it needs no loss scaling.
 
         Casts are not cached: the cache is shared by all threads.

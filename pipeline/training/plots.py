@@ -13,12 +13,12 @@ from pipeline.plotting import (
     MUTED,
     ORANGE,
     SERIES,
+    add_title,
     as_png,
-    headline,
+    integer_ticks,
     new_figure,
-    plain_axes,
     score_or_nan,
-    whole_epochs,
+    style_axes,
 )
 
 if TYPE_CHECKING:
@@ -50,13 +50,13 @@ def learning_curve(histories: Mapping[str, Sequence[dict[str, Any]]]) -> bytes:
     longest = max((epochs for _, epochs, _ in every), key=len, default=[])
     titles = ("Loss", "Validation macro-F1") if len(histories) < 2 else ("Validation loss", "Validation macro-F1")
     for axes, title in zip((losses, scores), titles, strict=True):
-        plain_axes(axes)
+        style_axes(axes)
         axes.set_title(title, loc="left", color=INK, fontsize=10)
         axes.set_xlabel("epoch", color=MUTED, fontsize=9)
-        whole_epochs(axes, longest)
+        integer_ticks(axes, longest)
     if longest:
         losses.legend(frameon=False, fontsize=9, labelcolor=INK)
-    headline(figure, _learning_title(every))
+    add_title(figure, _learning_title(every))
     return as_png(figure)
 
 
@@ -81,10 +81,10 @@ def perplexity_curve(history: Sequence[dict[str, Any]]) -> bytes:
             fontsize=9,
         )
     axes.margins(y=0.25)
-    plain_axes(axes)
+    style_axes(axes)
     axes.set_xlabel("epoch", color=MUTED, fontsize=9)
-    whole_epochs(axes, epochs)
-    headline(figure, f"Perplexity on held-out text: {history[-1]['perplexity']:,.1f}")
+    integer_ticks(axes, epochs)
+    add_title(figure, f"Perplexity on held-out text: {history[-1]['perplexity']:,.1f}")
     return as_png(figure)
 
 

@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import PromiseConfig, Recipe
+from pipeline.config import Recipe, SelectiveConfig
 from pipeline.dataset.corpus import TRAIN, VALIDATION, Corpus, select
-from pipeline.dataset.reviews import text_labels
-from pipeline.dataset.soft_labels import Teacher, check_ids, read_teacher
+from pipeline.dataset.reviews import read_reviewed_labels
+from pipeline.dataset.soft_labels import SoftLabels, check_soft_label_ids, read_soft_labels
 from pipeline.dataset.token_cache import TokenCache, TokenSet, build_tokens
 from pipeline.dataset.word_vectors import WordVectors, read_vectors
 from pipeline.errors import ConfigError
@@ -21,7 +21,7 @@ LISTED = 8  # labels in an error
 
 
 @dataclass(frozen=True)
-class Start:
+class WarmStart:
     """What a training can begin with beside the labelled documents; nothing by default.
 
     Attributes:
@@ -35,34 +35,34 @@ class Start:
     teacher: str | None = None
 
 
-FROM_NOTHING = Start()
+COLD_START = WarmStart()
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedData:
     """The labelled documents, divided and tokenized, and what to start from, if anything."""
 
     corpus: Corpus
     cache: TokenCache
-    vectors: WordVectors | None = None
+    word_vectors: WordVectors | None = None
     encoder: Encoder | None = None
-    teacher: Teacher | None = None
+    soft_labels: SoftLabels | None = None
     fitted: dict[Any, Any] = field(default_factory=dict)  # linear branches, which trials of a search share
 
     def read(self, split: int) -> TokenSet:
         """Return the texts of a split; those to train on with the teacher's opinion."""
         texts = self.cache.read(split)
-        if self.teacher is None or split != TRAIN:
+        if self.soft_labels is None or split != TRAIN:
             return texts
-        return replace(texts, teacher=self.teacher.aligned(texts.doc_ids))
+        return replace(texts, soft_labels=self.soft_labels.aligned(texts.doc_ids))
 
 
 def prepare(
     workspace: Workspace,
     recipe: Recipe,
     batch_ids: Iterable[str] = (),
-    start: Start = FROM_NOTHING,
-) -> Prepared:
+    start: WarmStart = COLD_START,
+) -> PreparedData:
     """Divide the labelled documents and tokenize them.
 
     Args:
@@ -86,13 +86,13 @@ def prepare(
         method=training.split,
         validation_share=training.validation_share,
         test_share=training.test_share,
-        reviewed=text_labels(workspace),
+        reviewed=read_reviewed_labels(workspace),
     )
     corpus, teacher = divide(), None
     if start.teacher is not None:
-        teacher = read_teacher(Path(start.teacher), corpus.labels, multi_label=corpus.multi_label)
-        check_ids(teacher, corpus.all_ids())
-        corpus = divide(taught=teacher.doc_ids)
+        teacher = read_soft_labels(Path(start.teacher), corpus.labels, multi_label=corpus.multi_label)
+        check_soft_label_ids(teacher, corpus.all_doc_ids())
+        corpus = divide(soft_labelled=teacher.doc_ids)
     _check_promise(recipe.promise, corpus)
     tokenizer = start.encoder.tokenizer(recipe) if start.encoder else None
     cache = build_tokens(workspace, corpus, recipe.tokenizer, tokenizer)
@@ -100,10 +100,10 @@ def prepare(
     if start.embeddings is not None:
         words = cache.tokenizer.vocabulary.to_pylist()
         vectors = read_vectors(Path(start.embeddings), words, recipe.model.embedding_size)
-    return Prepared(corpus, cache, vectors, start.encoder, teacher)
+    return PreparedData(corpus, cache, vectors, start.encoder, teacher)
 
 
-def _check_promise(config: PromiseConfig, corpus: Corpus) -> None:
+def _check_promise(config: SelectiveConfig, corpus: Corpus) -> None:
     check_provable(config.target_precision, corpus.counts["validation"])
     name = config.none_label
     if not name:

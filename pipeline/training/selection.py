@@ -15,12 +15,20 @@ from pipeline.dataset.token_cache import TokenSet
 from pipeline.dataset.tokenizer import RESERVED
 from pipeline.files import value_digest
 from pipeline.metrics.classification import standard_error
-from pipeline.training.ensemble import AVERAGE, BRANCHES, WIDE, blend
-from pipeline.training.linear import fit_average, fit_wide, known
-from pipeline.training.loop import Candidate, OnEpoch, Progress, TrainedModel, choose_device, measure, train
-from pipeline.training.model import EMBEDDING_SPREAD, Average, Classifier, Wide
-from pipeline.training.parallel import Cores
-from pipeline.training.prepare import Prepared
+from pipeline.training.ensemble import BRANCHES, MEAN_EMBEDDING, NGRAM_LINEAR, fit_branch_weights
+from pipeline.training.linear import fit_mean_embedding_linear, fit_ngram_linear, rows_with_target
+from pipeline.training.loop import (
+    Candidate,
+    OnEpoch,
+    Progress,
+    TrainedModel,
+    choose_training_device,
+    train,
+    validation_metrics,
+)
+from pipeline.training.model import EMBEDDING_STD, Classifier, MeanEmbeddingLinear, NgramLinear
+from pipeline.training.parallel import CorePool
+from pipeline.training.prepare import PreparedData
 from pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -28,12 +36,12 @@ logger = logging.getLogger(__name__)
 BALANCES = {"none": "", "weights": "class weights", "sampling": "balanced sampling"}
 LINEAR_ALONE = "linear branches alone"
 FEW_TEXTS = 2_000  # labelled ones, up to which an LSTM beside document vectors may do more harm than good
-CLEARLY = 2.0  # standard errors
+MIN_LEAD_STANDARD_ERRORS = 2.0  # standard errors
 
 
 def fit(
     workspace: Workspace,
-    prepared: Prepared,
+    prepared: PreparedData,
     recipe: Recipe,
     progress: Progress | None = None,
     on_epoch: OnEpoch | None = None,
@@ -47,7 +55,7 @@ def fit(
     Raises:
         DeviceError: the requested device is not there.
     """
-    device = choose_device(recipe.training.device)
+    device = choose_training_device(recipe.training.device)
     sets = prepared.read(TRAIN), prepared.read(VALIDATION)
     runs = _trials(prepared, recipe)
     trained = []
@@ -78,7 +86,7 @@ def fit(
         names, trained = [*names, LINEAR_ALONE], [*trained, simple]
         # An epoch chosen among many by few texts looks better than it is: it has to be so clearly.
         lead = best.best_macro_f1 - simple.best_macro_f1
-        if lead <= CLEARLY * standard_error(simple.best_macro_f1, len(sets[1])):
+        if lead <= MIN_LEAD_STANDARD_ERRORS * standard_error(simple.best_macro_f1, len(sets[1])):
             best = simple
     if len(trained) == 1:
         return best
@@ -92,7 +100,7 @@ def fit(
 
 
 def _join_branches(
-    model: Classifier, prepared: Prepared, recipe: Recipe, config: TrainingConfig, texts: TokenSet
+    model: Classifier, prepared: PreparedData, recipe: Recipe, config: TrainingConfig, texts: TokenSet
 ) -> None:
     """Give a model linear branches of its own; they are fitted once for all models that may have the same."""
     balanced, buckets = config.class_balance in ("weights", "sampling"), recipe.model.wide_buckets
@@ -102,23 +110,23 @@ def _join_branches(
 
 
 def _fit_branches(
-    prepared: Prepared, texts: TokenSet, buckets: int, multi_label: bool, balanced: bool
-) -> tuple[Wide | None, Average | None]:
+    prepared: PreparedData, texts: TokenSet, buckets: int, multi_label: bool, balanced: bool
+) -> tuple[NgramLinear | None, MeanEmbeddingLinear | None]:
     wide = average = None
     if buckets:
         size = prepared.cache.tokenizer.size
-        wide = fit_wide(texts, size, buckets, multi_label=multi_label, balanced=balanced)
+        wide = fit_ngram_linear(texts, size, buckets, multi_label=multi_label, balanced=balanced)
     vectors = prepared.encoder.document_vectors if prepared.encoder else None
     if vectors is not None:
-        average = fit_average(vectors, texts, multi_label=multi_label, balanced=balanced)
+        average = fit_mean_embedding_linear(vectors, texts, multi_label=multi_label, balanced=balanced)
     return wide, average
 
 
 def _weighed(trained: TrainedModel, validation: TokenSet, branches: tuple[str, ...]) -> TrainedModel:
     """Return a trained model whose branches are weighed on the validation split."""
     started = time.monotonic()
-    with Cores(torch.device("cpu")) as cores:
-        blended = blend(trained.model, validation, cores, branches)
+    with CorePool(torch.device("cpu")) as cores:
+        blended = fit_branch_weights(trained.model, validation, cores, branches)
     return replace(
         trained,
         best_macro_f1=blended.macro_f1,
@@ -127,22 +135,22 @@ def _weighed(trained: TrainedModel, validation: TokenSet, branches: tuple[str, .
     )
 
 
-def _linear_alone(prepared: Prepared, recipe: Recipe, sets: tuple[TokenSet, TokenSet]) -> TrainedModel | None:
+def _linear_alone(prepared: PreparedData, recipe: Recipe, sets: tuple[TokenSet, TokenSet]) -> TrainedModel | None:
     """Return a model whose LSTM is silent, where labels are few and document vectors know more than they."""
-    if prepared.encoder is None or not 0 < len(known(sets[0])) <= FEW_TEXTS:
+    if prepared.encoder is None or not 0 < len(rows_with_target(sets[0])) <= FEW_TEXTS:
         return None
     model = _new_model(prepared, recipe, sets[0], pretrained=False).eval()
     _join_branches(model, prepared, recipe, recipe.training, sets[0])
     if model.average is None:
         return None
-    model.silence_lstm()
+    model.disable_lstm()
     found = TrainedModel(
         model=model, history=[], best_epoch=0, seconds=0.0, tokens_per_second=0.0, device="cpu", best_macro_f1=0.0
     )
-    found = _weighed(found, sets[1], (WIDE, AVERAGE))
-    with Cores(torch.device("cpu")) as cores:
-        entry = {"epoch": 0, "train_loss": measure(model, sets[0], cores)["validation_loss"]}
-        return replace(found, history=[{**entry, **measure(model, sets[1], cores)}])
+    found = _weighed(found, sets[1], (NGRAM_LINEAR, MEAN_EMBEDDING))
+    with CorePool(torch.device("cpu")) as cores:
+        entry = {"epoch": 0, "train_loss": validation_metrics(model, sets[0], cores)["validation_loss"]}
+        return replace(found, history=[{**entry, **validation_metrics(model, sets[1], cores)}])
 
 
 @dataclass(frozen=True)
@@ -152,7 +160,7 @@ class _Trial:
     pretrained: bool
 
 
-def _trials(prepared: Prepared, recipe: Recipe) -> list[_Trial]:
+def _trials(prepared: PreparedData, recipe: Recipe) -> list[_Trial]:
     """Return the trainings among which the validation split is to choose; mostly there is only one."""
     wanted = recipe.training.class_balance
     balances = list(BALANCES) if wanted == "try" else [wanted]
@@ -175,17 +183,19 @@ def _trials(prepared: Prepared, recipe: Recipe) -> list[_Trial]:
     ]
 
 
-def _new_model(prepared: Prepared, recipe: Recipe, texts: TokenSet, *, pretrained: bool) -> Classifier:
+def _new_model(prepared: PreparedData, recipe: Recipe, texts: TokenSet, *, pretrained: bool) -> Classifier:
     torch.manual_seed(recipe.training.seed)
     corpus, size = prepared.corpus, prepared.cache.tokenizer.size
     model = Classifier(size, len(corpus.labels), recipe.model, multi_label=corpus.multi_label)
-    if prepared.vectors is not None:
-        model.start_from(prepared.vectors.numbers + RESERVED, prepared.vectors.scaled(EMBEDDING_SPREAD))
+    if prepared.word_vectors is not None:
+        model.start_from(
+            prepared.word_vectors.vocabulary_indices + RESERVED, prepared.word_vectors.scaled(EMBEDDING_STD)
+        )
     if prepared.encoder is not None:
         if pretrained:
-            prepared.encoder.start(model)
+            prepared.encoder.initialise(model)
         else:
-            model.silence(np.flatnonzero(np.bincount(texts.tokens.values, minlength=size) == 0))
+            model.zero_word_vectors(np.flatnonzero(np.bincount(texts.tokens.values, minlength=size) == 0))
     return model
 
 
@@ -196,17 +206,17 @@ def _part_of(progress: Progress | None, name: str, number: int, of: int) -> Prog
     return lambda share, line: progress((number + share) / of, f"{name}: {line}")
 
 
-def _checkpoint(workspace: Workspace, prepared: Prepared, recipe: Recipe, trial: _Trial) -> Path:
+def _checkpoint(workspace: Workspace, prepared: PreparedData, recipe: Recipe, trial: _Trial) -> Path:
     decided = value_digest(
         [prepared.cache.fingerprint, recipe.model_dump(mode="json", include={"model", "training"}), trial.name]
-        + ([prepared.vectors.digest] if prepared.vectors else [])
-        + ([prepared.teacher.digest] if prepared.teacher else [])
+        + ([prepared.word_vectors.digest] if prepared.word_vectors else [])
+        + ([prepared.soft_labels.digest] if prepared.soft_labels else [])
         + ([prepared.encoder.name] if prepared.encoder else [])
     )
-    return workspace.checkpoint_of(decided[:16])
+    return workspace.checkpoint_path(decided[:16])
 
 
-def forget_checkpoints(workspace: Workspace, prepared: Prepared, recipe: Recipe) -> None:
+def delete_checkpoints(workspace: Workspace, prepared: PreparedData, recipe: Recipe) -> None:
     """Remove what a training kept to go on from, once its result is safe or not wanted."""
     for trial in _trials(prepared, recipe):
         _checkpoint(workspace, prepared, recipe, trial).unlink(missing_ok=True)

@@ -28,7 +28,7 @@ from pipeline.dataset.corpus import TEST, TRAIN, VALIDATION
 from pipeline.ingest import ingest
 from pipeline.metrics.classification import best_thresholds, decide, macro_f1
 from pipeline.training.evaluate import assess
-from pipeline.training.prepare import Start, prepare
+from pipeline.training.prepare import WarmStart, prepare
 from pipeline.training.pretrain.encoder import pretrain_encoder
 from pipeline.training.selection import fit
 from pipeline.workspace import Workspace
@@ -184,7 +184,7 @@ def runs(name: str, options: argparse.Namespace) -> Iterator[Run]:
             pretrains = (corpus.pretrain or options.pretrain) and not options.scratch
             encoder = pretrain_encoder(workspace, recipe, every, say) if pretrains else None
             between = time.monotonic()
-            prepared = prepare(workspace, recipe, learnt, Start(encoder=encoder))
+            prepared = prepare(workspace, recipe, learnt, WarmStart(encoder=encoder))
             trained = fit(workspace, prepared, recipe, say)
             metrics = assess(prepared, trained, recipe)
             ended = time.monotonic()

@@ -18,7 +18,7 @@ from typing import Any
 from pipeline.config import IngestConfig, ScoringConfig, load_recipe
 from pipeline.ingest import ingest
 from pipeline.nights.finish import score_batch
-from pipeline.promotion.register import build
+from pipeline.promotion.register import train
 from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Workspace
 
@@ -80,7 +80,7 @@ def run(name: str, preset: str, settings: list[str]) -> str:
             for batch, path, split in corpus.sources
         ]
         seconds.append(time.perf_counter())
-        publication = build(
+        publication = train(
             workspace, name, load_recipe(preset, settings), preset=preset, progress=lambda _, line: print(f"  {line}")
         )
         seconds.append(time.perf_counter())

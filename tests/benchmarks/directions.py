@@ -23,7 +23,7 @@ def main() -> None:
     states = torch.randn(TIME, ROWS, SIZE, requires_grad=True)
     both, layer = nn.LSTM(SIZE, SIZE, bidirectional=True), LstmLayer(SIZE, SIZE, bidirectional=True)
     places = torch.arange(TIME)[:, None]
-    mirror = (torch.where(places < lengths, lengths - 1 - places, places) * ROWS + torch.arange(ROWS)).flatten()
+    reversal = (torch.where(places < lengths, lengths - 1 - places, places) * ROWS + torch.arange(ROWS)).flatten()
 
     def packed() -> Tensor:
         return both(nn.utils.rnn.pack_padded_sequence(states, lengths, enforce_sorted=False))[0].data
@@ -31,7 +31,7 @@ def main() -> None:
     ways: dict[str, Callable[[], Tensor]] = {
         "packed": packed,
         "padded": lambda: both(states)[0],
-        "reversed": lambda: layer(states, mirror),
+        "reversed": lambda: layer(states, reversal),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS + 1):

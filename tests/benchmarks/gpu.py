@@ -24,9 +24,9 @@ from pipeline.config import ScoringConfig
 from pipeline.dataset.minibatches import TokenLists
 from pipeline.metrics.classification import decide
 from pipeline.models.bundle import Bundle
-from pipeline.models.engine import Engine, opened
-from pipeline.models.quantization import compare
-from pipeline.models.variants import DEVICES
+from pipeline.models.engine import Engine, temporary_engine
+from pipeline.models.quantization import agreement_with_fp32
+from pipeline.models.variants import VARIANT_DEVICES
 from pipeline.models.write_bundle import load_classifier
 from pipeline.scoring.benchmark import ROWS, bench
 from pipeline.scoring.benchmark_subject import take_rows, workspace_subject
@@ -49,7 +49,7 @@ def main() -> None:
     workspace = Workspace(options.workspace)
     subject = workspace_subject(workspace, options.batch, options.model)
     bundle, device = subject.bundle, options.device
-    fewer_bits = next(precision for precision, where in DEVICES.items() if where == device)
+    fewer_bits = next(precision for precision, where in VARIANT_DEVICES.items() if where == device)
     with tempfile.TemporaryDirectory() as folder:
         tokens = tokens_of(take_rows(subject.batch, Path(folder), options.rows), bundle)
     found: dict[str, Any] = {"rows": len(tokens), "tokens": int(tokens.lengths.sum())}
@@ -57,7 +57,9 @@ def main() -> None:
     limits = bundle.thresholds
     for precision in ("fp32", fewer_bits):
         probabilities, found[f"{precision} alone, tokens/s"] = run(bundle, precision, device, tokens, options.rounds)
-        facts = asdict(compare(on_cpu, probabilities, decide(on_cpu, limits), limits, speed=1.0, device=device))
+        facts = asdict(
+            agreement_with_fp32(on_cpu, probabilities, decide(on_cpu, limits), limits, speed=1.0, device=device)
+        )
         found[f"{precision} on {device} against fp32 on the cpu"] = {
             name: facts[name] for name in ("equal_labels", "equal_clear_labels", "largest_change")
         }
@@ -77,14 +79,14 @@ def tokens_of(batch: Batch, bundle: Bundle) -> TokenLists:
         texts, _, _ = unique_texts(read_documents(batch.path / part["file"], part))
         lists.append(bundle.tokenizer.encode(texts).token_ids)
     tokens = TokenLists.of(pa.concat_arrays(lists))
-    spoken = tokens.lengths > 0
-    return TokenLists(tokens.values, tokens.starts[spoken], tokens.lengths[spoken])
+    non_empty = tokens.lengths > 0
+    return TokenLists(tokens.values, tokens.starts[non_empty], tokens.lengths[non_empty])
 
 
 def run(bundle: Bundle, precision: str, device: str, tokens: TokenLists, rounds: int = 1) -> tuple[np.ndarray, float]:
     """Return the probabilities [texts, classes], and the median tokens/s of the product's own engine."""
     seconds = []
-    with opened(bundle.model_path(precision), device=device) as engine:
+    with temporary_engine(bundle.model_path(precision), device=device) as engine:
         result = engine.probabilities(tokens)  # the first time shapes are planned
         for _ in range(rounds):
             started = time.perf_counter()
@@ -96,7 +98,7 @@ def run(bundle: Bundle, precision: str, device: str, tokens: TokenLists, rounds:
 @torch.inference_mode()
 def pytorch(bundle: Bundle, device: str, tokens: TokenLists, rounds: int) -> float:
     """Return the median tokens/s of PyTorch on the same batches, in half precision on CUDA."""
-    with opened(bundle.onnx_path, device=device) as engine:
+    with temporary_engine(bundle.onnx_path, device=device) as engine:
         batches = prepared(engine, tokens)
     model = load_classifier(bundle).to(device)
     model = model.half() if device == "cuda" else model

@@ -40,7 +40,7 @@ from torch import nn
 
 from pipeline.config import IngestConfig, ScoringConfig, load_recipe, validated
 from pipeline.dataset.allocator import keep_freed_memory
-from pipeline.dataset.minibatches import TokenLists, plan_batches
+from pipeline.dataset.minibatches import TokenLists, plan_minibatches
 from pipeline.dataset.tokenizer import RESERVED, UNKNOWN, UNSEPARATED_SCRIPTS, Tokenizer
 from pipeline.errors import NightlabelError
 from pipeline.ingest import ingest
@@ -48,7 +48,7 @@ from pipeline.models.bundle import Bundle
 from pipeline.models.engine import open_engine
 from pipeline.models.onnx_graph import build_graph
 from pipeline.models.registry import Registry
-from pipeline.models.session import choose_device
+from pipeline.models.session import choose_scoring_device
 from pipeline.models.write_bundle import load_classifier
 from pipeline.nights.finish import score_batch
 from pipeline.scoring.scorer import Scorer, byte_slices
@@ -135,9 +135,9 @@ def evenly(count: int, wanted: int) -> np.ndarray:
 
 def by_length(tokens: TokenLists, classes: int, run: Run, budget: int) -> np.ndarray:
     """Return probabilities [texts, classes] of a model run on sorted batches; 0 for texts without tokens."""
-    result, spoken = np.zeros((len(tokens), classes), np.float32), np.flatnonzero(tokens.lengths > 0)
-    for places in plan_batches(tokens.lengths[spoken], batch_tokens=budget):
-        result[spoken[places]] = run(*tokens.pad(spoken[places]))
+    result, non_empty = np.zeros((len(tokens), classes), np.float32), np.flatnonzero(tokens.lengths > 0)
+    for places in plan_minibatches(tokens.lengths[non_empty], batch_tokens=budget):
+        result[non_empty[places]] = run(*tokens.pad(non_empty[places]))
     return result
 
 
@@ -308,13 +308,13 @@ class Imdb(Peer):
         self.lists = {}
         for rows in (trial.few, trial.slow):
             tokens = encode(self.tokenizer, rows.read()["text"])
-            spoken = tokens.lengths > 0
-            self.lists[rows] = TokenLists(tokens.values, tokens.starts[spoken], tokens.lengths[spoken])
+            non_empty = tokens.lengths > 0
+            self.lists[rows] = TokenLists(tokens.values, tokens.starts[non_empty], tokens.lengths[non_empty])
         self.predict = self.model(trial.folder / "imdb.onnx")
 
     def model(self, path: Path) -> Callable[[TokenLists], Any]:
         onnx.save(build_graph(Classifier(self.tokenizer.size, 2, self.recipe.model).eval()), path)
-        return open_engine(path, choose_device("cpu")).probabilities
+        return open_engine(path, choose_scoring_device("cpu")).probabilities
 
     def label(self, rows: Rows) -> None:
         self.predict(self.lists[rows])

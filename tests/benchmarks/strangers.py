@@ -22,13 +22,13 @@ from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
-from pipeline.dataset.minibatches import TokenLists, plan_batches
+from pipeline.dataset.minibatches import TokenLists, plan_minibatches
 from pipeline.dataset.token_cache import TokenSet
 from pipeline.models.bundle import Bundle
 from pipeline.models.registry import Registry
 from pipeline.models.write_bundle import load_classifier
-from pipeline.training.ensemble import LSTM, WIDE, as_probabilities, branch_logits
-from pipeline.training.parallel import Cores
+from pipeline.training.ensemble import LSTM, NGRAM_LINEAR, as_probabilities, branch_logits
+from pipeline.training.parallel import CorePool
 from pipeline.workspace import Workspace
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "clinc150"
@@ -55,13 +55,13 @@ def see(bundle: Bundle, file: str) -> Seen:
     token_ids = bundle.tokenizer.encode(table["text"].combine_chunks()).token_ids
     tokens = TokenLists.of(token_ids)
     texts = TokenSet(table["id"].combine_chunks(), np.zeros(len(tokens), np.int32), tokens, np.eye(1, dtype=bool))
-    with Cores(torch.device("cpu")) as cores:
+    with CorePool(torch.device("cpu")) as cores:
         branches = branch_logits(model, texts, cores)
     encodings = np.zeros((len(tokens), model.output.in_features), np.float32)
     read: list[torch.Tensor] = []
     model.output.register_forward_hook(lambda _module, inputs, _output: read.append(inputs[0]))
     with torch.inference_mode():
-        for rows in plan_batches(tokens.lengths, batch_tokens=16_384):
+        for rows in plan_minibatches(tokens.lengths, batch_tokens=16_384):
             ids, lengths = (torch.from_numpy(array) for array in tokens.pad(rows))
             model.lstm_logits(ids, lengths.long())
             encodings[rows] = read.pop().numpy()
@@ -82,7 +82,7 @@ def scores(train: Seen, texts: Seen) -> Iterator[tuple[str, NDArray[np.floating]
     yield "margin between the two highest", np.diff(np.sort(texts.probabilities, axis=1)[:, -2:], axis=1)[:, 0]
     yield "energy", energy(texts.logits)
     yield "highest logit", texts.logits.max(axis=1)
-    for name in (LSTM, WIDE):
+    for name in (LSTM, NGRAM_LINEAR):
         yield (
             f"highest probability, {name} alone",
             as_probabilities(texts.branches[name], multi_label=False).max(axis=1),

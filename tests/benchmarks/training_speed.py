@@ -17,24 +17,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.config import Recipe, TrainingConfig, override
+from pipeline.config import Recipe, TrainingConfig, apply_overrides
 from pipeline.dataset.corpus import TRAIN, VALIDATION
 from pipeline.dataset.token_cache import TokenCache, TokenSet
 from pipeline.training import loop as training
-from pipeline.training.loop import Trainer, epoch_batches
+from pipeline.training.loop import Trainer, epoch_minibatches
 from pipeline.training.model import Classifier
-from pipeline.training.parallel import Cores
+from pipeline.training.parallel import CorePool
 
 CPU = torch.device("cpu")
 
 
-class OneAtATime(Cores):
+class OneAtATime(CorePool):
     """A batch as a whole in single precision, all cores inside each operation: how PyTorch is commonly used."""
 
-    def share_out(self, rows: np.ndarray, smallest: int = 8) -> list[np.ndarray]:  # noqa: ARG002
+    def split_rows(self, rows: np.ndarray, smallest: int = 8) -> list[np.ndarray]:  # noqa: ARG002
         return [rows]
 
-    def mixed(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
         return torch.autocast("cpu", enabled=False)
 
 
@@ -50,12 +50,14 @@ def main() -> None:
         print(f"{options.workspace} holds no token ids: train in it first", file=sys.stderr)
         sys.exit(2)
     cache = TokenCache(caches[0])
-    recipe = override(Recipe(), ["training.layer_decay=1.0"])  # as from scratch: slower lower layers are for encoders
+    recipe = apply_overrides(
+        Recipe(), ["training.layer_decay=1.0"]
+    )  # as from scratch: slower lower layers are for encoders
     texts = cache.read(TRAIN)
     if options.to_the_end:
         to_the_end(cache, recipe)
         return
-    batches = epoch_batches(texts, recipe.training, 0)[: options.batches]
+    batches = epoch_minibatches(texts, recipe.training, 0)[: options.batches]
     order = np.random.default_rng(1).permutation(len(texts))[: sum(map(len, batches))]
     random_batches = [order[start : start + 64] for start in range(0, len(order), 64)]
     lstm = nn.LSTM(recipe.model.embedding_size, recipe.model.hidden_size, bidirectional=True)
@@ -68,7 +70,7 @@ def main() -> None:
     own = trainer_of(cache, texts, recipe, OneAtATime(CPU))
 
     def product() -> None:
-        with Cores(CPU) as own.cores:
+        with CorePool(CPU) as own.cores:
             for number, rows in enumerate(batches):
                 own.step(rows, 0.5, [number])
 
@@ -100,12 +102,12 @@ def main() -> None:
 def to_the_end(cache: TokenCache, recipe: Recipe) -> None:
     """Train the same model in both ways, from the same weights, and print what validation says."""
     print("| | texts/s | validation macro-F1 | best epoch |\n| --- | ---: | ---: | ---: |")
-    own = training.epoch_batches, training.Cores
+    own = training.epoch_minibatches, training.CorePool
     for name, (batches, cores) in {
         "nightlabel": own,
         "padded random batches of 64, fp32": (random_batches_of_64, OneAtATime),
     }.items():
-        training.epoch_batches, training.Cores = batches, cores  # type: ignore[assignment]
+        training.epoch_minibatches, training.CorePool = batches, cores  # type: ignore[assignment]
         torch.manual_seed(recipe.training.seed)
         model = Classifier(cache.tokenizer.size, len(cache.manifest["labels"]), recipe.model)
         sets = cache.read(TRAIN), cache.read(VALIDATION)
@@ -119,7 +121,7 @@ def random_batches_of_64(texts: TokenSet, config: TrainingConfig, epoch: int) ->
     return [order[start : start + 64] for start in range(0, len(order), 64)]
 
 
-def trainer_of(cache: TokenCache, texts: TokenSet, recipe: Recipe, cores: Cores) -> Trainer:
+def trainer_of(cache: TokenCache, texts: TokenSet, recipe: Recipe, cores: CorePool) -> Trainer:
     torch.manual_seed(1)
     model = Classifier(cache.tokenizer.size, len(cache.manifest["labels"]), recipe.model)
     return Trainer(model.train(), texts, recipe.training, cores)

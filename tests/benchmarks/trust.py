@@ -24,9 +24,9 @@ import pyarrow.parquet as pq
 from pipeline.config import IngestConfig, load_recipe
 from pipeline.dataset.minibatches import TokenLists
 from pipeline.ingest import ingest
-from pipeline.metrics.selective import TARGETS, Outcome, Promise
-from pipeline.models.engine import opened
-from pipeline.promotion.register import Publication, build
+from pipeline.metrics.selective import REPORTED_PRECISIONS, SelectivePolicy, SelectiveResult
+from pipeline.models.engine import temporary_engine
+from pipeline.promotion.register import Registration, train
 from pipeline.workspace import Workspace
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -81,12 +81,12 @@ def lines(name: str, options: argparse.Namespace) -> Iterator[str]:
         recipe = load_recipe(
             "default", ["training.baseline=false", *corpus.settings, *options.set, f"training.seed={options.seed}"]
         )
-        publication = build(workspace, "trust", recipe)
+        publication = train(workspace, "trust", recipe)
         yield from _rows(name, corpus, publication)
         yield _calibration_line(name, publication, (time.monotonic() - started) / 60)
 
 
-def _calibration_line(name: str, publication: Publication, minutes: float) -> str:
+def _calibration_line(name: str, publication: Registration, minutes: float) -> str:
     test = publication.bundle.metrics["test"]
     before = test["before_calibration"]
     once = f"{before['calibration_error']:.2%}" if before else "no LSTM"
@@ -96,13 +96,13 @@ def _calibration_line(name: str, publication: Publication, minutes: float) -> st
     )
 
 
-def _rows(name: str, corpus: Corpus, publication: Publication) -> Iterator[str]:
+def _rows(name: str, corpus: Corpus, publication: Registration) -> Iterator[str]:
     bundle = publication.bundle
-    assert bundle.claims is not None
-    for target in TARGETS:
-        promise = bundle.promises()[target]
-        shown, tested = (Outcome.of(promise, bundle.claims[split]) for split in ("validation", "test"))
-        strangers = _strangers_labelled(corpus, publication, promise)
+    assert bundle.predictions is not None
+    for target in REPORTED_PRECISIONS:
+        policy = bundle.policies()[target]
+        shown, tested = (SelectiveResult.of(policy, bundle.predictions[split]) for split in ("validation", "test"))
+        strangers = _strangers_labelled(corpus, publication, policy)
         cells = [
             *(name, f"{target:g}", f"{shown.texts:,}", f"{shown.coverage:.1%}", f"{tested.coverage:.1%}"),
             "" if tested.precision is None else f"{tested.precision:.2%}",
@@ -112,18 +112,18 @@ def _rows(name: str, corpus: Corpus, publication: Publication) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def _strangers_labelled(corpus: Corpus, publication: Publication, promise: Promise) -> float | None:
+def _strangers_labelled(corpus: Corpus, publication: Registration, policy: SelectivePolicy) -> float | None:
     """Return the share of texts that belong to no class which are labelled as one."""
     if not corpus.strangers:
         return None
     bundle = publication.bundle
     texts = pq.read_table(DATA / corpus.strangers, columns=["text"])["text"].combine_chunks()
     token_ids = bundle.tokenizer.encode(texts).token_ids
-    with opened(bundle.onnx_path) as engine:
+    with temporary_engine(bundle.onnx_path) as engine:
         probabilities = engine.probabilities(TokenLists.of(token_ids))
     predicted = probabilities.argmax(axis=1)
-    known = np.array([label != bundle.promise_config.none_label for label in bundle.labels])
-    return float((known[predicted] & (probabilities.max(axis=1) >= promise.thresholds[predicted])).mean())
+    known = np.array([label != bundle.selective_config.none_label for label in bundle.labels])
+    return float((known[predicted] & (probabilities.max(axis=1) >= policy.thresholds[predicted])).mean())
 
 
 def main() -> None:

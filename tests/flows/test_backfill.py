@@ -22,20 +22,28 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from server import SECONDS, Office, free_port
 
 from flows.cli import main
-from flows.server.backfill import Nights
+from flows.server.backfill import NightRuns
 from flows.server.orchestrator import Orchestrator
-from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
+from pipeline.config import DriftConfig, IngestConfig, ScoringConfig
 from pipeline.files import read_json, write_json
 from pipeline.ingest import ingest
 from pipeline.models.registry import Registry
-from pipeline.nights.backfill import Fate, Night, Reason, Row, check_reasons, day_of, plan
+from pipeline.nights.backfill import (
+    BackfillReason,
+    BackfillRow,
+    NightRun,
+    NightState,
+    check_reasons,
+    day_of,
+    plan_backfill,
+)
 from pipeline.nights.finish import score_batch
-from pipeline.promotion.register import build
+from pipeline.promotion.register import train
 from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Batch, Workspace
 
 BERLIN = ZoneInfo("Europe/Berlin")
-ALL: tuple[Reason, ...] = ("missing", "failed", "stale-model")
+ALL: tuple[BackfillReason, ...] = ("missing", "failed", "stale-model")
 DEFAULT = check_reasons([])
 FIRST = datetime.date(2024, 3, 1)
 LABELLED, UNLABELLED, TWO, NONE = (FIRST + datetime.timedelta(days=number) for number in range(4))
@@ -60,7 +68,7 @@ def add(place: Workspace, batch_id: object, rows: list[dict[str, Any]] | None = 
 def label(place: Workspace, *batches: Batch) -> None:
     with Scorer(Registry(place).find(), ScoringConfig()) as scorer:
         for batch in batches:
-            score_batch(place, batch, scorer, HealthConfig(hold=False))
+            score_batch(place, batch, scorer, DriftConfig(hold=False))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +76,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace with a model, a batch that it has labelled, and some that it has not."""
     place = Workspace(tmp_path_factory.mktemp("shelf") / "workspace")
     history = add(place, "history", weather_rows())
-    build(place, "weather", tiny_recipe())
+    train(place, "weather", tiny_recipe())
     label(place, history, add(place, LABELLED))
     for batch_id in (UNLABELLED, TWO, f"{TWO}-2"):
         add(place, batch_id)
@@ -81,12 +89,14 @@ def place(shelf: Workspace, tmp_path: Path) -> Workspace:
     own = Workspace(tmp_path / "workspace")
     shutil.copytree(shelf.root, own.root)
     for batch_id in (UNLABELLED, TWO, f"{TWO}-2"):
-        shutil.rmtree(own.documents_of(str(batch_id)))
+        shutil.rmtree(own.documents_dir(str(batch_id)))
     return own
 
 
-def planned(place: Workspace, day: datetime.date, night: Night, only: tuple[Reason, ...]) -> list[Row]:
-    return plan(place, "weather@1", {day: night}, {}, only, BERLIN)
+def planned(
+    place: Workspace, day: datetime.date, night: NightRun, only: tuple[BackfillReason, ...]
+) -> list[BackfillRow]:
+    return plan_backfill(place, "weather@1", {day: night}, {}, only, BERLIN)
 
 
 @pytest.mark.parametrize(
@@ -111,9 +121,14 @@ def planned(place: Workspace, day: datetime.date, night: Night, only: tuple[Reas
     ],
 )
 def test_what_is_done_follows_from_what_lies_there_and_what_became_of_the_night(
-    shelf: Workspace, day: datetime.date, fate: Fate, ingests: bool, only: tuple[Reason, ...], actions: list[str]
+    shelf: Workspace,
+    day: datetime.date,
+    state: NightState,
+    ingests: bool,
+    only: tuple[BackfillReason, ...],
+    actions: list[str],
 ) -> None:
-    rows = planned(shelf, day, Night(fate, fate, "r1", ingests), only)
+    rows = planned(shelf, day, NightRun(state, state, "r1", ingests), only)
     assert [row.action for row in rows] == actions
     assert {bool(row.work) for row in rows} == {not action.startswith("nothing") for action in actions}
 
@@ -121,27 +136,27 @@ def test_what_is_done_follows_from_what_lies_there_and_what_became_of_the_night(
 def test_a_night_labels_all_batches_of_its_day_in_one_run_and_later_ones_get_runs_of_their_own(
     shelf: Workspace,
 ) -> None:
-    missed = {row.work for row in planned(shelf, TWO, Night("never ran", "never ran"), ("missing",))}
+    missed = {row.work for row in planned(shelf, TWO, NightRun("never ran", "never ran"), ("missing",))}
     assert [(work.kind, work.batch) for work in missed if work] == [("night", None)]
-    late = [row.work for row in planned(shelf, TWO, Night("completed", "Completed", "r1"), ("missing",))]
+    late = [row.work for row in planned(shelf, TWO, NightRun("completed", "Completed", "r1"), ("missing",))]
     assert [(work.kind, work.batch) for work in late if work] == [("batch", str(TWO)), ("batch", f"{TWO}-2")]
 
 
 def test_labels_by_another_version_are_stale_and_done_again_when_asked_for(shelf: Workspace) -> None:
-    night = {LABELLED: Night("completed", "Completed")}
-    (row,) = plan(shelf, "weather@2", night, {str(LABELLED): "r1"}, ALL, BERLIN)
+    night = {LABELLED: NightRun("completed", "Completed")}
+    (row,) = plan_backfill(shelf, "weather@2", night, {str(LABELLED): "r1"}, ALL, BERLIN)
     assert (row.action, row.labels) == ("label again with weather@2", "weather@1, published")
     assert row.work and (row.work.kind, row.work.batch, row.work.run) == ("batch", str(LABELLED), "r1")
-    (row,) = plan(shelf, "weather@2", night, {}, DEFAULT, BERLIN)
+    (row,) = plan_backfill(shelf, "weather@2", night, {}, DEFAULT, BERLIN)
     assert (row.action, row.work) == ("nothing: labelled; --only stale-model labels it with weather@2", None)
 
 
 def test_the_plan_says_how_far_labels_are(place: Workspace) -> None:
     def words() -> str:
-        (row,) = planned(place, LABELLED, Night("completed", "Completed"), ())
+        (row,) = planned(place, LABELLED, NightRun("completed", "Completed"), ())
         return row.labels
 
-    manifest = place.labels_of("weather", str(LABELLED)) / "manifest.json"
+    manifest = place.labels_dir("weather", str(LABELLED)) / "manifest.json"
     labels = read_json(manifest)
     write_json(manifest, {**labels, "published": False})
     assert words() == "weather@1, held"
@@ -210,11 +225,11 @@ def api_url(office: Office) -> str:
 class Desk:
     """The backfill of a workspace on the real server, without the command line."""
 
-    def __init__(self, nights: Nights, office: Office) -> None:
+    def __init__(self, nights: NightRuns, office: Office) -> None:
         self.nights, self.office = nights, office
         self.said: list[str] = []
 
-    def plan(self, first: datetime.date, last: datetime.date, *only: str) -> list[Row]:
+    def plan(self, first: datetime.date, last: datetime.date, *only: str) -> list[BackfillRow]:
         return self.nights.plan(first, last, check_reasons(only))
 
     def make_up(self, first: datetime.date, last: datetime.date, *only: str) -> tuple[bool, list[str]]:
@@ -226,7 +241,7 @@ class Desk:
 @pytest.fixture
 def desk(office: Office, place: Workspace) -> Iterator[Desk]:
     with Orchestrator.at(api_url(office)) as orchestrator:
-        yield Desk(Nights(orchestrator.client, str(place.root), None), office)
+        yield Desk(NightRuns(orchestrator.client, str(place.root), None), office)
 
 
 class Schedule:
@@ -277,7 +292,7 @@ def top_runs_in(office: Office, place: Workspace) -> dict[str, dict[str, Any]]:
 
 
 def labels_in(place: Workspace, batch_id: object) -> dict[str, Any]:
-    manifest: dict[str, Any] = read_json(place.labels_of("weather", str(batch_id)) / "manifest.json")
+    manifest: dict[str, Any] = read_json(place.labels_dir("weather", str(batch_id)) / "manifest.json")
     return manifest
 
 
@@ -302,7 +317,7 @@ def test_a_failed_night_is_run_again_as_it_was_asked_for_until_it_has_its_labels
     (row,) = desk.plan(NONE, NONE)
     assert (row.night, row.action) == ("Failed", "ingest and label")
     assert desk.plan(NONE, NONE, "missing")[0].work is None
-    assert Nights(desk.nights.client, str(shelf.root), None).plan(NONE, NONE, DEFAULT)[0].night == "never ran"
+    assert NightRuns(desk.nights.client, str(shelf.root), None).plan(NONE, NONE, DEFAULT)[0].night == "never ran"
 
     good, first = desk.make_up(NONE, NONE)  # the file is still not there
     assert not good
@@ -337,7 +352,7 @@ def test_a_missed_night_is_planned_then_run_once_whoever_asks_and_however_often(
     assert sorted(place.root.rglob("*")) == before
     assert not runs_in(office, place)
 
-    desk.nights = Nights(desk.nights.client, str(place.root), None)  # the deployment has changed
+    desk.nights = NightRuns(desk.nights.client, str(place.root), None)  # the deployment has changed
     with paused(desk):
         plans = [desk.plan(LABELLED, UNLABELLED) for _ in range(2)]
         (mine,), (theirs,) = (desk.nights.start(rows) for rows in plans)
@@ -398,7 +413,7 @@ def test_a_night_of_the_schedule_is_run_again_as_the_schedule_would_run_it_now(
         cancelled = {"state": {"type": "CANCELLED"}, "force": True}
         office.ask("POST", f"/flow_runs/{night['id']}/set_state", cancelled).raise_for_status()
         schedule.give(sources=["right.csv"])
-        nights = Nights(desk.nights.client, str(place.root), None)
+        nights = NightRuns(desk.nights.client, str(place.root), None)
         rows = nights.plan(NONE, NONE, DEFAULT)
         assert [(row.night, row.action) for row in rows] == [("Cancelled", "ingest and label")]
         (run,) = nights.start(rows)
@@ -409,9 +424,9 @@ def test_a_night_of_the_schedule_is_run_again_as_the_schedule_would_run_it_now(
 @pytest.mark.server
 def test_labels_of_an_older_model_are_done_again_once(place: Workspace, desk: Desk) -> None:
     older = labels_in(place, LABELLED)
-    build(place, "weather", tiny_recipe(epochs=9), force=True, reason="for this test")
-    nights = Nights(desk.nights.client, str(place.root), None)
-    only: list[Reason] = ["stale-model"]
+    train(place, "weather", tiny_recipe(epochs=9), force=True, reason="for this test")
+    nights = NightRuns(desk.nights.client, str(place.root), None)
+    only: list[BackfillReason] = ["stale-model"]
     rows = nights.plan(LABELLED, LABELLED, only)
     assert [row.action for row in rows] == ["label again with weather@2"]
     with paused(desk):
@@ -425,7 +440,7 @@ def test_labels_of_an_older_model_are_done_again_once(place: Workspace, desk: De
     assert [one.id for one in nights.start(rows)] == [run.id]  # asked for with a plan that was made before
     assert [row.work for row in nights.plan(LABELLED, LABELLED, only)] == [None]
 
-    write_json(place.labels_of("weather", str(LABELLED)) / "manifest.json", older)  # as a restored backup would be
+    write_json(place.labels_dir("weather", str(LABELLED)) / "manifest.json", older)  # as a restored backup would be
     with paused(desk):
         (other,) = nights.start(nights.plan(LABELLED, LABELLED, only))
         nights.client.delete_flow_run(other.id)
@@ -471,11 +486,11 @@ def test_a_day_in_the_future_is_refused(office: Office, place: Workspace, capsys
 @pytest.mark.server
 def test_it_is_said_that_no_worker_is_there(desk: Desk) -> None:
     nights = desk.nights
-    assert nights.obstacle() is None
+    assert nights.blocked_reason() is None
     nights.nightly = nights.nightly.model_copy(update={"work_pool_name": "nobody"})
-    assert nights.obstacle() == "There is no work pool nobody: the runs start after nightlabel setup."
+    assert nights.blocked_reason() == "There is no work pool nobody: the runs start after nightlabel setup."
     nights.client.create_work_pool(WorkPoolCreate(name="nobody", type="process"))
     try:
-        assert "No worker is there: the runs start when one comes" in (nights.obstacle() or "")
+        assert "No worker is there: the runs start when one comes" in (nights.blocked_reason() or "")
     finally:
         nights.client.delete_work_pool("nobody")

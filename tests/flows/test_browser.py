@@ -19,7 +19,7 @@ from server import Office, until
 
 from pipeline.config import IngestConfig
 from pipeline.ingest import ingest
-from pipeline.promotion.register import build
+from pipeline.promotion.register import train
 from pipeline.workspace import Workspace
 
 pytestmark = pytest.mark.server
@@ -96,7 +96,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file = root / f"{name}.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     ingest(place, [str(root / "labelled.jsonl")], IngestConfig(), batch_id="labelled")
-    build(place, "weather", tiny_recipe(epochs=2))
+    train(place, "weather", tiny_recipe(epochs=2))
     return root
 
 

@@ -15,11 +15,11 @@ from flows.cli import main
 from flows.commands.registry import version_report
 from flows.nightly import nightly
 from flows.reports.model import model_report
-from pipeline.config import IngestConfig, Recipe, ScoringConfig, override
+from pipeline.config import IngestConfig, Recipe, ScoringConfig, apply_overrides
 from pipeline.files import read_json
 from pipeline.ingest import ingest
 from pipeline.models.registry import Registry
-from pipeline.promotion.register import Publication, build
+from pipeline.promotion.register import Registration, train
 from pipeline.scoring.score import score_part
 from pipeline.workspace import Workspace
 
@@ -40,15 +40,15 @@ def place(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("pipeline.ingest.readers.jsonl.CHUNK_ROWS", 20)
     add(workspace, tmp_path, "history", weather_rows())
     recipe = tiny_recipe(epochs=3, baseline=False)
-    build(workspace, "weather", recipe)
-    build(workspace, "weather", spoilt(recipe))
+    train(workspace, "weather", recipe)
+    train(workspace, "weather", spoilt(recipe))
     night = [{"id": row["id"], "text": row["text"]} for row in weather_rows(1_000 + 20 * PARTS)[1_000:]]
     add(workspace, tmp_path, "night", night)
     return workspace
 
 
 def spoilt(recipe: Recipe) -> Recipe:
-    return override(recipe, ["training.epochs=1", "training.learning_rate=1e-9", "model.wide_buckets=0"])
+    return apply_overrides(recipe, ["training.epochs=1", "training.learning_rate=1e-9", "model.wide_buckets=0"])
 
 
 def add(workspace: Workspace, folder: Path, batch_id: str, rows: list[dict[str, Any]]) -> None:
@@ -64,8 +64,8 @@ def run(*words: str) -> int:
 
 
 def models_in(workspace: Workspace, batch: str) -> set[str]:
-    manifest = read_json(workspace.labels_of("weather", batch) / "manifest.json")
-    paths = [workspace.labels_of("weather", batch) / part["file"] for part in manifest["parts"]]
+    manifest = read_json(workspace.labels_dir("weather", batch) / "manifest.json")
+    paths = [workspace.labels_dir("weather", batch) / part["file"] for part in manifest["parts"]]
     assert len(paths) == PARTS
     rows = {model for path in paths for model in pq.read_table(path, partitioning=None)["model"].to_pylist()}
     return rows | {manifest["model"]}
@@ -155,7 +155,7 @@ def test_a_worse_version_is_promoted_by_force_only_and_with_a_reason(
     assert Registry(place).champion("weather") == 1
     assert run(*command, "--force", "--reason", "the other one hates rain") == 0
     assert "weather@2 is champion now: forced over weather@1: the other one hates rain" in capsys.readouterr().out
-    entry = read_json(place.model_versions("weather") / "champion.json")["log"][-1]
+    entry = read_json(place.model_dir("weather") / "champion.json")["log"][-1]
     assert (entry["action"], entry["version"], bool(entry["by"])) == ("force", 2, True)
 
     assert run(*command) == 0
@@ -170,7 +170,7 @@ def test_other_classes_are_promoted_by_force_only(
     place: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     add(place, tmp_path, "snow", [{"text": f"snow fell {n}", "label": "snow"} for n in range(20)])
-    build(place, "weather", tiny_recipe(epochs=1, baseline=False))
+    train(place, "weather", tiny_recipe(epochs=1, baseline=False))
     command = ["models", "promote", "weather@3", "--workspace", str(place.root)]
     assert run(*command) == 2
     assert "its classes are not those of weather@1 (adds snow)" in capsys.readouterr().err
@@ -178,7 +178,7 @@ def test_other_classes_are_promoted_by_force_only(
 
 
 def test_a_damaged_champion_can_be_replaced(place: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
-    (place.model_versions("weather") / "1" / "model.onnx").unlink()
+    (place.model_dir("weather") / "1" / "model.onnx").unlink()
     assert run("models", "promote", "weather@2", "--workspace", str(place.root)) == 0
     assert "the champion cannot be loaded" in capsys.readouterr().out
 
@@ -201,7 +201,7 @@ def test_two_versions_are_shown_beside_each_other(place: Workspace, capsys: pyte
 @pytest.mark.usefixtures("server")
 def test_the_report_of_a_version_shows_what_would_change_last_night(place: Workspace) -> None:
     score_flow.score(["night"], "weather", ON_CPU, workspace=str(place.root))
-    worse = build(place, "weather", spoilt(tiny_recipe(epochs=3, baseline=False, seed=3)))
+    worse = train(place, "weather", spoilt(tiny_recipe(epochs=3, baseline=False, seed=3)))
     report = model_report(worse, pictures=False)
     assert "### Beside weather@1" in report
     assert " of the labels of night would be others**: " in report
@@ -210,5 +210,5 @@ def test_the_report_of_a_version_shows_what_would_change_last_night(place: Works
     kept = version_report(str(place.root), worse.bundle.title)
     assert "would be others" in kept
     assert "day 1" not in kept.split("would be others")[1]
-    shown = model_report(Publication(worse.bundle, False, worse.reason, worse.comparison), pictures=True)
+    shown = model_report(Registration(worse.bundle, False, worse.reason, worse.comparison), pictures=True)
     assert "![comparison](data:image/png;base64," in shown

@@ -17,8 +17,8 @@ from prefect.settings import get_current_settings
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.nightly import nightly
-from flows.reports.morning import Failure, Morning, night_report, outcome
-from pipeline.config import HealthConfig, IngestConfig, ScoringConfig
+from flows.reports.morning import Failure, NightResult, night_report, outcome
+from pipeline.config import DriftConfig, IngestConfig, ScoringConfig
 from pipeline.errors import InputError, ModelError
 from pipeline.files import read_json, write_json
 from pipeline.ingest import ingest
@@ -26,7 +26,7 @@ from pipeline.models.registry import Registry
 from pipeline.nights.finish import score_batch
 from pipeline.nights.publish import publish
 from pipeline.nights.summary import labelled_night
-from pipeline.promotion.register import build
+from pipeline.promotion.register import train
 from pipeline.scoring.labels import unlabelled
 from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Workspace
@@ -59,24 +59,24 @@ class Station:
     def ingest(self, name: str, rows: Rows, **config: Any) -> None:
         ingest(self.workspace, [self.write(name, rows)], IngestConfig(**config), batch_id=name)
 
-    def morning(self, **more: Any) -> Morning:
+    def morning(self, **more: Any) -> NightResult:
         """Label what has no labels, and return what the morning knows of it."""
         bundle = Registry(self.workspace).find()
         wanted = unlabelled(self.workspace, bundle.name)
         with Scorer(bundle, ScoringConfig(device="cpu", precision="fp32", threads=1)) as scorer:
             for batch in wanted:
-                score_batch(self.workspace, batch, scorer, HealthConfig())
+                score_batch(self.workspace, batch, scorer, DriftConfig())
         night = labelled_night(self.workspace, bundle.name, wanted)
         ended = TWO + datetime.timedelta(minutes=4)
         facts = {"read": None, "wanted": wanted, "bundle": bundle, "night": night, "failures": [], **more}
-        return Morning(day=DAY, started=TWO, ended=ended, workspace=self.workspace, **facts)
+        return NightResult(day=DAY, started=TWO, ended=ended, workspace=self.workspace, **facts)
 
-    def night(self, name: str, rows: Rows, **config: Any) -> Morning:
+    def night(self, name: str, rows: Rows, **config: Any) -> NightResult:
         self.ingest(name, rows, **config)
         return self.morning()
 
     def change(self, name: str, **facts: Any) -> None:
-        path = self.workspace.labels_of("weather", name) / "manifest.json"
+        path = self.workspace.labels_dir("weather", name) / "manifest.json"
         write_json(path, {**read_json(path), **facts})
 
 
@@ -84,7 +84,7 @@ class Station:
 def trained_station(tmp_path_factory: pytest.TempPathFactory) -> Path:
     station = Station(tmp_path_factory.mktemp("station"))
     station.ingest("history", HISTORY)
-    build(station.workspace, "weather", tiny_recipe(baseline=False))
+    train(station.workspace, "weather", tiny_recipe(baseline=False))
     station.morning()
     return station.inbox
 
@@ -95,11 +95,11 @@ def station(trained_station: Path, tmp_path: Path) -> Station:
     return Station(tmp_path)
 
 
-def report(morning: Morning) -> str:
+def report(morning: NightResult) -> str:
     return night_report(morning, pictures=False)
 
 
-def answer(morning: Morning, question: str) -> str:
+def answer(morning: NightResult, question: str) -> str:
     (line,) = [line for line in report(morning).splitlines() if line.startswith(f"- **{question}**")]
     return line.removeprefix(f"- **{question}** ")
 
@@ -110,7 +110,7 @@ def section(text: str, name: str) -> str:
 
 def test_the_first_screen_answers_the_questions_of_a_morning(station: Station) -> None:
     morning = station.night("2026-11-20", [*texts(40), {"id": "e", "text": " "}])
-    counts = read_json(station.workspace.labels_of("weather", "2026-11-20") / "manifest.json")["counts"]
+    counts = read_json(station.workspace.labels_dir("weather", "2026-11-20") / "manifest.json")["counts"]
     first = report(morning).splitlines()[:10]
     assert first[0] == "# Night of 2026-11-20"
     assert "Yes, from 02:00 to 02:04: weather@1 in fp32 on the CPU" in answer(morning, "Did it run?")
@@ -134,9 +134,9 @@ def test_the_first_screen_answers_the_questions_of_a_morning(station: Station) -
 def test_the_estimated_accuracy_is_the_mean_confidence_with_the_error_of_the_model_s_own_test(station: Station) -> None:
     morning = station.night("2026-11-20", texts(40))
     assert morning.night
-    assert morning.night.health
+    assert morning.night.profile
     assert morning.bundle
-    share = 100 * morning.night.health.mean_confidence
+    share = 100 * morning.night.profile.mean_confidence
     error = 100 * morning.bundle.metrics["test"]["calibration_error"]
     assert answer(morning, "Are the labels right?") == (
         f"About {share:.0f} % of the labels are right, if confidence means tonight what it meant on the test texts, "
@@ -156,7 +156,7 @@ def test_of_texts_of_another_kind_no_accuracy_is_claimed(station: Station) -> No
 
 def test_rows_that_do_not_add_up_are_never_called_accounted_for(station: Station) -> None:
     station.ingest("2026-11-20", texts(40))
-    path = station.workspace.documents_of("2026-11-20") / "manifest.json"
+    path = station.workspace.documents_dir("2026-11-20") / "manifest.json"
     manifest = read_json(path)
     write_json(path, {**manifest, "counts": {**manifest["counts"], "rows_read": 41}})
     text = report(station.morning())
@@ -174,7 +174,7 @@ def test_what_to_do_lists_held_nights_findings_refused_rows_and_reviews(station:
     assert "2026-11-18 is held, not published. " in tasks[0]
     assert tasks[0].endswith("`nightlabel publish 2026-11-18`")
     assert tasks[1] == "2. 2026-11-20: Look at this."
-    refused = station.workspace.rejects_of("2026-11-20")
+    refused = station.workspace.rejects_dir("2026-11-20")
     assert tasks[2] == f"3. 2026-11-20: 1 refused (1 id_conflict), kept in `{refused}`."
     reviewed = morning.night.counts["review"] if morning.night else 0
     assert len(tasks) == (4 if reviewed else 3)
@@ -195,7 +195,7 @@ def test_a_night_without_anything_to_do_says_nothing(station: Station) -> None:
 
 def test_what_changed_names_the_label_that_moved_and_the_version(station: Station) -> None:
     station.night("2026-11-19", texts(100))
-    build(station.workspace, "weather", tiny_recipe(baseline=False, epochs=9))
+    train(station.workspace, "weather", tiny_recipe(baseline=False, epochs=9))
     Registry(station.workspace).promote("weather", 2, "for this test")
     morning = station.night("2026-11-20", [row for row in texts(200, 2000) if int(row["id"][1:]) % 2])
     told = answer(morning, "What changed?")
@@ -262,7 +262,7 @@ def test_documents_with_several_labels_say_what_confidence_is_of(tmp_path: Path)
     station = Station(tmp_path)
     rows = [{**row, "label": f"{row['label']}|day" if number % 3 else "day"} for number, row in enumerate(HISTORY)]
     station.ingest("history", rows, label="label", label_separator="|")
-    build(station.workspace, "weather", tiny_recipe(baseline=False))
+    train(station.workspace, "weather", tiny_recipe(baseline=False))
     station.morning()
     morning = station.night("2026-11-20", texts(40))
     assert "of the likeliest labels are right" in answer(morning, "Are the labels right?")
@@ -271,7 +271,7 @@ def test_documents_with_several_labels_say_what_confidence_is_of(tmp_path: Path)
 
 def test_labels_from_before_health_and_strangeness_were_kept_have_a_report_too(station: Station) -> None:
     morning = station.night("2026-11-20", texts(40))
-    path = station.workspace.labels_of("weather", "2026-11-20") / "manifest.json"
+    path = station.workspace.labels_dir("weather", "2026-11-20") / "manifest.json"
     old = {key: value for key, value in read_json(path).items() if key not in ("health", "checks", "findings", "notes")}
     write_json(path, old)
     again = station.morning(wanted=morning.wanted, night=labelled_night(morning.workspace, "weather", morning.wanted))

@@ -8,11 +8,11 @@ from review_tools import NIGHT, Office, open_office, other
 
 from flows.cli import main
 from flows.reports.night_sections import trust_section
-from flows.reports.review import broken_promise
+from flows.reports.review import precision_violation
 from pipeline.files import read_json, write_json
 from pipeline.models.registry import Registry
 from pipeline.nights.summary import LabelledNight, labelled_night
-from pipeline.review.precision import Precision, reviewed_precision
+from pipeline.review.precision import PrecisionEstimate, reviewed_precision
 
 BATCH = "2026-11-20"
 
@@ -41,7 +41,7 @@ def the_night(office: Office) -> LabelledNight:
 
 
 def promise(office: Office, target: float) -> None:
-    path = office.workspace.labels_of("weather", BATCH) / "manifest.json"
+    path = office.workspace.labels_dir("weather", BATCH) / "manifest.json"
     write_json(path, {**read_json(path), "promise": {"target": target}})
 
 
@@ -99,11 +99,11 @@ def test_rows_that_do_not_fit_are_listed_and_nothing_is_taken(
 
 
 def test_the_interval_is_the_exact_one() -> None:
-    low, high = Precision(57, 60, 1).interval
+    low, high = PrecisionEstimate(57, 60, 1).interval
     assert (round(low, 4), round(high, 4)) == (0.8608, 0.9896)
-    assert Precision(60, 60, 1).interval[1] == 1.0
-    assert not Precision(57, 60, 1).breaks(0.98)
-    assert Precision(57, 60, 1).breaks(0.99)
+    assert PrecisionEstimate(60, 60, 1).interval[1] == 1.0
+    assert not PrecisionEstimate(57, 60, 1).violates(0.98)
+    assert PrecisionEstimate(57, 60, 1).violates(0.99)
 
 
 def test_the_morning_says_what_people_found(office: Office) -> None:
@@ -130,7 +130,7 @@ def test_a_promise_that_people_find_broken_is_the_first_thing_to_do(office: Offi
         "72.8 %). Train again with their corrections, or promise less."
     )
     assert expected in section(office)
-    assert broken_promise(office.workspace, the_night(office), Registry(office.workspace).find()) == [expected]
+    assert precision_violation(office.workspace, the_night(office), Registry(office.workspace).find()) == [expected]
 
 
 def test_only_published_nights_and_labels_of_this_version_count(office: Office) -> None:
@@ -143,8 +143,8 @@ def test_only_published_nights_and_labels_of_this_version_count(office: Office) 
     office.label("2026-11-21")
     found = reviewed_precision(office.workspace, second, None)
     assert found.version is None
-    assert found.recent == Precision(20, 20, 1)
-    path = office.workspace.labels_of("weather", BATCH) / "manifest.json"
+    assert found.recent == PrecisionEstimate(20, 20, 1)
+    path = office.workspace.labels_dir("weather", BATCH) / "manifest.json"
     write_json(path, {**read_json(path), "published": False})
     assert reviewed_precision(office.workspace, second, None).recent is None
 

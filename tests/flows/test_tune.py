@@ -16,7 +16,7 @@ from flows.cli import main
 from flows.reports.tuning import tuning_report
 from pipeline.config import preset_names
 from pipeline.training.tune.search import search
-from pipeline.training.tune.search_space import make_plan
+from pipeline.training.tune.search_space import make_search_plan
 from pipeline.workspace import Workspace
 
 SMALL = [
@@ -111,7 +111,7 @@ def test_the_report_for_the_ui_holds_the_picture_and_what_mattered(
     capsys.readouterr()
     rates = ["training.learning_rate", "training.word_dropout"]
     settings = [*SMALL[1::2], "model.wide_buckets=0", "training.batch_size=4"]  # the LSTM alone, so that scores differ
-    found = search(Workspace(home / "workspace"), make_plan(settings=settings, only=rates, trials=12))
+    found = search(Workspace(home / "workspace"), make_search_plan(settings=settings, only=rates, trials=12))
     report = tuning_report(found, pictures=True)
     assert "![trials](data:image/png;base64," in report
     assert len(report) < 300_000

@@ -20,9 +20,9 @@ import pytest
 from conftest import tiny_recipe, weather_rows
 from server import SECONDS, free_port, until
 
-from pipeline.config import IngestConfig, override
+from pipeline.config import IngestConfig, apply_overrides
 from pipeline.ingest import ingest
-from pipeline.promotion.register import build
+from pipeline.promotion.register import train
 from pipeline.workspace import Workspace
 
 pytestmark = pytest.mark.server
@@ -117,7 +117,9 @@ def filled(tmp_path: Path) -> Workspace:
     rows = weather_rows()
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "weather.parquet")
     ingest(place, [str(tmp_path / "weather.parquet")], IngestConfig(), batch_id="labelled")
-    build(place, "weather", override(tiny_recipe(epochs=1), ["model.hidden_size=192", "model.embedding_size=128"]))
+    train(
+        place, "weather", apply_overrides(tiny_recipe(epochs=1), ["model.hidden_size=192", "model.embedding_size=128"])
+    )
     words = np.array([word for row in rows for word in row["text"].split()])
     drawn = np.random.default_rng(0).choice(words, (250_000, 30))
     table = pa.table({"id": [f"n{number}" for number in range(len(drawn))], "text": [" ".join(row) for row in drawn]})
@@ -130,7 +132,7 @@ def filled(tmp_path: Path) -> Workspace:
 def test_neither_a_dead_worker_nor_ctrl_c_loses_a_row_or_labels_one_twice(
     filled: Workspace, port: int, start_up: Callable[[Path, int], Up]
 ) -> None:
-    labels = filled.labels_of("weather", "night")
+    labels = filled.labels_dir("weather", "night")
     up = start_up(filled.root, port)
     assert f"http://127.0.0.1:{port}" in up.said("the UI is at")
     assert up.said(r"the next night runs at 20\d\d-\d\d-\d\d 02:00 \(Europe/Berlin\)")
@@ -182,7 +184,7 @@ def _parts(labels: Path) -> dict[str, bytes]:
 def test_a_run_that_died_with_everything_else_is_marked_and_the_next_outlives_a_server_that_is_killed(
     filled: Workspace, port: int, start_up: Callable[[Path, int], Up]
 ) -> None:
-    labels = filled.labels_of("weather", "night")
+    labels = filled.labels_dir("weather", "night")
     up = start_up(filled.root, port)
     up.said("the UI is at")
     run = up.start("score")

@@ -19,7 +19,7 @@ from server import PREFECT_FILE, Office, free_port, until
 from pipeline.config import IngestConfig
 from pipeline.files import read_json
 from pipeline.ingest import ingest
-from pipeline.promotion.register import build
+from pipeline.promotion.register import train
 from pipeline.workspace import Workspace
 
 pytestmark = pytest.mark.server
@@ -62,7 +62,7 @@ def place(tmp_path: Path) -> Workspace:
     """A workspace with a model."""
     place = Workspace(tmp_path / "workspace")
     _add(place, weather_rows(), "labelled")
-    build(place, "weather", tiny_recipe())
+    train(place, "weather", tiny_recipe())
     return place
 
 
@@ -97,7 +97,7 @@ def test_the_webhook_is_told_once_of_each_failed_and_each_held_night(
 
     _add(place, _news(text="完全不同的语言，没有人认识这些字。 " * 3), "chinese")
     held = office.run("nightly", workspace=str(place.root))
-    assert not read_json(place.labels_of("weather", "chinese") / "manifest.json")["published"]
+    assert not read_json(place.labels_dir("weather", "chinese") / "manifest.json")["published"]
     (told,) = until(lambda: receiver.of("batch chinese is held"), "nobody was told of the held batch")
     assert told["state"] == "Held"
     assert "nightlabel publish chinese" in told["text"]
@@ -143,7 +143,7 @@ def test_a_webhook_that_fails_costs_the_night_nothing(
     _tell(office, f"{receiver.url}/{path}" if path else f"http://127.0.0.1:{free_port()}")
     _add(place, _news(text="完全不同的语言，没有人认识这些字。 " * 3), "chinese")
     office.run("nightly", workspace=str(place.root))
-    assert (place.labels_of("weather", "chinese") / "manifest.json").exists()
+    assert (place.labels_dir("weather", "chinese") / "manifest.json").exists()
 
 
 def test_what_is_no_address_is_refused(office: Office) -> None:
@@ -155,7 +155,7 @@ def test_what_is_no_address_is_refused(office: Office) -> None:
 
 
 def _labelled(place: Workspace, batch: str) -> bool:
-    return (place.labels_of("weather", batch) / "manifest.json").exists()
+    return (place.labels_dir("weather", batch) / "manifest.json").exists()
 
 
 def test_a_batch_that_ingest_announces_is_labelled(office: Office, place: Workspace) -> None:
@@ -199,7 +199,7 @@ def _scorings(office: Office, place: Workspace) -> set[str]:
 
 def test_a_part_that_hangs_fails_its_run_and_frees_the_slot(office: Office, place: Workspace) -> None:
     _add(place, _news(), "stuck")
-    labels = place.labels_of("weather", "stuck")
+    labels = place.labels_dir("weather", "stuck")
     labels.mkdir(parents=True)
     os.mkfifo(labels / "part-00000.parquet")  # reading it never returns, as on a network disk that went away
     run = office.ended(

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-Reasons = dict[int, str]  # why a row of a chunk is refused; the first reason found stands
+RejectReasons = dict[int, str]  # why a row of a chunk is refused; the first reason found stands
 
 MISSING: Any = object()  # stands for a key that a JSON object does not have; null is a value
 CHUNK_ROWS = 4096  # rows a reader hands over at a time,
@@ -47,14 +47,14 @@ class RawRows:
         return len(self.rows)
 
 
-def chunked(items: Iterable[T], most: int, size: Callable[[T], int]) -> Iterator[list[T]]:
+def chunked(items: Iterable[T], max_items: int, size: Callable[[T], int]) -> Iterator[list[T]]:
     """Yield lists of at most `most` items, or of about `CHUNK_BYTES` of them if that is fewer."""
     chunk: list[T] = []
     total = 0
     for item in items:
         chunk.append(item)
         total += size(item)
-        if len(chunk) >= most or total >= CHUNK_BYTES:
+        if len(chunk) >= max_items or total >= CHUNK_BYTES:
             yield chunk
             chunk, total = [], 0
     if chunk:
@@ -71,21 +71,21 @@ def as_text(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, bytes):
-        return printable(value.decode("utf-8", "surrogateescape"))
+        return escape_invalid_text(value.decode("utf-8", "surrogateescape"))
     if value is None or isinstance(value, bool | int | float | list | dict):
         return json.dumps(value, ensure_ascii=False, default=as_text)
     return str(value)
 
 
-def printable(text: str) -> str:
+def escape_invalid_text(text: str) -> str:
     """Return text that any Parquet reader takes: bytes that were no text, and NUL, as backslash escapes."""
-    if not damage(text):
+    if not invalid_text_reason(text):
         return text
     escaped = text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
     return ESCAPED_BYTE.sub(r"\\x\1", escaped)
 
 
-def damage(text: str) -> str:
+def invalid_text_reason(text: str) -> str:
     """Return why characters cannot be kept as text ("nul_byte", "invalid_encoding"), or nothing."""
     if "\0" in text:
         return "nul_byte"

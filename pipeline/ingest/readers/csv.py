@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from pipeline.errors import InputError
-from pipeline.ingest.readers.base import CHUNK_ROWS, RawRows, Reject, damage, printable
+from pipeline.ingest.readers.base import CHUNK_ROWS, RawRows, Reject, escape_invalid_text, invalid_text_reason
 from pipeline.ingest.readers.streams import open_text
 
-LONGEST_ROW = 16 * 2**20  # characters; a quoted field that goes on for longer was never closed
+MAX_ROW_CHARACTERS = 16 * 2**20  # characters; a quoted field that goes on for longer was never closed
 BLOCK_CHARACTERS = 2**19  # read at once: enough to be fast, few enough to stay small
 
 
@@ -31,7 +31,7 @@ class _Row(NamedTuple):
 class _Dialect:
     delimiter: str
     quoted: bool
-    longest_row: int
+    max_row_characters: int
     width: int = 0  # fields in a row, once that is known
 
     def reader(self, lines: Iterator[str]) -> Iterator[list[str]]:
@@ -42,9 +42,9 @@ class _Dialect:
 class _Lines:
     """Lines of a file that can be put back, and that remember what the current row took."""
 
-    def __init__(self, lines: TextIO, longest_row: int) -> None:
+    def __init__(self, lines: TextIO, max_row_characters: int) -> None:
         self._lines = lines
-        self._longest_row = longest_row
+        self._longest_row = max_row_characters
         self._put_back: deque[str] = deque()
         self._size = 0
         self.taken: list[str] = []
@@ -89,7 +89,13 @@ class _Lines:
 
 
 def read_delimited(
-    path: Path, *, delimiter: str, quoted: bool, header: bool, encoding: str, longest_row: int = LONGEST_ROW
+    path: Path,
+    *,
+    delimiter: str,
+    quoted: bool,
+    header: bool,
+    encoding: str,
+    max_row_characters: int = MAX_ROW_CHARACTERS,
 ) -> Generator[RawRows, None, None]:
     """Yield the rows of a CSV or TSV file; without a header the columns are named "1", "2" and so on.
 
@@ -105,17 +111,17 @@ def read_delimited(
         InputError: the file is empty, or its header cannot be read.
     """
     csv.field_size_limit(sys.maxsize)  # long texts are refused by --max-text-bytes, one row each
-    dialect = _Dialect(delimiter, quoted, longest_row)
+    dialect = _Dialect(delimiter, quoted, max_row_characters)
     names: list[str] = []
     with open_text(path, encoding) as text:
-        for rows in _blocks(_Lines(text, longest_row), dialect):
+        for rows in _blocks(_Lines(text, max_row_characters), dialect):
             if not names and header:
                 names = _header(path, rows.pop(0))
             elif not names:
                 first = next((row for row in rows if not row.reason), rows[0])
                 names = [str(number) for number in range(1, len(first.fields) + 1)]
             dialect.width = len(names)
-            yield _columns(printable(str(path)), rows, names)
+            yield _columns(escape_invalid_text(str(path)), rows, names)
         if not names:
             raise InputError(f"{path}: is empty")
 
@@ -145,8 +151,8 @@ def _parse_at_once(block: list[str], first: int, dialect: _Dialect) -> list[_Row
     if len(parsed) != len(block):
         return None
     numbers = range(first, first + len(block))
-    if damage("".join(block)):
-        return list(map(_Row, numbers, parsed, block, map(damage, block)))
+    if invalid_text_reason("".join(block)):
+        return list(map(_Row, numbers, parsed, block, map(invalid_text_reason, block)))
     return list(map(_Row, numbers, parsed, block))
 
 
@@ -168,7 +174,7 @@ def _parse_one_by_one(lines: _Lines, end: int, dialect: _Dialect) -> Iterator[_R
         raw = "".join(lines.taken)
         if not dialect.width and raw.strip():
             dialect.width = len(fields)
-        yield _Row(number, fields, raw, damage(raw))
+        yield _Row(number, fields, raw, invalid_text_reason(raw))
 
 
 def _swallowed_rows(taken: list[str], fields: list[str], dialect: _Dialect) -> bool:
@@ -208,5 +214,7 @@ def _refused(source: str, rows: list[_Row], width: int) -> list[Reject]:
     for row in rows:
         blank = not row.reason and len(row.fields) < 2 and not row.raw.strip()
         if not blank and (row.reason or len(row.fields) != width):
-            rejects.append(Reject(source, row.line, row.reason or "ragged_row", printable(row.raw.rstrip("\r\n"))))
+            rejects.append(
+                Reject(source, row.line, row.reason or "ragged_row", escape_invalid_text(row.raw.rstrip("\r\n")))
+            )
     return rejects

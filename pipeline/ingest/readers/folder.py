@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pipeline.errors import InputError
 from pipeline.ingest.columns import SPLIT_NAMES
-from pipeline.ingest.readers.base import CHUNK_ROWS, RawRows, Reject, chunked, damage, printable
+from pipeline.ingest.readers.base import CHUNK_ROWS, RawRows, Reject, chunked, escape_invalid_text, invalid_text_reason
 from pipeline.ingest.readers.streams import data_suffix, open_text
 
 UNLABELLED = {"unsup", "unsupervised", "unlabelled", "unlabeled"}
@@ -33,7 +33,7 @@ class _Text(NamedTuple):
 
 
 def read_folder(
-    root: Path, files: list[Path], *, encoding: str, longest: int, with_split: bool = True
+    root: Path, files: list[Path], *, encoding: str, max_characters: int, with_split: bool = True
 ) -> Generator[RawRows, None, None]:
     """Yield a row for each text file, with `id` (its path in the folder), `text`, `label` and `split`.
 
@@ -47,36 +47,36 @@ def read_folder(
     Raises:
         InputError: a file cannot be opened.
     """
-    texts = (_Text(path, _read(path, encoding, longest)) for path in files)
+    texts = (_Text(path, _read(path, encoding, max_characters)) for path in files)
     for chunk in chunked(texts, CHUNK_ROWS, lambda item: len(item.text)):
-        reasons = {item.path: damage(item.text) for item in chunk}
+        reasons = {item.path: invalid_text_reason(item.text) for item in chunk}
         good = [item for item in chunk if not reasons[item.path]]
         columns = {
-            "id": [printable(item.path.relative_to(root).as_posix()) for item in good],
+            "id": [escape_invalid_text(item.path.relative_to(root).as_posix()) for item in good],
             "text": [item.text for item in good],
             "label": [_label(item.path) for item in good],
         }
         if with_split:
             columns["split"] = [SPLIT_NAMES.get(item.path.absolute().parent.parent.name.lower()) for item in good]
         rejects = [
-            Reject(printable(str(item.path)), 1, reasons[item.path], printable(item.text))
+            Reject(escape_invalid_text(str(item.path)), 1, reasons[item.path], escape_invalid_text(item.text))
             for item in chunk
             if reasons[item.path]
         ]
-        yield RawRows(columns, [1] * len(good), rejects, sources=[printable(str(item.path)) for item in good])
+        yield RawRows(columns, [1] * len(good), rejects, sources=[escape_invalid_text(str(item.path)) for item in good])
 
 
-def _read(path: Path, encoding: str, longest: int) -> str:
+def _read(path: Path, encoding: str, max_characters: int) -> str:
     with open_text(path, encoding) as stream:
-        return stream.read(longest + 1)
+        return stream.read(max_characters + 1)
 
 
 def _label(path: Path) -> str | None:
     label = path.absolute().parent.name  # absolute, because "." has no name
-    return None if label.lower() in UNLABELLED else printable(label)
+    return None if label.lower() in UNLABELLED else escape_invalid_text(label)
 
 
-def no_texts(root: Path) -> InputError:
+def no_texts_error(root: Path) -> InputError:
     return InputError(
         f"{root}: holds no data files and no text files in class folders (as in {root}/CLASS/document.txt)"
     )

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.ingest.readers.base import CHUNK_ROWS, MISSING, RawRows, Reject, as_text, chunked, damage, printable
+from pipeline.ingest.readers.base import (
+    CHUNK_ROWS,
+    MISSING,
+    RawRows,
+    Reject,
+    as_text,
+    chunked,
+    escape_invalid_text,
+    invalid_text_reason,
+)
 from pipeline.ingest.readers.streams import open_text
 
 MAYBE_A_LIST = re.compile(r":\s*\[")  # in every object with a list for a value, and in few others
@@ -25,12 +34,12 @@ def read_jsonlines(path: Path, *, encoding: str) -> Generator[RawRows, None, Non
         empty = True
         for chunk in chunked(numbered, CHUNK_ROWS, lambda item: len(item[1])):
             empty = False
-            yield _columns(printable(str(path)), chunk)
+            yield _columns(escape_invalid_text(str(path)), chunk)
         if empty:
             raise InputError(f"{path}: is empty")
 
 
-def every_key(path: Path, *, encoding: str) -> list[str]:
+def all_keys(path: Path, *, encoding: str) -> list[str]:
     """Return all keys of all objects: an object may leave out what others have."""
     return list(dict.fromkeys(name for raw in read_jsonlines(path, encoding=encoding) for name in raw.columns))
 
@@ -46,7 +55,7 @@ def _columns(source: str, chunk: list[tuple[int, str]]) -> RawRows:
     for number, line in chunk:
         value, reason = _parse(line)
         if reason:
-            rejects.append(Reject(source, number, reason, printable(line.rstrip("\r\n"))))
+            rejects.append(Reject(source, number, reason, escape_invalid_text(line.rstrip("\r\n"))))
         else:
             objects.append(value)
             rows.append(number)
@@ -56,7 +65,7 @@ def _columns(source: str, chunk: list[tuple[int, str]]) -> RawRows:
 
 
 def _parse(line: str) -> tuple[dict[str, Any], str]:
-    reason = damage(line)
+    reason = invalid_text_reason(line)
     if reason:
         return {}, reason
     try:
@@ -68,4 +77,4 @@ def _parse(line: str) -> tuple[dict[str, Any], str]:
     if "\\u" not in line:
         return value, ""
     pieces = itertools.chain(value, map(as_text, value.values()))  # an escape can hide half a character, or NUL
-    return value, next(filter(None, map(damage, pieces)), "")
+    return value, next(filter(None, map(invalid_text_reason, pieces)), "")

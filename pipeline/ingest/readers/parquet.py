@@ -12,7 +12,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
-from pipeline.ingest.readers.base import CHUNK_BYTES, CHUNK_ROWS, RawRows, Reject, as_text, damage, printable
+from pipeline.ingest.readers.base import (
+    CHUNK_BYTES,
+    CHUNK_ROWS,
+    RawRows,
+    Reject,
+    as_text,
+    escape_invalid_text,
+    invalid_text_reason,
+)
 from pipeline.ingest.readers.streams import COMPRESSIONS, open_bytes
 
 LIST_TYPES = (
@@ -40,7 +48,7 @@ def read_parquet(path: Path, *, text: list[str], scratch: Path | None = None) ->
         start = 1
         try:
             for batch in file.iter_batches(_batch_rows(file.metadata), use_threads=False):
-                yield _raw_rows(printable(str(path)), batch, start)
+                yield _raw_rows(escape_invalid_text(str(path)), batch, start)
                 start += len(batch)
         except (pa.ArrowInvalid, OSError) as error:
             raise InputError(f"{path}: is damaged after row {start - 1}: {str(error).splitlines()[0]}") from error
@@ -139,12 +147,12 @@ def _damage_of(column: pa.Array, number: int) -> str:
         value = column[number].as_py()
     except UnicodeDecodeError:
         return "invalid_encoding"
-    return damage(value) if isinstance(value, str) else ""
+    return invalid_text_reason(value) if isinstance(value, str) else ""
 
 
 def _shown(column: pa.Array, number: int) -> str:
     try:
-        return printable(as_text(column[number].as_py()))
+        return escape_invalid_text(as_text(column[number].as_py()))
     except UnicodeDecodeError:
         if not is_string(column.type):
             return "(damaged)"

@@ -15,16 +15,16 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from pipeline.config import Recipe, stored_recipe
-from pipeline.dataset.chunks import PieceCache, build_pieces
+from pipeline.dataset.chunks import ChunkCache, build_chunks
 from pipeline.dataset.token_cache import read_vocabulary, write_vocabulary
-from pipeline.dataset.tokenizer import Splitter, Tokenizer
+from pipeline.dataset.tokenizer import Tokenizer, WordSplitter
 from pipeline.errors import ModelError
-from pipeline.files import read_json, seal, unseal, value_digest, write_json
-from pipeline.training.loop import Progress, choose_device
-from pipeline.training.model import EMBEDDING_SPREAD, Classifier
+from pipeline.files import read_json, value_digest, verified_manifest, write_json, write_manifest
+from pipeline.training.loop import Progress, choose_training_device
+from pipeline.training.model import EMBEDDING_STD, Classifier
 from pipeline.training.plots import perplexity_curve
 from pipeline.training.pretrain.language_model import DocumentModel, LanguageModel
-from pipeline.training.pretrain.loop import Plan, Pretrained, pretrain
+from pipeline.training.pretrain.loop import Pretrained, PretrainingPhase, pretrain
 from pipeline.workspace import Workspace
 
 # What the vocabulary depends on, and the shape of the weights: an encoder serves recipes that agree with it here.
@@ -56,7 +56,7 @@ class Encoder:
             ModelError: a file is missing or is not the one that was written.
         """
         remedy = f"remove {path} and pretrain again"
-        return cls(path, unseal(path, damaged=remedy, changed=remedy))
+        return cls(path, verified_manifest(path, damaged=remedy, changed=remedy))
 
     @property
     def name(self) -> str:
@@ -73,7 +73,7 @@ class Encoder:
 
     def tokenizer(self, recipe: Recipe) -> Tokenizer:
         """Return the encoder's vocabulary with a recipe's truncation."""
-        splitter = Splitter(recipe.tokenizer, self.settings["stop_words"])
+        splitter = WordSplitter(recipe.tokenizer, self.settings["stop_words"])
         return Tokenizer(splitter, read_vocabulary(self.path / "vocabulary.txt"))
 
     @cached_property
@@ -86,7 +86,7 @@ class Encoder:
         return self.weights.get(DOCUMENT_VECTORS)
 
     @torch.no_grad()
-    def start(self, model: Classifier) -> None:
+    def initialise(self, model: Classifier) -> None:
         """Copy the word vectors and the lowest LSTM layer into a classifier of the same shape, on the CPU."""
         model.embedding.weight.copy_(self.weights["embedding.weight"])
         prefix = "layer."
@@ -103,7 +103,7 @@ class Encoder:
                     return f"{section}.{field} is {there} in it and {asked} here"
         return None
 
-    def facts(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """Return what a bundle and a report keep of it."""
         kept = ("texts", "tokens", "perplexity", "seconds", "device", "left_out_for_test")
         return {
@@ -130,13 +130,13 @@ def pretrain_encoder(
         DeviceError: the requested device is not there.
     """
     batches = [workspace.batch(batch_id) for batch_id in batch_ids] or workspace.batches()
-    device = choose_device(recipe.training.device)
-    cache = build_pieces(workspace, batches, recipe)
+    device = choose_training_device(recipe.training.device)
+    cache = build_chunks(workspace, batches, recipe)
     name = _fingerprint(cache, recipe)
-    path = workspace.encoder_of(name)
+    path = workspace.encoder_dir(name)
     if (path / "manifest.json").exists():
         return Encoder.load(path)
-    checkpoints = [workspace.checkpoint_of(f"encoder-{name}-{kind}") for kind in ("documents", "language")]
+    checkpoints = [workspace.checkpoint_path(f"encoder-{name}-{kind}") for kind in ("documents", "language")]
     documents, language = _learn(cache, recipe, device, checkpoints, progress)
     with workspace.staging() as staging:
         _write(staging / "encoder", cache, recipe, documents, language)
@@ -148,7 +148,7 @@ def pretrain_encoder(
 
 
 def _learn(
-    cache: PieceCache, recipe: Recipe, device: torch.device, checkpoints: Sequence[Path], progress: Progress | None
+    cache: ChunkCache, recipe: Recipe, device: torch.device, checkpoints: Sequence[Path], progress: Progress | None
 ) -> tuple[Pretrained | None, Pretrained]:
     """Train the document model, which is quick, then the language model, which starts from its word vectors."""
     config, size = recipe.pretraining, cache.tokenizer.size
@@ -157,30 +157,30 @@ def _learn(
     first = FIRST_SHARE if config.document_epochs else 0.0
     if config.document_epochs:
         model = DocumentModel(size, config.document_size, cache.counts)
-        plan = Plan("document vectors", config.document_epochs, config.document_learning_rate)
+        phase = PretrainingPhase("document vectors", config.document_epochs, config.document_learning_rate)
         told = _part_of(progress, 0.0, first)
-        documents = pretrain(model, cache, plan, config, device=device, checkpoint=checkpoints[0], progress=told)
+        documents = pretrain(model, cache, phase, config, device=device, checkpoint=checkpoints[0], progress=told)
     language = LanguageModel(size, recipe.model)
     if documents is not None and config.document_size == recipe.model.embedding_size:
         vectors = documents.model.embedding.weight.detach()
         with torch.no_grad():
-            language.embedding.weight.copy_(vectors * (EMBEDDING_SPREAD / vectors.std()))
-    plan = Plan("language model", config.epochs, config.learning_rate)
+            language.embedding.weight.copy_(vectors * (EMBEDDING_STD / vectors.std()))
+    phase = PretrainingPhase("language model", config.epochs, config.learning_rate)
     told = _part_of(progress, first, 1.0)
-    return documents, pretrain(language, cache, plan, config, device=device, checkpoint=checkpoints[1], progress=told)
+    return documents, pretrain(language, cache, phase, config, device=device, checkpoint=checkpoints[1], progress=told)
 
 
 def _part_of(progress: Progress | None, start: float, end: float) -> Progress | None:
     return None if progress is None else lambda share, line: progress(start + share * (end - start), line)
 
 
-def _fingerprint(cache: PieceCache, recipe: Recipe) -> str:
+def _fingerprint(cache: ChunkCache, recipe: Recipe) -> str:
     shape = {field: getattr(recipe.model, field) for field in MODEL_FIELDS}
     decided = value_digest([cache.fingerprint, shape, recipe.pretraining.model_dump(mode="json")])
     return decided[:16]
 
 
-def _write(folder: Path, cache: PieceCache, recipe: Recipe, documents: Pretrained | None, language: Pretrained) -> None:
+def _write(folder: Path, cache: ChunkCache, recipe: Recipe, documents: Pretrained | None, language: Pretrained) -> None:
     folder.mkdir()
     weights = {name: value.contiguous() for name, value in language.model.state_dict().items()}
     if documents is not None:
@@ -205,7 +205,7 @@ def _write(folder: Path, cache: PieceCache, recipe: Recipe, documents: Pretraine
     )
     (folder / "figures").mkdir()
     (folder / "figures" / "perplexity.png").write_bytes(perplexity_curve(language.history))
-    seal(folder)
+    write_manifest(folder)
 
 
 def encoders(workspace: Workspace) -> list[Encoder]:

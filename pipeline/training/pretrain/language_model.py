@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.config import ModelConfig
 from pipeline.dataset.tokenizer import PADDING, UNKNOWN
-from pipeline.training.model import EMBEDDING_SPREAD, LstmLayer, mirrored_places
+from pipeline.training.model import EMBEDDING_STD, LstmLayer, reversed_indices
 
 FREQUENT = 1e-4  # words with a larger share of all words are predicted less often
 EVALUATION_ROWS = 1024  # words whose probabilities over the whole vocabulary are computed at once
@@ -48,7 +48,7 @@ class WordSampler:
 
 
 @dataclass(frozen=True)
-class Predicted:
+class PredictionTargets:
     """Words to be predicted: vectors [words, size] that should point to them, and their ids int64 [words]."""
 
     vectors: Tensor
@@ -62,11 +62,13 @@ class WordModel(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(vocabulary_size, size, padding_idx=PADDING)
         with torch.no_grad():
-            self.embedding.weight.normal_(0.0, EMBEDDING_SPREAD)[PADDING] = 0.0
+            self.embedding.weight.normal_(0.0, EMBEDDING_STD)[PADDING] = 0.0
         self.bias = nn.Parameter(torch.zeros(vocabulary_size))
 
     @abstractmethod
-    def predict(self, vectors: Tensor, token_ids: Tensor, lengths: Tensor, random: torch.Generator) -> list[Predicted]:
+    def predict(
+        self, vectors: Tensor, token_ids: Tensor, lengths: Tensor, random: torch.Generator
+    ) -> list[PredictionTargets]:
         """Return what is predicted of a batch; unknown words are not, they are none.
 
         Args:
@@ -99,7 +101,7 @@ class DocumentModel(WordModel):
         token_ids: Tensor,
         lengths: Tensor,
         random: torch.Generator,
-    ) -> list[Predicted]:
+    ) -> list[PredictionTargets]:
         chances = torch.rand((2, *token_ids.shape), generator=random, device=token_ids.device)
         chosen = chances[0] < self.asked[token_ids]
         inside = torch.arange(len(token_ids), device=token_ids.device)[:, None] < lengths
@@ -108,7 +110,7 @@ class DocumentModel(WordModel):
             seen = (half & inside)[..., None]
             mean = (vectors * seen).sum(dim=0) / seen.sum(dim=0).clamp(min=1)
             asked = chosen & ~half
-            found.append(Predicted(self.projection(mean)[asked.nonzero()[:, 1]], token_ids[asked]))
+            found.append(PredictionTargets(self.projection(mean)[asked.nonzero()[:, 1]], token_ids[asked]))
         return found
 
 
@@ -130,21 +132,26 @@ class LanguageModel(WordModel):
         token_ids: Tensor,
         lengths: Tensor,
         random: torch.Generator,  # noqa: ARG002
-    ) -> list[Predicted]:
-        mirror = mirrored_places(lengths, len(token_ids))
+    ) -> list[PredictionTargets]:
+        reversal = reversed_indices(lengths, len(token_ids))
         found = []
         for number, (lstm, projection) in enumerate(zip(self.directions, self.projections, strict=True)):
             if number:
-                vectors = vectors.flatten(0, 1).index_select(0, mirror).view_as(vectors)
-                token_ids = token_ids.flatten().index_select(0, mirror).view_as(token_ids)
+                vectors = vectors.flatten(0, 1).index_select(0, reversal).view_as(vectors)
+                token_ids = token_ids.flatten().index_select(0, reversal).view_as(token_ids)
             states, _ = lstm(vectors[:-1])
             asked = token_ids[1:] > UNKNOWN
-            found.append(Predicted(projection(states[asked]), token_ids[1:][asked]))
+            found.append(PredictionTargets(projection(states[asked]), token_ids[1:][asked]))
         return found
 
 
 def sampled_loss(
-    predicted: Sequence[Predicted], weights: Tensor, bias: Tensor, local: Tensor, sampler: WordSampler, drawn: Tensor
+    predicted: Sequence[PredictionTargets],
+    weights: Tensor,
+    bias: Tensor,
+    local: Tensor,
+    sampler: WordSampler,
+    drawn: Tensor,
 ) -> Tensor:
     """Return the summed loss in nats, over a sample of the vocabulary.
 

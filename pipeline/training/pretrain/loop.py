@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import PretrainingConfig
-from pipeline.dataset.chunks import PieceCache
-from pipeline.dataset.minibatches import TokenLists, plan_batches, shuffled_batches
+from pipeline.dataset.chunks import ChunkCache
+from pipeline.dataset.minibatches import TokenLists, plan_minibatches, shuffled_minibatches
 from pipeline.files import atomic_path
 from pipeline.training.loop import CHECKPOINT_SECONDS, PROGRESS_SECONDS, Progress, clock, schedule
-from pipeline.training.parallel import Cores, generator
+from pipeline.training.parallel import CorePool, generator
 from pipeline.training.pretrain.language_model import WordModel, WordSampler, exact_loss, sampled_loss
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Pretrained:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PretrainingPhase:
     """How often and how fast a model goes through the pieces."""
 
     name: str
@@ -67,8 +67,8 @@ class Plan:
 
 def pretrain(
     model: WordModel,
-    cache: PieceCache,
-    plan: Plan,
+    cache: ChunkCache,
+    phase: PretrainingPhase,
     config: PretrainingConfig,
     *,
     device: torch.device,
@@ -87,16 +87,16 @@ def pretrain(
         progress: called every few seconds.
     """
     model.to(device)
-    with Cores(device) as cores:
-        trainer = _Trainer(model, cache, plan, config, cores)
+    with CorePool(device) as cores:
+        trainer = _Trainer(model, cache, phase, config, cores)
         state = trainer.load(checkpoint) if checkpoint and checkpoint.exists() else PretrainingState()
-        while state.epoch < plan.epochs:
+        while state.epoch < phase.epochs:
             trainer.run_epoch(state, checkpoint, progress)
             trainer.close_epoch(state)
             if checkpoint:
                 trainer.save(checkpoint, state)
             if progress:
-                progress(state.epoch / plan.epochs, _epoch_line(state, plan))
+                progress(state.epoch / phase.epochs, _epoch_line(state, phase))
     return Pretrained(
         model.to("cpu").eval(), state.history, state.seconds, state.tokens / max(state.seconds, 1e-9), device.type
     )
@@ -106,9 +106,9 @@ class _Trainer:
     """What one step needs. Gradients of word vectors are summed over the words of a batch, not over the vocabulary."""
 
     def __init__(
-        self, model: WordModel, cache: PieceCache, plan: Plan, config: PretrainingConfig, cores: Cores
+        self, model: WordModel, cache: ChunkCache, phase: PretrainingPhase, config: PretrainingConfig, cores: CorePool
     ) -> None:
-        self.model, self.cache, self.plan, self.config, self.cores = model, cache, plan, config, cores
+        self.model, self.cache, self.phase, self.config, self.cores = model, cache, phase, config, cores
         self.sampler = WordSampler(cache.counts, config.sampled_words, device=cores.device)
         self.words = [model.embedding.weight, model.bias]
         self.others = [one for one in model.parameters() if not any(one is word for word in self.words)]
@@ -128,8 +128,8 @@ class _Trainer:
             while state.batch < len(batches):
                 rows = batches[state.batch]
                 within = (state.pool + state.batch / len(batches)) / len(pools)
-                done = (state.epoch + within) / self.plan.epochs
-                loss, predicted = self.step(pieces, rows, done, [state.epoch, state.pool, state.batch])
+                progress_share = (state.epoch + within) / self.phase.epochs
+                loss, predicted = self.step(pieces, rows, progress_share, [state.epoch, state.pool, state.batch])
                 state.loss_sum += loss
                 state.predicted += predicted
                 state.tokens += int(pieces.lengths[rows].sum())
@@ -138,7 +138,7 @@ class _Trainer:
                 state.seconds = before + now - started
                 if progress and now - told > PROGRESS_SECONDS:
                     told = now
-                    progress(done, _progress_line(state, done, within, self.plan))
+                    progress(progress_share, _progress_line(state, progress_share, within, self.phase))
                 if checkpoint and now - saved > CHECKPOINT_SECONDS:
                     saved = now
                     self.save(checkpoint, state)
@@ -152,13 +152,17 @@ class _Trainer:
 
     def _batches(self, pieces: TokenLists, state: PretrainingState) -> list[np.ndarray]:
         random = np.random.default_rng([self.config.seed, state.epoch, state.pool])
-        return shuffled_batches(pieces.lengths, random, batch_tokens=self.config.batch_tokens, batch_size=BATCH_SIZE)
+        return shuffled_minibatches(
+            pieces.lengths, random, batch_tokens=self.config.batch_tokens, batch_size=BATCH_SIZE
+        )
 
-    def step(self, pieces: TokenLists, rows: np.ndarray, done: float, number: Sequence[int]) -> tuple[float, int]:
+    def step(
+        self, pieces: TokenLists, rows: np.ndarray, progress_share: float, number: Sequence[int]
+    ) -> tuple[float, int]:
         """Learn from one batch; return its summed loss in nats over the sampled words, and how many it predicted."""
         parts = [
             (part, generator([self.config.seed, *number, place], self.cores.device))
-            for place, part in enumerate(self.cores.share_out(rows))
+            for place, part in enumerate(self.cores.split_rows(rows))
         ]
         results = self.cores.map(lambda part: self._gradients(pieces, *part), parts)
         predicted = sum(result.predicted for result in results)
@@ -175,7 +179,7 @@ class _Trainer:
             assert parameter.grad is not None
             parameter.grad.div_(max(predicted, 1))
         nn.utils.clip_grad_norm_([*self.words, *self.others], self.config.gradient_norm)
-        self.optimizer.param_groups[0]["lr"] = self.plan.learning_rate * schedule("one-cycle", done)
+        self.optimizer.param_groups[0]["lr"] = self.phase.learning_rate * schedule("one-cycle", progress_share)
         self.optimizer.step()
         return sum(result.loss for result in results), predicted
 
@@ -188,7 +192,7 @@ class _Trainer:
         local = torch.empty(len(self.model.bias), dtype=torch.int64, device=device)
         local[here] = torch.arange(len(here), device=device)
         weights, bias = (parameter.detach()[here].requires_grad_() for parameter in self.words)
-        with self.cores.mixed():
+        with self.cores.autocast():
             vectors = nn.functional.embedding(places[: ids.numel()].view_as(ids), weights)
             found = self.model.predict(vectors, ids, torch.from_numpy(lengths.astype(np.int64)).to(device), random)
             loss = sampled_loss(found, weights, bias, local, self.sampler, drawn)
@@ -236,10 +240,10 @@ class _Gradients:
     others: list[Tensor]
 
 
-def perplexity(model: WordModel, texts: TokenLists, cores: Cores) -> float:
+def perplexity(model: WordModel, texts: TokenLists, cores: CorePool) -> float:
     """Return how many words of the whole vocabulary the model hesitates between, on average."""
     model.eval()
-    texts = texts.first(EVALUATION_TOKENS)
+    texts = texts.take_tokens(EVALUATION_TOKENS)
 
     def run(rows: np.ndarray) -> tuple[float, int]:
         token_ids, lengths = texts.pad(rows)
@@ -247,20 +251,20 @@ def perplexity(model: WordModel, texts: TokenLists, cores: Cores) -> float:
         random = generator([len(rows), int(rows[0])], cores.device)
         return exact_loss(model, ids, torch.from_numpy(lengths.astype(np.int64)).to(cores.device), random)
 
-    found = cores.map(run, plan_batches(texts.lengths, batch_tokens=8_192))
+    found = cores.map(run, plan_minibatches(texts.lengths, batch_tokens=8_192))
     return math.exp(sum(loss for loss, _ in found) / max(sum(count for _, count in found), 1))
 
 
-def _progress_line(state: PretrainingState, done: float, within: float, plan: Plan) -> str:
-    left = state.seconds * (1 - done) / max(done, 1e-9)
+def _progress_line(state: PretrainingState, progress_share: float, within: float, phase: PretrainingPhase) -> str:
+    left = state.seconds * (1 - progress_share) / max(progress_share, 1e-9)
     return (
-        f"{plan.name}, epoch {state.epoch + 1} of {plan.epochs}, {within:.0%}: "
+        f"{phase.name}, epoch {state.epoch + 1} of {phase.epochs}, {within:.0%}: "
         f"{state.tokens / max(state.seconds, 1e-9):,.0f} tokens/s, {clock(left)} left"
     )
 
 
-def _epoch_line(state: PretrainingState, plan: Plan) -> str:
+def _epoch_line(state: PretrainingState, phase: PretrainingPhase) -> str:
     return (
-        f"{plan.name}, epoch {state.epoch} of {plan.epochs} done: "
+        f"{phase.name}, epoch {state.epoch} of {phase.epochs} done: "
         f"perplexity {state.history[-1]['perplexity']:,.1f} on held-out text"
     )

@@ -12,12 +12,12 @@ from pipeline.plotting import (
     INK,
     MUTED,
     ORANGE,
+    add_title,
     as_png,
-    headline,
+    integer_ticks,
     new_figure,
-    plain_axes,
     score_or_nan,
-    whole_epochs,
+    style_axes,
 )
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def tuning_trials(
     else:
         left = figure.subplots()
     _draw_trials(left, values, stopped)
-    headline(figure, _tuning_title(values, stopped))
+    add_title(figure, _tuning_title(values, stopped))
     return as_png(figure)
 
 
@@ -64,12 +64,12 @@ def _draw_trials(axes: "Axes", scores: NDArray[np.float64], pruned: NDArray[np.b
     best = np.maximum.accumulate(complete)
     known = np.isfinite(best)
     axes.plot(numbers[known], best[known], color=ORANGE, linewidth=2, drawstyle="steps-post", label="best so far")
-    plain_axes(axes)
+    style_axes(axes)
     axes.set_title("Validation macro-F1 of each trial", loc="left", color=INK, fontsize=10)
     axes.set_xlabel("trial", color=MUTED, fontsize=9)
     axes.set_xlim(0.3, len(scores) + 0.7)
     axes.margins(y=0.1)
-    whole_epochs(axes, numbers.tolist())
+    integer_ticks(axes, numbers.tolist())
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.legend(
@@ -114,7 +114,7 @@ def _draw_importance(axes: "Axes", importance: dict[str, float]) -> None:
         axes.text(share + max(shares) * 0.03, place, f"{share:.0f} %", va="center", color=INK, fontsize=9)
     axes.set_xlim(0, max(shares) * 1.25)
     axes.invert_yaxis()
-    plain_axes(axes)
+    style_axes(axes)
     axes.grid(visible=False)
     axes.set_xticks([])
     axes.set_title("Share in the differences", loc="left", color=INK, fontsize=10)
@@ -130,7 +130,7 @@ def _draw_rates(
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
-    plain_axes(axes)
+    style_axes(axes)
     axes.margins(y=0.1)
     axes.set_title("By learning rate", loc="left", color=INK, fontsize=10)
     axes.set_xlabel("learning rate", color=MUTED, fontsize=9)

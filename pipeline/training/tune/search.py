@@ -24,19 +24,19 @@ from pipeline.config import Recipe
 from pipeline.dataset.corpus import TRAIN
 from pipeline.files import atomic_path, value_digest
 from pipeline.training.loop import OnEpoch, Progress, enough_epochs
-from pipeline.training.prepare import Prepared, Start, prepare
+from pipeline.training.prepare import PreparedData, WarmStart, prepare
 from pipeline.training.pretrain.encoder import named_encoder
-from pipeline.training.selection import fit, forget_checkpoints
+from pipeline.training.selection import delete_checkpoints, fit
 from pipeline.training.tune.plots import tuning_trials
-from pipeline.training.tune.search_space import Plan, changed, value_of
-from pipeline.training.tune.study import START, opened
+from pipeline.training.tune.search_space import SearchPlan, value_of, with_settings
+from pipeline.training.tune.study import IS_START, open_study
 from pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-UNPRUNED_TRIALS = 5  # complete ones, before the next are measured by them
-COMPARED_TRIALS = 3  # fewest scores of an epoch that make a median
-WEIGHED_TRIALS = 8  # complete ones, below which it is guesswork which settings mattered
+PRUNER_STARTUP_TRIALS = 5  # complete ones, before the next are measured by them
+PRUNER_MIN_TRIALS = 3  # fewest scores of an epoch that make a median
+IMPORTANCE_MIN_TRIALS = 8  # complete ones, below which it is guesswork which settings mattered
 LINE_SECONDS = 30.0  # between two lines from inside a trial
 
 
@@ -66,7 +66,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Tuning:
+class SearchResult:
     """What a search has found so far.
 
     Attributes:
@@ -79,7 +79,7 @@ class Tuning:
         picture: a PNG of the trials.
     """
 
-    plan: Plan
+    plan: SearchPlan
     trials: list[Trial]
     failed: int
     new: int
@@ -100,7 +100,7 @@ class Tuning:
         return sum(trial.seconds for trial in self.trials)
 
 
-def search(workspace: Workspace, plan: Plan, progress: Progress | None = None) -> Tuning:
+def search(workspace: Workspace, plan: SearchPlan, progress: Progress | None = None) -> SearchResult:
     """Try settings until the budget is used up, and write the best as a preset.
 
     What a killed run had under way goes on from its last checkpoint.
@@ -118,21 +118,21 @@ def search(workspace: Workspace, plan: Plan, progress: Progress | None = None) -
         ConfigError: the search of this name was begun with other settings or documents.
         WorkspaceError: another run is at work on this search, or its journal is damaged.
     """
-    workspace.prepare()
+    workspace.ensure_writable()
     encoder = named_encoder(workspace, plan.encoder, plan.start) if plan.encoder else None
-    start = Start(plan.embeddings, encoder, plan.teacher)
+    start = WarmStart(plan.embeddings, encoder, plan.teacher)
     prepared = prepare(workspace, plan.start, plan.batches, start)
-    with opened(workspace.tuning_of(plan.name), plan, _facts(plan, prepared)) as study:
+    with open_study(workspace.tuning_dir(plan.name), plan, _facts(plan, prepared)) as study:
         return _Run(workspace, plan, prepared, study, progress).to_the_end()
 
 
-def _facts(plan: Plan, prepared: Prepared) -> dict[str, str]:
+def _facts(plan: SearchPlan, prepared: PreparedData) -> dict[str, str]:
     return {
         "starting settings": value_digest(plan.start.model_dump(mode="json", exclude={"promise", "promotion"})),
         "settings to search": value_digest({field: distribution_to_json(one) for field, one in plan.space.items()}),
-        "word vectors": prepared.vectors.digest if prepared.vectors else "",
+        "word vectors": prepared.word_vectors.digest if prepared.word_vectors else "",
         "pretrained encoder": plan.encoder or "",
-        "teacher": prepared.teacher.digest if prepared.teacher else "",
+        "teacher": prepared.soft_labels.digest if prepared.soft_labels else "",
         "documents": prepared.cache.fingerprint,
     }
 
@@ -141,16 +141,21 @@ class _Run:
     """One run of a search. The checkpoints of its trials lie in its own folder, apart from those of `train`."""
 
     def __init__(
-        self, workspace: Workspace, plan: Plan, prepared: Prepared, study: optuna.Study, progress: Progress | None
+        self,
+        workspace: Workspace,
+        plan: SearchPlan,
+        prepared: PreparedData,
+        study: optuna.Study,
+        progress: Progress | None,
     ) -> None:
         self.workspace, self.plan, self.prepared, self.study, self.progress = workspace, plan, prepared, study, progress
-        self.folder = workspace.tuning_of(plan.name)
+        self.folder = workspace.tuning_dir(plan.name)
         self.start = _with_epochs(plan.start, prepared)
         # Scores after as many epochs are compared, once the learning rate has ceased to rise.
         warm_up = math.ceil(self.start.training.epochs / 3)
-        study.pruner = MedianPruner(UNPRUNED_TRIALS, warm_up, n_min_trials=COMPARED_TRIALS)
+        study.pruner = MedianPruner(PRUNER_STARTUP_TRIALS, warm_up, n_min_trials=PRUNER_MIN_TRIALS)
 
-    def to_the_end(self) -> Tuning:
+    def to_the_end(self) -> SearchResult:
         """Spend what is left of the budget, and return all there is to say of the search."""
         before = len(self.ended())
         logger.info("%d of %d trials are done; searched: %s", before, self.plan.trials, ", ".join(self.plan.space))
@@ -159,7 +164,7 @@ class _Run:
         trials, importance, picture = self.ended(), _importance(self.study), self.folder / "trials.png"
         with atomic_path(picture) as temporary:
             temporary.write_bytes(_picture(trials, importance))
-        return Tuning(
+        return SearchResult(
             plan=self.plan,
             trials=trials,
             failed=len(self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))),
@@ -183,7 +188,7 @@ class _Run:
             epochs=trial.last_step or 0,
             seconds=trial.duration.total_seconds(),
             pruned=trial.state == TrialState.PRUNED,
-            is_start=START in trial.user_attrs,
+            is_start=IS_START in trial.user_attrs,
             recipe=recipe,
             settings={field: value_of(recipe, field) for field in self.plan.space},
         )
@@ -194,7 +199,7 @@ class _Run:
         return len(trials) >= self.plan.trials or (self.plan.minutes is not None and minutes >= self.plan.minutes)
 
     def _recipe(self, trial: FrozenTrial | optuna.Trial) -> Recipe:
-        return self.start if START in trial.user_attrs else changed(self.start, trial.params)
+        return self.start if IS_START in trial.user_attrs else with_settings(self.start, trial.params)
 
     def _try(self) -> None:
         """Train once, to the end or until the trial falls behind."""
@@ -206,7 +211,7 @@ class _Run:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
             self.study.tell(trial, trained.best_macro_f1)
-        forget_checkpoints(place, self.prepared, recipe)
+        delete_checkpoints(place, self.prepared, recipe)
         self._conclude()
 
     def _inside(self) -> Progress:
@@ -238,7 +243,7 @@ class _Run:
             self.progress(done / self.plan.trials, f"trial {number} of {self.plan.trials}: {line}")
 
     def _write_preset(self) -> Path | None:
-        trials, path = self.ended(), self.workspace.preset_of(self.plan.name)
+        trials, path = self.ended(), self.workspace.preset_path(self.plan.name)
         best = best_of(trials)
         if best is None:
             return None
@@ -251,7 +256,7 @@ class _Run:
         return path
 
 
-def _with_epochs(start: Recipe, prepared: Prepared) -> Recipe:
+def _with_epochs(start: Recipe, prepared: PreparedData) -> Recipe:
     """Return the starting settings with their epochs counted, so that every batch size has as many."""
     training = start.training
     epochs = training.epochs or enough_epochs(len(prepared.read(TRAIN)), training.batch_size)
@@ -299,7 +304,7 @@ def describe(trial: Trial, start: Recipe) -> str:
 def _importance(study: optuna.Study) -> dict[str, float]:
     """Return each setting's share in the variance of the scores, largest first (fANOVA, Hutter et al. 2014)."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len(complete) < WEIGHED_TRIALS or len({trial.value for trial in complete}) == 1:
+    if len(complete) < IMPORTANCE_MIN_TRIALS or len({trial.value for trial in complete}) == 1:
         return {}
     shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
     return {field: float(share) for field, share in shares.items()} if len(shares) > 1 else {}

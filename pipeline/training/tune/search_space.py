@@ -12,7 +12,7 @@ from pipeline.errors import ConfigError
 from pipeline.workspace import check_name
 
 # What is searched, and between which values. A starting value outside of them is let in.
-SPACE: dict[str, BaseDistribution] = {
+SEARCH_SPACE: dict[str, BaseDistribution] = {
     "training.learning_rate": FloatDistribution(5e-4, 2e-2, log=True),
     "training.batch_size": CategoricalDistribution((16, 32, 64, 128)),
     "training.word_dropout": FloatDistribution(0.0, 0.4),
@@ -30,7 +30,7 @@ DIGITS = 2  # significant ones, of a number that is sampled
 
 
 @dataclass(frozen=True)
-class Plan:
+class SearchPlan:
     """What a search is to do.
 
     Attributes:
@@ -58,7 +58,7 @@ class Plan:
     teacher: str | None
 
 
-def make_plan(
+def make_search_plan(
     name: str = "tuned",
     preset: str = "default",
     settings: Sequence[str] = (),
@@ -70,7 +70,7 @@ def make_plan(
     embeddings: str | None = None,
     encoder: str | None = None,
     teacher: str | None = None,
-) -> Plan:
+) -> SearchPlan:
     """Return what a search is to do.
 
     Args:
@@ -99,9 +99,9 @@ def make_plan(
     reasons = _not_searched(start, embeddings=bool(embeddings), encoder=bool(encoder))
     reasons |= {text.partition("=")[0].strip(): "--set fixes it" for text in settings}
     fields = _searched(only, reasons)
-    space = {field: _around(SPACE[field], value_of(start, field)) for field in fields}
+    space = {field: _around(SEARCH_SPACE[field], value_of(start, field)) for field in fields}
     most = int(min(trials, combinations(space)))
-    return Plan(name, preset, start, space, most, minutes, tuple(batches), embeddings, encoder, teacher)
+    return SearchPlan(name, preset, start, space, most, minutes, tuple(batches), embeddings, encoder, teacher)
 
 
 def _not_searched(start: Recipe, *, embeddings: bool, encoder: bool) -> dict[str, str]:
@@ -118,11 +118,13 @@ def _not_searched(start: Recipe, *, embeddings: bool, encoder: bool) -> dict[str
 
 def _searched(only: Sequence[str], reasons: dict[str, str]) -> list[str]:
     for field in only:
-        if field not in SPACE:
-            raise ConfigError(f"--only {field!r}: not a setting that can be searched; there are: {', '.join(SPACE)}")
+        if field not in SEARCH_SPACE:
+            raise ConfigError(
+                f"--only {field!r}: not a setting that can be searched; there are: {', '.join(SEARCH_SPACE)}"
+            )
         if field in reasons:
             raise ConfigError(f"--only {field!r}: cannot be searched, because {reasons[field]}")
-    fields = [field for field in SPACE if field not in reasons and (not only or field in only)]
+    fields = [field for field in SEARCH_SPACE if field not in reasons and (not only or field in only)]
     if not fields:
         raise ConfigError("--set fixes every setting that could be searched: leave one of them free")
     return fields
@@ -143,7 +145,7 @@ def combinations(space: dict[str, BaseDistribution]) -> float:
     return math.prod(sizes)
 
 
-def nearest(plan: Plan) -> dict[str, Any]:
+def starting_values(plan: SearchPlan) -> dict[str, Any]:
     """Return the starting value of each searched setting, or the nearest one that its distribution has."""
     values = {field: value_of(plan.start, field) for field in plan.space}
     return {
@@ -157,7 +159,7 @@ def value_of(recipe: Recipe, field: str) -> Any:
     return getattr(getattr(recipe, section), name)
 
 
-def changed(recipe: Recipe, values: dict[str, Any]) -> Recipe:
+def with_settings(recipe: Recipe, values: dict[str, Any]) -> Recipe:
     """Return a recipe with values by `section.field`; numbers are rounded to what a person would write."""
     sections = recipe.model_dump()
     for field, value in values.items():

@@ -17,18 +17,18 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from pipeline.errors import ConfigError, WorkspaceError
-from pipeline.training.tune.search_space import Plan, combinations, nearest
+from pipeline.training.tune.search_space import SearchPlan, combinations, starting_values
 
 logger = logging.getLogger(__name__)
 
 RANDOM_TRIALS = 8  # before the sampler goes by what it has seen
 LISTED = 24  # so few combinations are tried one by one
 ATTEMPTS = 3  # settings that were killed this often are given up: perhaps it was they that took the memory
-START, ATTEMPT, AGAIN = "start", "attempt", "again"  # notes kept with a trial
+IS_START, ATTEMPT, AGAIN = "start", "attempt", "again"  # notes kept with a trial
 
 
 @contextmanager
-def opened(folder: Path, plan: Plan, facts: dict[str, str]) -> Iterator[optuna.Study]:
+def open_study(folder: Path, plan: SearchPlan, facts: dict[str, str]) -> Iterator[optuna.Study]:
     """Yield a search, new or taken up: what was killed is marked as failed and enqueued again.
 
     Args:
@@ -45,7 +45,7 @@ def opened(folder: Path, plan: Plan, facts: dict[str, str]) -> Iterator[optuna.S
         study = _load(folder / "trials.log", plan.name)
         _check_same(study, facts)
         if not study.trials:
-            study.enqueue_trial(nearest(plan), {START: True})
+            study.enqueue_trial(starting_values(plan), {IS_START: True})
         _take_up(study)
         if combinations(plan.space) <= LISTED:
             _enqueue_all(study, plan)
@@ -112,7 +112,7 @@ def _take_up(study: optuna.Study) -> None:
         study.tell(trial.number, state=TrialState.FAIL)
 
 
-def _enqueue_all(study: optuna.Study, plan: Plan) -> None:
+def _enqueue_all(study: optuna.Study, plan: SearchPlan) -> None:
     """Enqueue every combination that is not there yet, in an order that depends on the seed."""
     choices = [one.choices for one in plan.space.values() if isinstance(one, CategoricalDistribution)]
     rows = list(itertools.product(*choices))

@@ -41,7 +41,7 @@ def documents(workspace: Workspace, batch: str = "b") -> list[dict[str, Any]]:
 
 
 def rejects(workspace: Workspace, batch: str = "b") -> list[dict[str, Any]]:
-    return _rows(sorted(workspace.rejects_of(batch).glob("*.parquet")))
+    return _rows(sorted(workspace.rejects_dir(batch).glob("*.parquet")))
 
 
 def texts(workspace: Workspace, batch: str = "b") -> list[str]:

@@ -22,10 +22,10 @@ def nightly(workspace: Workspace, path: Path) -> IngestReport:
 def test_the_same_content_is_taken_once(workspace: Workspace, tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "text\none\n")
     first, again = nightly(workspace, path), nightly(workspace, path)
-    assert (first.already_there, again.already_there) == (False, True)
+    assert (first.already_ingested, again.already_ingested) == (False, True)
     assert (again.batch_id, again.documents, again.path) == (first.batch_id, 1, first.path)
-    assert take(workspace, path, batch=first.batch_id).already_there
-    assert not take(workspace, path, batch="other").already_there
+    assert take(workspace, path, batch=first.batch_id).already_ingested
+    assert not take(workspace, path, batch="other").already_ingested
 
 
 def test_default_names_are_the_date_and_then_numbered(workspace: Workspace, tmp_path: Path) -> None:

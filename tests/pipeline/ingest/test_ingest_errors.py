@@ -279,7 +279,7 @@ except WorkspaceError as error:
 def test_a_failed_replacement_leaves_the_batch_as_it_was(workspace: Workspace, tmp_path: Path) -> None:
     take(workspace, write(tmp_path / "a.csv", GOOD))
     before = texts(workspace)
-    manifest = json.loads((workspace.documents_of("b") / "manifest.json").read_text())
+    manifest = json.loads((workspace.documents_dir("b") / "manifest.json").read_text())
     bad = write(tmp_path / "bad.csv", "text,label\n" + "ragged\n" * 10)
     refuse(RejectRateError, workspace, bad, replace=True)
     assert texts(workspace) == before

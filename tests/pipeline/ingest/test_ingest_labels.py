@@ -204,7 +204,7 @@ def test_a_separator_that_is_rare_or_absent_is_fine(workspace: Workspace, tmp_pa
 def test_the_limit_is_on_classes_not_on_their_combinations(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.ingest.manifest.MOST_CLASSES", 12)
+    monkeypatch.setattr("pipeline.ingest.manifest.MAX_CLASSES", 12)
     names = [[first, second] for first in "abcdefghijkl" for second in "abcdefghijkl"]
     report = take(workspace, lines(tmp_path / "a.jsonl", *names))
     assert (len(report.labels), report.labelled) == (12, 144)
@@ -221,7 +221,7 @@ def test_the_report_says_how_many_have_several(workspace: Workspace, tmp_path: P
     )
     assert line in ingest_report(report)
     again = ingest(workspace, [str(path)], IngestConfig(), batch_id="b")
-    assert again.already_there
+    assert again.already_ingested
     assert line in ingest_report(again)
 
 
@@ -235,8 +235,8 @@ def test_a_batch_from_before_there_were_several_labels_is_still_the_same(workspa
     assert manifest["fingerprint"] == value_digest([digests, old])
     del manifest["multi_label"]
     write(workspace.batch("b").path / "manifest.json", json.dumps(manifest))
-    assert take(workspace, path).already_there
-    assert not take(workspace, path, batch="c", label_separator="|").already_there
+    assert take(workspace, path).already_ingested
+    assert not take(workspace, path, batch="c", label_separator="|").already_ingested
 
 
 VALUES = st.text("ab|; \0", max_size=4) | st.none() | st.integers(0, 3) | st.floats()

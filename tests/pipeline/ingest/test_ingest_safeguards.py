@@ -21,7 +21,7 @@ def test_an_unclosed_quote_is_given_up_after_a_bound(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The bound is passed when the file is opened, so it is patched where that happens.
-    monkeypatch.setattr("pipeline.ingest.sources.LONGEST_ROW", 10_000)
+    monkeypatch.setattr("pipeline.ingest.sources.MAX_ROW_CHARACTERS", 10_000)
     lines = [f"{number},text {number}\n" for number in range(20_000)]
     lines[7_000] = '7000,"stray\n'
     read: list[int] = []
@@ -59,9 +59,9 @@ def test_a_damaged_part_is_mended_by_replacing_the_batch(workspace: Workspace, t
     path = write(tmp_path / "a.csv", "text\none\n")
     take(workspace, path)
     workspace.batch("b").parts[0].write_bytes(b"damaged")
-    assert not take(workspace, path, replace=True).already_there
+    assert not take(workspace, path, replace=True).already_ingested
     assert texts(workspace) == ["one"]
-    assert take(workspace, path, replace=True).already_there
+    assert take(workspace, path, replace=True).already_ingested
 
 
 def test_ids_are_compared_across_parts(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
