@@ -18,7 +18,7 @@ def same(texts: list[str], split_hangul: bool, drop: bool) -> None:
     column = pa.array(texts, pa.string())
     fast = character_splitter(split_hangul, drop).split(column)
     fast.validate(full=True)
-    assert fast.to_pylist() == split_by_regex(column, split_hangul=split_hangul, drop=drop).to_pylist()
+    assert fast.to_pylist() == split_by_regex(column, split_hangul=split_hangul, drop_punctuation=drop).to_pylist()
 
 
 @pytest.mark.parametrize(("split_hangul", "drop"), WAYS)

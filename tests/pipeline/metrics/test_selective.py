@@ -154,7 +154,7 @@ def test_few_texts_of_no_class_are_labelled_as_one() -> None:
     predictions = Predictions.of(probabilities, targets)
     stranger = predictions.truth == 2
     free = fit_policy(predictions, 0.8, 3)
-    guarded = fit_policy(predictions, 0.8, 3, none=2, none_labelled=0.1)
+    guarded = fit_policy(predictions, 0.8, 3, none_class=2, none_labelled=0.1)
     wrongly = stranger & (predictions.predicted != 2)
     assert (free.labelled(predictions) & wrongly).sum() / 200 > 0.1
     share = (guarded.labelled(predictions) & wrongly).sum()
@@ -238,7 +238,7 @@ def test_labels_keep_to_the_promise_of_the_model_or_to_another(
             assert row["status"] == ("review" if below else "scored")
         return report.counts
 
-    own = bundle.promise()
+    own = bundle.policy()
     assert own is not None
     assert own.target == 0.9
     assert review() == review(target_precision=0.9)
@@ -269,7 +269,7 @@ def test_the_report_says_what_is_promised_and_what_it_costs(doubtful: Registrati
     text = policy_section(doubtful.bundle)
     for target in REPORTED_PRECISIONS:
         assert f"| {target:g} |" in text
-    promise = doubtful.bundle.promise()
+    promise = doubtful.bundle.policy()
     assert promise is not None
     if promise.abstained_classes:
         assert "cannot be promised" in text
@@ -290,7 +290,7 @@ def test_whatever_sends_other_rows_to_review_labels_a_part_again(doubtful: Regis
     def mark(promise: SelectivePolicy | None, **config: Any) -> str:
         return part_fingerprint(bundle, ScoringConfig(**config), "fp32", part, promise)
 
-    own = bundle.promise()
+    own = bundle.policy()
     other = SelectivePolicy(0.9, "all", np.array([0.7, 0.7], np.float32))
     marks = [mark(None), mark(None, review_below=0.6), mark(own), mark(own, review_below=0.5), mark(other)]
     assert len(set(marks)) == len(marks)
