@@ -122,7 +122,7 @@ def labels_section(night: LabelledNight, bundle: Bundle, pictures: bool) -> list
         return []
     reference = usual.labels if usual else None
     shares = label_shares(given, reference)
-    numbers = [str(number) if not share.rest else "" for number, share in enumerate(shares, start=1)]
+    numbers = [str(number) if not share.is_remainder else "" for number, share in enumerate(shares, start=1)]
     lines = [
         (number, share.name, share.rows, percent(share.tonight), *([percent(share.reference)] if reference else []))
         for number, share in zip(numbers, shares, strict=True)
