@@ -276,7 +276,7 @@ def test_labels_from_before_health_and_strangeness_were_kept_have_a_report_too(s
     write_json(path, old)
     again = station.morning(wanted=morning.wanted, night=labelled_night(morning.workspace, "weather", morning.wanted))
     text = night_report(again, pictures=True)
-    assert "nothing can be said: some of it was labelled before confidence was kept" in text
+    assert "nothing can be said: some of it was labelled before data profiles were stored" in text
     assert "Not known: labelled before it was kept." in text
     assert [told.split(":")[0] for told, _ in PICTURE.findall(text)] == ["The mix of labels"]
 
