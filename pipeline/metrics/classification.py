@@ -40,10 +40,9 @@ def evaluate(
     return {
         "n": len(targets),
         "accuracy": float((predicted == targets).all(axis=1).mean()) if len(targets) else None,
-        **_averages(predicted, targets, multi_label),
+        **_precision_recall_f1(predicted, targets, labels, multi_label),
         "log_loss": log_loss(probabilities, targets.astype(np.float32), multi_label=multi_label),
         "calibration_error": calibration_error(bins),
-        "per_class": _per_class(predicted, targets, labels),
         "confusion": None if multi_label else (targets.T.astype(np.float64) @ predicted).astype(np.int64).tolist(),
         "reliability": bins,
     }
@@ -196,29 +195,24 @@ def calibration_error(bins: Sequence[dict[str, float | int | None]]) -> float | 
     return float(sum(gaps) / total)
 
 
-def _averages(predicted: NDArray[np.bool_], targets: NDArray[np.bool_], multi_label: bool) -> dict[str, float | None]:
-    """Return averaged precision, recall and F1; None without documents."""
+def _precision_recall_f1(
+    predicted: NDArray[np.bool_], targets: NDArray[np.bool_], labels: Sequence[str], multi_label: bool
+) -> dict[str, Any]:
+    """Return precision, recall and F1 by each kind of average, and `per_class`; None without documents."""
     from sklearn.metrics import precision_recall_fscore_support
 
-    methods = {"macro": "macro", "weighted": "weighted"}
+    def scores(average: str | None) -> Any:
+        if not len(targets):
+            return [None, None, None] if average else [[None] * len(labels)] * 3 + [[0] * len(labels)]
+        return precision_recall_fscore_support(targets, predicted, average=average, zero_division=0)
+
+    averages = {"macro": "macro", "weighted": "weighted"}
     if multi_label:
-        methods |= {"micro": "micro", "example": "samples"}
-    averages: dict[str, float | None] = {}
-    for name, method in methods.items():
-        scores = (None, None, None)
-        if len(targets):
-            scores = precision_recall_fscore_support(targets, predicted, average=method, zero_division=0)[:3]
-        for metric, score in zip(("precision", "recall", "f1"), scores, strict=True):
-            averages[f"{name}_{metric}"] = None if score is None else float(score)
-    return averages
-
-
-def _per_class(predicted: NDArray[np.bool_], targets: NDArray[np.bool_], labels: Sequence[str]) -> list[dict[str, Any]]:
-    if not len(targets):
-        empty = {"precision": None, "recall": None, "f1": None, "support": 0}
-        return [{"label": label, **empty} for label in labels]
-    from sklearn.metrics import precision_recall_fscore_support
-
-    columns = precision_recall_fscore_support(targets, predicted, average=None, zero_division=0)
-    rows = zip(labels, *(column.tolist() for column in columns), strict=True)
-    return [dict(zip(("label", "precision", "recall", "f1", "support"), row, strict=True)) for row in rows]
+        averages |= {"micro": "micro", "example": "samples"}
+    result: dict[str, Any] = {}
+    for name, average in averages.items():
+        for metric, score in zip(("precision", "recall", "f1"), scores(average), strict=False):
+            result[f"{name}_{metric}"] = None if score is None else float(score)
+    columns = [np.asarray(column).tolist() for column in scores(None)]
+    names = ("label", "precision", "recall", "f1", "support")
+    return {**result, "per_class": [dict(zip(names, row, strict=True)) for row in zip(labels, *columns, strict=True)]}

@@ -68,30 +68,18 @@ def find_outliers(
     lengths, confidence = lengths[non_empty], confidence[non_empty]
     unknown_share = unknown[non_empty] / lengths
     if reference is None:
-        surprisals = -np.log(np.clip(confidence, 1e-12, 1.0))[None]
+        surprisals = -np.log(np.clip(confidence, 1e-12, 1.0))[None]  # [measures, texts]
     else:
-        surprisals = np.stack(
-            [
-                _surprisals(lengths, reference.lengths),
-                _surprisals(unknown_share, reference.unknown_words),
-                _surprisals(confidence, reference.confidence),
-            ]
-        )  # [measures, texts]
+        length_surprisals = _surprisals(lengths, reference.lengths)
+        unknown_surprisals = _surprisals(unknown_share, reference.unknown_words)
+        surprisals = np.stack([length_surprisals, unknown_surprisals, _surprisals(confidence, reference.confidence)])
     total = surprisals.sum(axis=0)
-    return [
-        Outlier(
-            row=int(rows[non_empty[text]]),
-            surprisal=round(float(total[text]), 4),
-            why=_reasons(
-                int(lengths[text]),
-                float(unknown_share[text]),
-                float(confidence[text]),
-                surprisals[:, text].tolist(),
-                reference,
-            ),
-        )
-        for text in np.lexsort((confidence, -total))[:MAX_OUTLIERS]
-    ]
+    outliers = []
+    for text in np.lexsort((confidence, -total))[:MAX_OUTLIERS]:
+        values = int(lengths[text]), float(unknown_share[text]), float(confidence[text])
+        why = _reasons(*values, surprisals[:, text].tolist(), reference)
+        outliers.append(Outlier(int(rows[non_empty[text]]), round(float(total[text]), 4), why))
+    return outliers
 
 
 def _surprisals(values: NDArray[Any], reference: Histogram) -> NDArray[np.float64]:
@@ -110,15 +98,13 @@ def _reasons(
     unknown_reason = f"{100 * unknown_share:.0f} % of the words unknown"
     if unknown_share in (0, 1):
         unknown_reason = "all words unknown" if unknown_share else "no word unknown"
-    reasons = (_length_reason(length, reference.lengths), unknown_reason, confidence_reason)
-    ranked = sorted(zip(surprisals, reasons, strict=True), key=lambda pair: -pair[0])
-    return ", ".join(reason for rank, (surprisal, reason) in enumerate(ranked) if not rank or surprisal >= NOTABLE)
-
-
-def _length_reason(length: int, reference: Histogram) -> str:
-    number = int(bin_numbers(np.array([length]), reference.bins)[0])
-    shorter = sum(reference.counts[:number]) / reference.size
-    longer = sum(reference.counts[number + 1 :]) / reference.size
+    usual = reference.lengths
+    number = int(bin_numbers(np.array([length]), usual.bins)[0])
+    shorter, longer = sum(usual.counts[:number]) / usual.size, sum(usual.counts[number + 1 :]) / usual.size
     comparison, share = ("longer", shorter) if shorter >= longer else ("shorter", longer)
     than = "any" if share == 1 else f"{math.floor(100 * share)} %"
-    return f"{length:,} token{'' if length == 1 else 's'}, {comparison} than {than}"
+    length_reason = f"{length:,} token{'' if length == 1 else 's'}, {comparison} than {than}"
+    ranked = sorted(
+        zip(surprisals, (length_reason, unknown_reason, confidence_reason), strict=True), key=lambda pair: -pair[0]
+    )
+    return ", ".join(reason for rank, (surprisal, reason) in enumerate(ranked) if not rank or surprisal >= NOTABLE)

@@ -26,6 +26,7 @@ from pipeline.plotting import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+FEW_CLASSES = 4  # cells are large enough for a count and a share
 NUMBERED_CELLS = 15  # with more classes a cell is too small for its number
 NAMED_CLASSES = 30  # with more classes a row is too low for its name
 LISTED_CONFUSIONS = 8
@@ -52,9 +53,8 @@ def confusion_matrix(confusion: Sequence[Sequence[int]], labels: Sequence[str]) 
         axes, below = figure.subplots(2, 1, height_ratios=[6.2, 2.0])
         _list_confusions(below, counts, labels)
     else:
-        figure = new_figure(height=4.2 if len(labels) <= 4 else 6.4)
+        figure = new_figure(height=4.2 if len(labels) <= FEW_CLASSES else 6.4)
         axes = figure.subplots()
-        _name_classes(axes, labels)
     correct = np.eye(len(labels), dtype=bool)
     norm = PowerNorm(gamma=0.45, vmin=0.0, vmax=1.0)  # so that a confusion of a few percent is visible
     for colour, hidden in ((BLUE, ~correct), (ORANGE, correct)):
@@ -64,8 +64,8 @@ def confusion_matrix(confusion: Sequence[Sequence[int]], labels: Sequence[str]) 
     axes.set_xlabel("predicted", color=MUTED, fontsize=9)
     axes.set_ylabel("true", color=MUTED, fontsize=9)
     axes.tick_params(colors=MUTED, labelsize=8, length=0)
-    if len(labels) <= NUMBERED_CELLS:
-        _number_cells(axes, counts, shares)
+    if len(labels) <= NAMED_CLASSES:
+        _annotate_classes(axes, counts, shares, [truncate_middle(label, 22) for label in labels])
     total = int(counts.sum())
     accuracy = f"{np.trace(counts) / max(total, 1):.1%} of {total:,} documents got their true label"
     add_title(figure, accuracy if total else "No documents were tested")
@@ -103,7 +103,13 @@ def reliability_diagram(
         corner: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 3}
         accuracy.legend(frameon=False, fontsize=9, labelcolor=INK, **corner)
     histogram.set_xlabel("confidence", color=MUTED, fontsize=9)
-    add_title(figure, _reliability_title(filled, calibration_error))
+    title = "No documents to compare confidence with"
+    if calibration_error is not None and filled:
+        excess = sum(bin_["count"] * (bin_["confidence"] - bin_["accuracy"]) for bin_ in filled)
+        model = "overconfident" if excess > 0 else "underconfident"
+        title = "Confidence is calibrated" if calibration_error < 0.01 else f"The model is {model}"
+        title += f": off by {100 * calibration_error:.1f} points on average"
+    add_title(figure, title)
     return as_png(figure)
 
 
@@ -154,23 +160,22 @@ def _mark_operating_point(axes: "Axes", target: float, result: SelectiveResult, 
     axes.annotate(f"{target:g}", (coverage, precision), color=INK, fontsize=9, **offset)
 
 
-def _name_classes(axes: "Axes", labels: Sequence[str]) -> None:
-    names = [truncate_middle(label, 22) for label in labels]
+def _annotate_classes(axes: "Axes", counts: NDArray[np.int64], shares: NDArray[np.float64], names: list[str]) -> None:
+    """Name the classes, and number the cells if they are few."""
     # A dollar sign in a label is a dollar sign, not the start of a formula.
     style: dict[str, Any] = {"color": INK, "parse_math": False, "family": label_fonts()}
-    axes.set_yticks(range(len(labels)), names, **style)
-    if len(labels) > 4:
+    axes.set_yticks(range(len(names)), names, **style)
+    if len(names) > FEW_CLASSES:
         style |= {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticks(range(len(labels)), names, **style)
-
-
-def _number_cells(axes: "Axes", counts: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
-    size = 11 if len(counts) <= 4 else 8
-    for (row, column), count in np.ndenumerate(counts):
-        if count:
-            colour = "white" if shares[row, column] > 0.3 else INK
-            text = f"{count:,}\n{shares[row, column]:.0%}" if len(counts) <= 4 else f"{count:,}"
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
+    axes.set_xticks(range(len(names)), names, **style)
+    if len(names) > NUMBERED_CELLS:
+        return
+    few = len(names) <= FEW_CLASSES
+    for row, column in np.argwhere(counts):
+        count, share = counts[row, column], shares[row, column]
+        text = f"{count:,}\n{share:.0%}" if few else f"{count:,}"
+        colour = "white" if share > 0.3 else INK
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=11 if few else 8)
 
 
 def _list_confusions(axes: "Axes", counts: NDArray[np.int64], labels: Sequence[str]) -> None:
@@ -189,13 +194,3 @@ def _list_confusions(axes: "Axes", counts: NDArray[np.int64], labels: Sequence[s
             axes.text(x - 0.01, y, str(class_id), ha="right", **style)
             axes.text(x, y, truncate_middle(labels[class_id], 36), ha="left", **style)
     axes.set(xlim=(0, 1), ylim=(0, 1))
-
-
-def _reliability_title(bins: Sequence[dict[str, Any]], error: float | None) -> str:
-    total = sum(bin_["count"] for bin_ in bins)
-    if error is None or not total:
-        return "No documents to compare confidence with"
-    if error < 0.01:
-        return f"Confidence is calibrated: off by {100 * error:.1f} points on average"
-    lean = sum(bin_["count"] * (bin_["confidence"] - bin_["accuracy"]) for bin_ in bins)
-    return f"The model is {'over' if lean > 0 else 'under'}confident: off by {100 * error:.1f} points on average"

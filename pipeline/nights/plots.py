@@ -109,27 +109,25 @@ def profile_histograms(tonight: Profile, reference: Profile | None) -> bytes:
     figure = new_figure(height=2.7)
     panels = figure.subplots(1, 3)
     for axes, (name, measure, scale) in zip(panels, PANELS, strict=True):
-        _draw_histogram(axes, getattr(tonight, measure), getattr(reference, measure) if reference else None, scale)
+        histogram: Histogram = getattr(tonight, measure)
+        usual: Histogram | None = getattr(reference, measure) if reference else None
+        filled = np.flatnonzero(np.array(histogram.counts) + np.array(usual.counts if usual else 0))
+        first, end = int(filled[0]), int(filled[-1]) + 1
+        axes.bar(np.arange(first, end), _percentages(histogram)[first:end], 0.9, color=BLUE, label="tonight")
+        if usual:
+            edges = np.arange(first, end + 1) - 0.5
+            axes.stairs(_percentages(usual)[first:end], edges, color=ORANGE, linewidth=1.6, label="reference", zorder=4)
+        style_axes(axes)
         axes.set_title(name, loc="left", color=INK, fontsize=10)
+        axes.set_xlim(first - 0.6, end - 0.4)
+        ticks = range(first, end, -(-(end - first) // MAX_TICKS))
+        bounds = [float(histogram.bins[tick]) * scale for tick in ticks]
+        names = [">0" if 0 < bound < 0.01 else f"{bound:,.0f}" for bound in bounds]
+        axes.set_xticks([tick - 0.5 for tick in ticks], names)
     panels[0].set_ylabel("% of the texts", color=MUTED, fontsize=9)
     _add_legend(figure, panels[0])
     add_title(figure, f"{tonight.non_empty:,} texts tonight" + (", and the reference" if reference else ""))
     return as_png(figure)
-
-
-def _draw_histogram(axes: "Axes", tonight: Histogram, reference: Histogram | None, scale: float) -> None:
-    filled = np.flatnonzero(np.array(tonight.counts) + np.array(reference.counts if reference else 0))
-    first, end = int(filled[0]), int(filled[-1]) + 1
-    axes.bar(np.arange(first, end), _percentages(tonight)[first:end], 0.9, color=BLUE, label="tonight")
-    if reference:
-        edges = np.arange(first, end + 1) - 0.5
-        axes.stairs(_percentages(reference)[first:end], edges, color=ORANGE, linewidth=1.6, label="reference", zorder=4)
-    style_axes(axes)
-    axes.set_xlim(first - 0.6, end - 0.4)
-    ticks = range(first, end, -(-(end - first) // MAX_TICKS))
-    bounds = [float(tonight.bins[tick]) * scale for tick in ticks]
-    names = [">0" if 0 < bound < 0.01 else f"{bound:,.0f}" for bound in bounds]
-    axes.set_xticks([tick - 0.5 for tick in ticks], names)
 
 
 def _percentages(histogram: Histogram) -> NDArray[np.float64]:
