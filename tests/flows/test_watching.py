@@ -22,8 +22,6 @@ from pipeline.files import read_json
 from pipeline.ingest import ingest
 from pipeline.workspace import Workspace
 
-pytestmark = pytest.mark.server
-
 
 @dataclass
 class Receiver:

@@ -28,6 +28,12 @@ def rounding(*seconds: float) -> float:
     return 0.0001 / min(seconds)
 
 
+@pytest.fixture
+def no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not measure the peak of memory: that takes a process of its own, which imports everything again."""
+    monkeypatch.setattr("pipeline.bench.peak_memory_mb", lambda *_: None)
+
+
 def test_every_stage_is_measured_beside_the_whole_and_the_fastest_settings_are_recommended(
     workspace: Workspace, trained: Publication, add_batch: AddBatch
 ) -> None:
@@ -75,6 +81,7 @@ def test_every_stage_is_measured_beside_the_whole_and_the_fastest_settings_are_r
     assert any("round 2 of 2" in line for line in lines)
 
 
+@pytest.mark.usefixtures("no_peak")
 def test_settings_that_are_given_are_not_tuned(workspace: Workspace, trained: Publication) -> None:
     assert trained.promoted
     config = ScoringConfig(device="cpu", precision="fp32", batch_tokens=512, threads=1)
@@ -84,6 +91,7 @@ def test_settings_that_are_given_are_not_tuned(workspace: Workspace, trained: Pu
     assert found["end_to_end"]["workers"] == 1
 
 
+@pytest.mark.usefixtures("no_peak")
 def test_half_of_the_cores_are_tried_too(workspace: Workspace, trained: Publication) -> None:
     assert trained.promoted
     config = ScoringConfig(device="cpu", precision="fp32", batch_tokens=512)
@@ -117,6 +125,7 @@ def test_what_is_not_there_is_refused(workspace: Workspace, trained: Publication
         workspace_subject(workspace, None, "weather")
 
 
+@pytest.mark.usefixtures("no_peak")
 def test_without_a_workspace_the_demo_s_tickets_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.bench_subject.DEMO_ROWS", 300)
     monkeypatch.setattr(

@@ -99,6 +99,7 @@ def test_a_budget_is_spent_once_and_a_larger_one_goes_on(workspace: Workspace) -
     assert spent.new == 0
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_and_repeats_nothing_that_was_finished(workspace: Workspace) -> None:
     """Killed by SIGKILL as soon as the first of four trials is over."""
     settings = [*SMALL, "training.epochs=6"]
