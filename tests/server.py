@@ -155,6 +155,21 @@ def until(poll: Callable[[], T | None], otherwise: str) -> T:
     raise AssertionError(otherwise)
 
 
+def hold_at(part: Path) -> None:
+    """Hold a run at a labels part for as long as a test wants.
+
+    Whoever looks whether the part is there already waits: it is a pipe into which nobody writes.
+    """
+    os.mkfifo(part)
+
+
+def let_go_at(part: Path) -> None:
+    """Let go on whoever is held at a labels part, and whoever comes to it later."""
+    writer = os.open(part, os.O_RDWR)  # wakes those who wait, and itself waits for nobody
+    part.unlink()
+    os.close(writer)
+
+
 def healthy(api: httpx.Client) -> bool:
     try:
         return api.get("/health").is_success

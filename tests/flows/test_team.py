@@ -24,7 +24,7 @@ from prefect.settings.legacy import _get_valid_setting_names
 from prefect_redis.cleanup_queue import RedisWorkerCleanupQueueSettings
 from prefect_redis.client import RedisMessagingSettings
 from prefect_redis.messaging import RedisMessagingPublisherSettings
-from server import ENDED, SECONDS, Office, until
+from server import ENDED, SECONDS, Office, hold_at, let_go_at, until
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
@@ -186,12 +186,21 @@ def night(team: Team) -> Night:
     renewed = team.other.ask("POST", f"/v2/concurrency_limits/leases/{lease}/renew", {"lease_duration": 60})
     team.other.ask("POST", "/v2/concurrency_limits/decrement-with-lease", {"lease_id": lease}).raise_for_status()
 
+    labels = labels_in(team)
+    labels.mkdir(parents=True)
+    hold_at(labels / "part-00000.parquet")
     run_id = team.one.start("nightly", sources=["incoming/{date}/*.jsonl"], date=DAY)
     until(lambda: team.other.get(f"/flow_runs/{run_id}")["state_type"] == "RUNNING", "the night did not begin")
     team.stack.kill("api-1")
     killed = datetime.datetime.now(datetime.UTC)
+    let_go_at(labels / "part-00000.parquet")
     run = team.other.ended(run_id)
     return Night(run, killed, until(lambda: _task_runs(team.other, run_id), "some task runs stayed open"), renewed)
+
+
+def labels_in(team: Team) -> Path:
+    """Return where the labels of the night are in the volume of the worker."""
+    return team.stack.path("/nightlabel/workspace") / "labels" / "weather" / f"batch={DAY}"
 
 
 def _task_runs(office: Office, run_id: str) -> list[dict[str, Any]] | None:
@@ -212,7 +221,7 @@ def test_a_night_goes_on_when_a_replica_is_killed_in_its_middle(night: Night) ->
 
 def test_its_rows_add_up_in_the_volume_of_the_worker(team: Team, night: Night) -> None:
     assert night.run["state_type"] == "COMPLETED"
-    labels = team.stack.path("/nightlabel/workspace") / "labels" / "weather" / f"batch={DAY}"
+    labels = labels_in(team)
     manifest = json.loads((labels / "manifest.json").read_text(encoding="utf-8"))
     rows = sum(pq.read_metadata(labels / part["file"]).num_rows for part in manifest["parts"])
     counts = manifest["counts"]

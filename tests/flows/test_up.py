@@ -17,7 +17,7 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 from conftest import tiny_recipe, weather_rows
-from server import ENDED, SECONDS, free_port, until
+from server import ENDED, SECONDS, free_port, hold_at, let_go_at, until
 
 from pipeline.build import build
 from pipeline.config import IngestConfig
@@ -136,10 +136,7 @@ def add(place: Workspace, batch_id: str, rows: list[dict[str, Any]]) -> None:
 
 
 class Labels:
-    """The labels of the night, where a run can be held at parts for as long as a test wants.
-
-    Whoever looks whether such a part is there already waits: it is a pipe into which nobody writes.
-    """
+    """The labels of the night, where a run can be held at parts."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -150,13 +147,11 @@ class Labels:
 
     def hold(self, *numbers: int) -> None:
         for number in numbers:
-            os.mkfifo(self.path(number))
+            hold_at(self.path(number))
 
     def let_go(self, *numbers: int) -> None:
         for number in numbers:
-            writer = os.open(self.path(number), os.O_RDWR)  # wakes those who wait, and waits for nobody
-            self.path(number).unlink()
-            os.close(writer)
+            let_go_at(self.path(number))
 
     def parts(self) -> dict[int, bytes]:
         paths = {number: self.path(number) for number in range(PARTS)}
