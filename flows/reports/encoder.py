@@ -1,5 +1,7 @@
 """The report of pretraining."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
 from flows.reports.markdown import picture, table

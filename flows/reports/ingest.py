@@ -1,5 +1,7 @@
 """The report of an ingest: what became of the rows that were read."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
 from flows.reports.markdown import table
