@@ -26,7 +26,7 @@ class ReviewImport:
 
     Attributes:
         path: the file.
-        how: its encoding and delimiter.
+        encoding: its encoding and delimiter.
         rows: that are not blank.
         imported: answers that are new.
         unchanged: answers that were there already, or stand twice in the file.
@@ -39,7 +39,7 @@ class ReviewImport:
     """
 
     path: Path
-    how: str
+    encoding: str
     rows: int
     imported: int
     unchanged: int
@@ -150,7 +150,7 @@ def _report(
     names = (split_labels(row["correct"]) if row["several"] else [row["correct"]] for row in kept if row["new_class"])
     report = ReviewImport(
         path=path,
-        how=f"{sheet.encoding}, with {DELIMITERS[sheet.delimiter]}s",
+        encoding=f"{sheet.encoding}, with {DELIMITERS[sheet.delimiter]}s",
         rows=len(sheet.rows),
         imported=len(kept),
         unchanged=len(checked.answers) - len(kept) + checked.repeated,

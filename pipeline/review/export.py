@@ -34,14 +34,14 @@ class ReviewExport:
         model: name@version.
         batches: whose labels are asked about.
         reasons: rows by why they were chosen.
-        learnt: batches that the model learnt from, of which no sample was drawn.
+        trained_batches: batches that the model was trained on, of which no sample is drawn.
     """
 
     path: Path
     model: str
     batches: Sequence[str]
     reasons: dict[str, int]
-    learnt: Sequence[str]
+    trained_batches: Sequence[str]
 
     @property
     def rows(self) -> int:

@@ -140,7 +140,7 @@ def test_where_the_last_state_decides_the_linear_branches_tell_or_nothing_can(
 def test_the_morning_shows_what_carried_the_strangest_rows(
     workspace: Workspace, trained: Registration, night: Batch
 ) -> None:
-    from flows.reports.night_sections import outliers_section
+    from flows.reports.morning_sections import outliers_section
 
     labels_of(workspace, trained.bundle, night)
     found = labelled_night(workspace, "weather", [night])
