@@ -57,26 +57,22 @@ def _sections(comparison: Comparison) -> list[str]:
         )
     if comparison.unreadable:
         notes.append(f"{comparison.unreadable:,} empty test texts are left out.")
-    if comparison.tested:
-        scores = [_overall_table(comparison, comparison.tested), *_class_tables(comparison.tested)]
+    if tested := comparison.tested:
+        difference = tested.difference
+        rows: list[tuple[object, ...]] = [
+            (f"macro-F1 of {comparison.champion}", percent(tested.before)),
+            (f"macro-F1 of {comparison.challenger}", percent(tested.after)),
+            ("difference, points", points(difference.value)),
+            ("95 % interval of it", f"{points(difference.low)} to {points(difference.high)}"),
+            ("95 % lower bound of it", points(tested.lower_bound)),
+            ("probability that it is worse", percent(tested.probability_worse)),
+        ]
+        scores = [table([f"{tested.n:,} test texts, the same for both", ""], rows), *_class_tables(tested)]
     elif not comparison.same_classes:
         scores = ["The classes differ, so no score compares them."]
     else:
         scores = ["No test text is left that is fair to both."]
     return [part for part in ("\n".join(notes), *scores, *_churn_section(comparison)) if part]
-
-
-def _overall_table(comparison: Comparison, tested: PairedEvaluation) -> str:
-    difference = tested.difference
-    rows: list[tuple[object, ...]] = [
-        (f"macro-F1 of {comparison.champion}", percent(tested.before)),
-        (f"macro-F1 of {comparison.challenger}", percent(tested.after)),
-        ("difference, points", points(difference.value)),
-        ("95 % interval of it", f"{points(difference.low)} to {points(difference.high)}"),
-        ("95 % lower bound of it", points(tested.lower_bound)),
-        ("probability that it is worse", percent(tested.probability_worse)),
-    ]
-    return table([f"{tested.n:,} test texts, the same for both", ""], rows)
 
 
 def _class_tables(tested: PairedEvaluation) -> list[str]:

@@ -34,6 +34,12 @@ def labels_report(reports: Sequence[BatchReport], workspace: Workspace) -> str:
         )
         for report, manifest in zip(reports, manifests, strict=True)
     ]
+    labels: Counter[str] = Counter()
+    for report in reports:
+        labels.update(report.labels)
+    non_empty = sum(report.rows - report.counts.get("empty", 0) for report in reports)
+    most_frequent = sorted(labels.items(), key=lambda item: (-item[1], item[0]))[:LISTED_LABELS]
+    mix = [(label, count, percent(count / non_empty)) for label, count in most_frequent]
     versions = ", ".join(dict.fromkeys(report.model for report in reports))
     device, precision = reports[0].device, reports[0].precision
     driver = f", driver {device.driver}" if device.driver else ""
@@ -47,7 +53,8 @@ def labels_report(reports: Sequence[BatchReport], workspace: Workspace) -> str:
         table(["batch", "documents", "scored", "review", "empty", "published", "speed"], rows),
         "\n".join([f"{device.name}{driver}. Variant {precision.precision}: {precision.reason}.", *timings]),
         target_precision_line(manifests[-1].get("promise")),
-        *_label_mix(reports),
+        table(["label", "rows", "share"], mix),
+        f"and {len(labels) - len(mix)} rarer labels." if len(labels) > len(mix) else "",
         *(drift_section(report.batch, manifest) for report, manifest in zip(reports, manifests, strict=True)),
         "### Some labelled rows",
         sample_table(workspace, reports[-1]),
@@ -60,17 +67,6 @@ def timing_line(batch: str, manifest: dict[str, Any]) -> str:
     shares = ", ".join(f"{stage} {percent(share)}" for stage, share in manifest["stage_shares"].items())
     speed = f"{manifest['tokens_per_second']:,.0f} tokens/s, {percent(manifest['padding_share'])} padding"
     return f"{batch}: {speed}; busy: {shares}."
-
-
-def _label_mix(reports: Sequence[BatchReport]) -> list[str]:
-    total: Counter[str] = Counter()
-    for report in reports:
-        total.update(report.labels)
-    rows = sum(report.rows - report.counts.get("empty", 0) for report in reports)
-    ordered = sorted(total.items(), key=lambda item: (-item[1], item[0]))
-    listed = [(label, count, percent(count / rows)) for label, count in ordered[:LISTED_LABELS]]
-    rarer = len(ordered) - len(listed)
-    return [table(["label", "rows", "share"], listed), f"and {rarer} rarer labels." if rarer else ""]
 
 
 def drift_section(batch: str, manifest: dict[str, Any]) -> str:

@@ -91,29 +91,25 @@ def _quality(metrics: dict[str, Any], tested: str) -> list[str]:
     rows = [
         (rank, row["label"], percent(row["precision"]), percent(row["recall"]), row["support"]) for rank, row in listed
     ]
-    few = sum(row["support"] < FEW_TEXTS for row in per_class)
-    return [
-        summary,
-        table(["", "class", "given rightly (precision)", "found (recall)", f"{tested} texts"], rows),
-        f"{few:,} of {len(per_class):,} classes have fewer than {FEW_TEXTS} such texts; their scores say little."
-        if few
-        else "",
-        _confusions([row["label"] for row in per_class], scores["confusion"]),
-    ]
-
-
-def _confusions(labels: list[str], matrix: list[list[int]] | None) -> str:
-    pairs = sorted(
+    rare = sum(row["support"] < FEW_TEXTS for row in per_class)
+    mistakes = sorted(
         (-count, truth, predicted)
-        for truth, row in enumerate(matrix or [])
+        for truth, row in enumerate(scores["confusion"] or [])
         for predicted, count in enumerate(row)
         if truth != predicted and count
     )
-    listed = [
-        f"{labels[truth]} taken for {labels[predicted]}, {-count:,} times"
-        for count, truth, predicted in pairs[:CONFUSIONS]
+    frequent = "; ".join(
+        f"{per_class[truth]['label']} taken for {per_class[predicted]['label']}, {-count:,} times"
+        for count, truth, predicted in mistakes[:CONFUSIONS]
+    )
+    return [
+        summary,
+        table(["", "class", "given rightly (precision)", "found (recall)", f"{tested} texts"], rows),
+        f"{rare:,} of {len(per_class):,} classes have fewer than {FEW_TEXTS} such texts; their scores say little."
+        if rare
+        else "",
+        f"Its most frequent mistakes: {frequent}." if frequent else "",
     ]
-    return f"Its most frequent mistakes: {'; '.join(listed)}." if listed else ""
 
 
 def _confidence(bundle: Bundle, tested: str) -> list[str]:

@@ -87,7 +87,15 @@ def trust_section(workspace: Workspace, night: LabelledNight, bundle: Bundle, pi
     if pictures and profile and profile.non_empty:
         from pipeline.nights.plots import profile_histograms
 
-        parts.append(embedded(profile_histograms(profile, reference), _histograms_text(profile, reference)))
+        profiles, suffix = [profile, *([reference] if reference else [])], " in the reference" if reference else ""
+        shown = {
+            "mean confidence": [percent(each.mean_confidence) for each in profiles],
+            "tokens of a text": [f"{each.mean_length:,.1f}" for each in profiles],
+            "unknown words": [percent(each.unknown_share) for each in profiles],
+        }
+        values = "; ".join(f"{name} {', '.join(numbers)}{suffix}" for name, numbers in shown.items())
+        text = f"Histograms of confidence, length and unknown words: {values}"
+        parts.append(embedded(profile_histograms(profile, reference), text))
     return [*parts, *(drift_section(batch.id, batch.manifest) for batch in night.batches)]
 
 
@@ -95,19 +103,6 @@ def _comparable_reference(night: LabelledNight, bundle: Bundle) -> Profile | Non
     """Return the model's reference if its profile is comparable with the night's."""
     profile, reference = night.profile, bundle.reference
     return reference if profile and reference and reference.non_empty and profile.comparable(reference) else None
-
-
-def _histograms_text(tonight: Profile, reference: Profile | None) -> str:
-    """Return the means that the histograms show, as the alternative text of the picture."""
-    profiles = [profile for profile in (tonight, reference) if profile]
-    measures = {
-        "mean confidence": [percent(profile.mean_confidence) for profile in profiles],
-        "tokens of a text": [f"{profile.mean_length:,.1f}" for profile in profiles],
-        "unknown words": [percent(profile.unknown_share) for profile in profiles],
-    }
-    suffix = " in the reference" if reference else ""
-    listed = "; ".join(f"{name} {', '.join(values)}{suffix}" for name, values in measures.items())
-    return f"Histograms of confidence, length and unknown words: {listed}"
 
 
 def labels_section(night: LabelledNight, bundle: Bundle, pictures: bool) -> list[str]:

@@ -26,7 +26,7 @@ from pipeline.dataset.corpus import Corpus
 from pipeline.errors import ConfigError, ModelError, TrainingDataError
 from pipeline.metrics.significance import SIGNIFICANCE_LEVEL
 from pipeline.models.registry import Registry
-from pipeline.promotion.comparison import Comparison, PairedEvaluation, compare_versions
+from pipeline.promotion.comparison import Comparison, compare_versions
 from pipeline.promotion.version import ModelVersion
 
 LISTED = 5
@@ -57,15 +57,28 @@ def gate(comparison: Comparison, *, margin: float, class_margin: float) -> Decis
     tested = comparison.tested
     if reasons or tested is None:
         return Decision(False, reasons or [f"no test texts to compare it with {comparison.champion} on"])
+    difference, verdict = tested.difference, ""
+    behind = tested.after < tested.before
+    inferior = behind and tested.lower_bound <= -margin
+    if inferior and difference.high < 0:
+        verdict = ", which is worse beyond chance"
+    elif inferior:
+        verdict = f", and it is not shown to be less than {100 * margin:g} points worse"
+    elif behind:
+        verdict = f", shown to be less than {100 * margin:g} points worse"
+    reasons.append(
+        f"macro-F1 {tested.after:.4f} against {tested.before:.4f} of {comparison.champion} on the same "
+        f"{tested.n:,} test texts ({points(difference.value)} points, 95 % interval {points(difference.low)} to "
+        f"{points(difference.high)}){verdict}"
+    )
     worse = [row for row in tested.classes if row.f1_difference.value < -class_margin]
     worse = [row for row in worse if row.p_value < SIGNIFICANCE_LEVEL]
-    worse.sort(key=lambda row: row.f1_difference.value)
-    reasons = [_overall(tested, comparison.champion, margin)]
     if worse:
+        worse.sort(key=lambda row: row.f1_difference.value)
         subject = "one class is" if len(worse) == 1 else f"{len(worse)} classes are"
         drops = _listed([f"{row.label} from {row.before.f1:.3f} to {row.after.f1:.3f}" for row in worse])
         reasons.append(f"{subject} worse in F1 beyond chance: {drops}")
-    return Decision(not worse and not _inferior(tested, margin), reasons)
+    return Decision(not worse and not inferior, reasons)
 
 
 def _mismatches(comparison: Comparison) -> list[str]:
@@ -80,27 +93,6 @@ def _mismatches(comparison: Comparison) -> list[str]:
     if not comparison.proven:
         reasons.append("nothing proves that its ONNX graph is the trained model; train it again")
     return reasons
-
-
-def _inferior(tested: PairedEvaluation, margin: float) -> bool:
-    """Return whether the challenger is behind, and not proven to be less than the margin behind."""
-    return tested.after < tested.before and tested.lower_bound <= -margin
-
-
-def _overall(tested: PairedEvaluation, champion: str, margin: float) -> str:
-    """Return the macro-F1 of both versions, and how sure the difference is."""
-    difference, verdict = tested.difference, ""
-    if _inferior(tested, margin):
-        verdict = f", and it is not shown to be less than {100 * margin:g} points worse"
-        if difference.high < 0:
-            verdict = ", which is worse beyond chance"
-    elif tested.after < tested.before:
-        verdict = f", shown to be less than {100 * margin:g} points worse"
-    return (
-        f"macro-F1 {tested.after:.4f} against {tested.before:.4f} of {champion} on the same {tested.n:,} test texts "
-        f"({points(difference.value)} points, 95 % interval {points(difference.low)} to {points(difference.high)})"
-        f"{verdict}"
-    )
 
 
 def _listed(items: Sequence[str]) -> str:

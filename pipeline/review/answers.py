@@ -1,6 +1,5 @@
 """Import of a reviewed spreadsheet: every row is checked, and all answers are stored or none."""
 
-import csv
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,9 +9,8 @@ from typing import Any
 
 from pipeline.dataset.reviews import latest_answers, read_answers, utc_now, write_answers
 from pipeline.errors import AccountingError, ReviewError
-from pipeline.files import atomic_path
 from pipeline.review.checks import CONFIRMED, CheckedRows, ReviewContext, RowError, check_rows
-from pipeline.review.spreadsheet import DELIMITERS, Sheet, read_sheet
+from pipeline.review.spreadsheet import DELIMITERS, Sheet, read_sheet, write_rejected
 from pipeline.schemas import REVIEW_REASONS, split_labels
 from pipeline.workspace import Workspace, user_name
 
@@ -86,7 +84,8 @@ def import_review(
             "the column correct_label, and save"
         )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    rejected = _write_rejected(path, sheet, errors) if errors else None
+    reasons = {error.row: str(error) for error in errors}
+    rejected = write_rejected(path, sheet, reasons) if errors else None
     stored = _store_new(workspace, checked, digest, reviewer or user_name())
     confirmed = Counter(row["why"] for row in stored if row["correct"] == row["label"])
     corrected = Counter(row["why"] for row in stored if row["correct"] != row["label"])
@@ -119,20 +118,6 @@ def _refusal(path: Path, sheet: Sheet, row_errors: Sequence[RowError]) -> Review
         f"{path}: {len(row_errors):,} of {len(sheet.rows):,} rows do not fit, so nothing was imported{encoding}; "
         f"mend them, or import the others with --skip-bad\n{listed}{more}"
     )
-
-
-def _write_rejected(path: Path, sheet: Sheet, row_errors: Sequence[RowError]) -> Path:
-    """Write the rows that do not fit beside the file, unchanged, each with the reason; return the new file."""
-    target = path.with_name(f"{path.name}.rejected.csv")
-    raw = {row.number: row.raw for row in sheet.rows}
-    with atomic_path(target) as temporary, temporary.open("w", encoding="utf-8-sig", newline="") as file:
-        writer = csv.writer(file, dialect="excel", delimiter=sheet.delimiter)
-        writer.writerow([*sheet.header, "refused because"])
-        for error in row_errors:
-            width = max(len(sheet.header), len(raw[error.row]))
-            cells = [*raw[error.row], *[""] * len(sheet.header)][:width]
-            writer.writerow([*cells, str(error)])
-    return target
 
 
 def _store_new(workspace: Workspace, checked: CheckedRows, digest: str, reviewer: str) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Checks of a reviewed table against the rows that were exported, row by row."""
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,7 +141,11 @@ def _request(row: SheetRow, context: ReviewContext) -> ReviewRequest:
     keys = [(batch_id, row_id) for batch_id in _readings(batch) for row_id in _readings(doc_id)]
     requests = next((context.requests[key] for key in keys if key in context.requests), None)
     if requests is None:
-        raise ReviewError(_unknown_id(unguard(batch.strip()), unguard(doc_id.strip()), context.requests))
+        value, batches = unguard(batch.strip()), sorted({batch_id for batch_id, _ in context.requests})
+        if value not in batches:
+            raise _unknown_id("batch", value, batches)
+        ids = [row_id for batch_id, row_id in context.requests if batch_id == value]
+        raise _unknown_id("doc_id", unguard(doc_id.strip()), ids, f" of batch {value}")
     cell = row.cells["label"].strip()
     for request in reversed(requests):
         if request["label"] in {cell_to_label(cell, multi_label=request["several"]), *_readings(cell)}:
@@ -157,20 +161,16 @@ def _readings(cell: str) -> list[str]:
     return list(dict.fromkeys([unguard(cell), cell, unguard(cell.strip()), cell.strip()]))
 
 
-def _unknown_id(batch: str, doc_id: str, keys: Collection[DocumentKey]) -> str:
-    """Return why no exported row has these ids, and what to do."""
-    ids = [row_id for batch_id, row_id in keys if batch_id == batch]
-    column, value, expected, suffix = "doc_id", doc_id, ids, f" of batch {batch}"
-    if not ids:
-        column, value, expected, suffix = "batch", batch, sorted({batch_id for batch_id, _ in keys}), ""
-    if original := original_value(value, expected):
-        return (
+def _unknown_id(column: str, value: str, exported: Sequence[str], scope: str = "") -> ReviewError:
+    """Return the error for an id that was not exported, with what a spreadsheet may have done to it."""
+    if original := original_value(value, exported):
+        return ReviewError(
             f"{column} {value!r} is how a spreadsheet writes {original!r}; make the column text, and copy it again "
             "from the exported file"
         )
     if not value:
-        return f"{column} is empty; copy it again from the exported file"
-    return f"{column} {value!r}{suffix} was not given out for review; copy it again from the exported file"
+        return ReviewError(f"{column} is empty; copy it again from the exported file")
+    return ReviewError(f"{column} {value!r}{scope} was not given out for review; copy it again from the exported file")
 
 
 def _correct_label(cell: str, request: ReviewRequest, sheet: Sheet, context: ReviewContext) -> tuple[str, bool]:
@@ -210,5 +210,5 @@ def _class(name: str, sheet: Sheet, context: ReviewContext) -> str:
         )
     similar = difflib.get_close_matches(name, classes, n=1)
     hint = f"did you mean {similar[0]!r}? Else" if similar else "correct it, or"
-    several = f" (several are joined with {LABEL_SEPARATOR})" if any(sign in name for sign in ",;/&") else ""
-    raise ReviewError(f"label {name!r} is not known{several}: {hint} take new ones with --new-labels")
+    joined = f" (several are joined with {LABEL_SEPARATOR})" if any(sign in name for sign in ",;/&") else ""
+    raise ReviewError(f"label {name!r} is not known{joined}: {hint} take new ones with --new-labels")

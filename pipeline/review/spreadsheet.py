@@ -69,14 +69,14 @@ def text_to_cell(text: str) -> str:
 def original_value(cell: str, expected_values: Iterable[str]) -> str | None:
     """Return which of some values a spreadsheet has turned into a cell; None if that is unknown or ambiguous."""
     values = [value for value in expected_values if value != cell]
-    for is_conversion in (_is_number, _is_date):
+    for is_conversion in (is_number_form, is_date_form):
         originals = [value for value in values if is_conversion(value, cell)]
         if originals:
             return originals[0] if len(originals) == 1 else None
     return None
 
 
-def _is_number(value: str, cell: str) -> bool:
+def is_number_form(value: str, cell: str) -> bool:
     """Return whether a cell is a value as a number: zeros lost or added, shortened, or rounded to 15 digits."""
     first = slice(SIGNIFICANT_DIGITS)
     rounded = value.isdigit() and len(value) == len(cell) > SIGNIFICANT_DIGITS and value[first] == cell[first]
@@ -91,7 +91,7 @@ def _is_number(value: str, cell: str) -> bool:
         return False
 
 
-def _is_date(value: str, cell: str) -> bool:
+def is_date_form(value: str, cell: str) -> bool:
     """Return whether a cell is a value as a date or time: its numbers, with a month by name or a third number added."""
     if not DATE.fullmatch(value):
         return False
@@ -141,6 +141,25 @@ class Sheet:
     rows: Sequence[SheetRow]
     encoding: str
     delimiter: str
+
+
+def write_rejected(path: Path, sheet: Sheet, reasons: Mapping[int, str]) -> Path:
+    """Write some rows of a sheet beside its file, unchanged, each with the reason; return the new file.
+
+    Args:
+        path: the file of the sheet.
+        sheet: has the rows.
+        reasons: by the number of the row.
+    """
+    rows = {row.number: row.raw for row in sheet.rows}
+    padding = [""] * len(sheet.header)
+    lines = [
+        [*[*rows[number], *padding][: max(len(padding), len(rows[number]))], reason]
+        for number, reason in reasons.items()
+    ]
+    target = path.with_name(f"{path.name}.rejected.csv")
+    write_sheet(target, [*sheet.header, "refused because"], lines, sheet.delimiter)
+    return target
 
 
 def read_sheet(path: Path, columns: Sequence[str]) -> Sheet:
