@@ -117,7 +117,7 @@ def labels_section(night: LabelledNight, bundle: Bundle, pictures: bool) -> list
     shares = label_shares(labels, reference)
     lines = [
         (
-            "" if share.rest else str(number),
+            "" if share.is_remainder else str(number),
             *(share.name, share.rows, percent(share.tonight)),
             *([percent(share.reference)] if reference else []),
         )

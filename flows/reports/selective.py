@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from pipeline.nights.summary import LabelledNight
 
 LISTED_CLASSES = 12
-OLD_VERDICTS = {"kept": "met", "missed": "within noise", "broken": "violated"}  # in manifests
 
 
 def policy_section(bundle: Bundle) -> str:
@@ -54,7 +53,7 @@ def policy_sentence(policy: SelectivePolicy, predictions: Mapping[str, Predictio
         )
     return (
         f"Target: {policy.target:g} of {labelled_rows} are right; it labels {percent(validation.coverage)} of the "
-        f"texts.{_verdict_sentence(test.verdict(policy.target), test)}"
+        f"texts.{_verdict_sentence(policy.target, test)}"
     )
 
 
@@ -64,7 +63,7 @@ def target_precision_line(policy: Mapping[str, Any] | None) -> str:
         return ""
     if not policy["validation"]["labelled"]:
         return f"**A target precision of {policy['target']:g} is not reached**, so every row went to review."
-    verdict = _verdict_sentence(policy["on_test"], SelectiveResult(**policy["test"]))
+    verdict = _verdict_sentence(policy["target"], SelectiveResult(**policy["test"]))
     return f"Target: {percent(policy['target'])} of {_labelled_rows(policy['per'])} are right.{verdict}"
 
 
@@ -72,13 +71,10 @@ def _labelled_rows(per: str) -> str:
     return "the labelled rows" if per == "all" else "the labelled rows of each class"
 
 
-def _verdict_sentence(verdict: str, test: SelectiveResult) -> str:
-    sentence = {
-        "met": "met",
-        "within noise": "missed within noise",
-        "violated": "**violated**, beyond chance",
-    }.get(OLD_VERDICTS.get(verdict, verdict))
-    return f" On the test split it is {sentence}: {_right_share(test)}." if sentence else ""
+def _verdict_sentence(target: float, test: SelectiveResult) -> str:
+    verdicts = {"within noise": "missed within noise", "violated": "**violated**, beyond chance"}
+    verdict = test.verdict(target)
+    return f" On the test split it is {verdicts.get(verdict, verdict)}: {_right_share(test)}." if verdict else ""
 
 
 def _right_share(result: SelectiveResult) -> str:
@@ -115,7 +111,7 @@ def _policy_row(policy: SelectivePolicy, predictions: Mapping[str, Predictions])
     else:
         needed = min_sample_size(policy.target)
         confidence = f"takes {needed:,} texts" if validation.texts < needed else "none"
-    verdict = OLD_VERDICTS.get(test.verdict(policy.target), test.verdict(policy.target))
+    verdict = test.verdict(policy.target)
     return (
         f"{policy.target:g}",
         confidence,

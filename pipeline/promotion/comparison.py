@@ -202,7 +202,7 @@ def evaluate_paired(
         before=macro_f1(before, truth),
         after=macro_f1(after, truth),
         difference=differences.macro_f1,
-        lower_bound=differences.at_least,
+        lower_bound=differences.lower_bound,
         probability_worse=differences.probability_worse,
         classes=[
             ClassChange(label, int(truth[:, number].sum()), *both, differences.classes[number], float(p_values[number]))

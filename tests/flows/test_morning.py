@@ -281,7 +281,7 @@ def test_labels_from_before_health_and_strangeness_were_kept_have_a_report_too(s
     write_json(path, old)
     again = station.again(morning)
     text = night_report(again, pictures=True)
-    assert "nothing can be said: some of it was labelled before confidence was kept" in text
+    assert "nothing can be said: some of it was labelled before data profiles were stored" in text
     assert "Unknown: the batch was labelled before drift checks were stored." in text
     assert [told.split(":")[0] for told, _ in PICTURE.findall(text)] == ["The mix of labels"]
 
