@@ -57,9 +57,7 @@ def night(add_batch: AddBatch) -> Batch:
 
 
 @pytest.mark.parametrize("variant", ["fp32", "int8"])
-def test_the_word_that_decides_is_told(
-    workspace: Workspace, trained: Registration, night: Batch, variant: str
-) -> None:
+def test_the_word_that_decides_is_told(workspace: Workspace, trained: Registration, night: Batch, variant: str) -> None:
     rows = labels_of(workspace, trained.bundle, night, evidence=True, variant=variant).to_pylist()
     for row in rows[:60]:
         assert DECIDING[row["label"]] & words_of(row), (row["label"], row["evidence"])

@@ -282,9 +282,9 @@ def test_any_stage_that_fails_fails_the_batch_and_running_again_finishes_it(
     failing_stage: str,
 ) -> None:
     batch = parted(100)
-    name = {"read": "scoring.read_documents", "tokenize": "scorer.TokenStats.of", "write": "scoring.write_part"}
+    name = {"read": "score.read_documents", "tokenize": "scorer.TokenStats.of", "write": "score.write_part"}
     with monkeypatch.context() as patch:
-        patch.setattr(f"pipeline.{name[failing_stage]}", broken)
+        patch.setattr(f"pipeline.scoring.{name[failing_stage]}", broken)
         with pytest.raises((OSError, ScoringError), match="no space left"):
             score_batch(workspace, batch, scorer_of(trained))
     assert not list(workspace.labels_dir("weather", "night").glob("*.parquet"))
