@@ -90,8 +90,15 @@ def _lstm_words(graph: GraphBuilder, model: onnx.ModelProto, values: set[str], p
         gradient = graph.add("Div", [gradient, "lengths_by_row"], "attribution_share_of_mean")
     graph.add("Mul", [gradient, "pooled"], "attribution_by_unit")
     graph.add("ReduceSum", ["attribution_by_unit", graph.axis(1)], "attribution_lstm_total", keepdims=1)
-    if pooling == "max":
-        return _scattered(graph)
+    if pooling == "max":  # a unit counts at the first position where it is highest
+        graph.add("Transpose", ["attribution_highest_places"], "attribution_places_by_row", perm=[1, 0, 2])
+        graph.ints("attribution_side_by_side", 0, -1)
+        graph.add("Reshape", ["attribution_places_by_row", "attribution_side_by_side"], "attribution_places")
+        graph.add("Shape", ["token_ids"], "attribution_shape")
+        zero = onnx.helper.make_tensor("value", TensorProto.FLOAT, [1], [0.0])
+        graph.add("ConstantOfShape", ["attribution_shape"], "attribution_zeros", value=zero)
+        inputs = ["attribution_zeros", "attribution_places", "attribution_by_unit"]
+        return graph.add("ScatterElements", inputs, "attribution_lstm", axis=1, reduction="add")
     if pooling == "attention":
         graph.add("Mul", ["weighted_states", gradient], "attribution_by_state")
         graph.add("ReduceSum", ["attribution_by_state", graph.axis(2)], "attribution_by_time", keepdims=0)
@@ -105,18 +112,6 @@ def _lstm_words(graph: GraphBuilder, model: onnx.ModelProto, values: set[str], p
         graph.add("ReduceSum", ["attribution_by_state", graph.axis(3)], "attribution_by_direction", keepdims=0)
         graph.add("ReduceSum", ["attribution_by_direction", graph.axis(1)], "attribution_by_time", keepdims=0)
     return graph.add("Transpose", ["attribution_by_time"], "attribution_lstm", perm=[1, 0])
-
-
-def _scattered(graph: GraphBuilder) -> str:
-    """Return what each unit adds at the first position where it is highest, [batch, time]."""
-    graph.add("Transpose", ["attribution_highest_places"], "attribution_places_by_row", perm=[1, 0, 2])
-    graph.ints("attribution_side_by_side", 0, -1)
-    graph.add("Reshape", ["attribution_places_by_row", "attribution_side_by_side"], "attribution_places")
-    graph.add("Shape", ["token_ids"], "attribution_shape")
-    zero = onnx.helper.make_tensor("value", TensorProto.FLOAT, [1], [0.0])
-    graph.add("ConstantOfShape", ["attribution_shape"], "attribution_zeros", value=zero)
-    inputs = ["attribution_zeros", "attribution_places", "attribution_by_unit"]
-    return graph.add("ScatterElements", inputs, "attribution_lstm", axis=1, reduction="add")
 
 
 def _gradient(graph: GraphBuilder, model: onnx.ModelProto, values: set[str]) -> str:

@@ -159,10 +159,9 @@ def _time_rounds(
 ) -> tuple[dict[str, list[float]], list[BatchReport], list[BatchReport]]:
     """Return the seconds of each step, and the reports of whole runs without and with evidence, of each round."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    whole: list[tuple[Scorer, list[BatchReport]]] = [(scorer, [])]
+    runs: list[BatchReport] = []
     explained: list[BatchReport] = []
-    if explaining:
-        whole.append((explaining, explained))
+    whole = [(scorer, runs), *([(explaining, explained)] if explaining else [])]
     for each, _ in whole:
         label_batch(workspace, batch, each)  # what is done only once is not measured
     for number in range(rounds):
@@ -173,7 +172,7 @@ def _time_rounds(
             seconds[name].append(time.perf_counter() - started)
         for each, reports in whole:
             reports.append(label_batch(workspace, batch, each))
-    return seconds, whole[0][1], explained
+    return seconds, runs, explained
 
 
 @dataclass(frozen=True)
