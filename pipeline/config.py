@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import ConfigError
 
@@ -297,9 +297,10 @@ class ScoringConfig(Settings):
         title="Device",
         description="Where to run the model; auto takes the GPU if it works and says so loudly if not.",
     )
-    precision: Literal["auto", "fp32", "int8", "fp16"] = Field(
+    variant: Literal["auto", "fp32", "int8", "fp16"] = Field(
         default="auto",
-        title="Precision",
+        validation_alias=AliasChoices("variant", "precision"),
+        title="Variant",
         description="Numbers the model computes with; auto takes the fastest whose labels agree with fp32.",
     )
     evidence: bool = Field(

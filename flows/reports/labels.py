@@ -41,7 +41,7 @@ def labels_report(reports: Sequence[BatchReport], workspace: Workspace) -> str:
     most_frequent = sorted(labels.items(), key=lambda item: (-item[1], item[0]))[:LISTED_LABELS]
     mix = [(label, count, percent(count / non_empty)) for label, count in most_frequent]
     versions = ", ".join(dict.fromkeys(report.model for report in reports))
-    device, precision = reports[0].device, reports[0].precision
+    device, choice = reports[0].device, reports[0].variant
     driver = f", driver {device.driver}" if device.driver else ""
     timings = [
         timing_line(report.batch, manifest)
@@ -51,7 +51,7 @@ def labels_report(reports: Sequence[BatchReport], workspace: Workspace) -> str:
     parts = [
         f"## Labels by {versions} on {'the GPU' if device.is_gpu else 'the CPU'}",
         table(["batch", "documents", "scored", "review", "empty", "published", "speed"], rows),
-        "\n".join([f"{device.name}{driver}. Variant {precision.precision}: {precision.reason}.", *timings]),
+        "\n".join([f"{device.name}{driver}. Variant {choice.variant}: {choice.reason}.", *timings]),
         target_precision_line(manifests[-1].get("promise")),
         table(["label", "rows", "share"], mix),
         f"and {len(labels) - len(mix)} rarer labels." if len(labels) > len(mix) else "",

@@ -101,7 +101,7 @@ def register(
             "batches": batches,
             "reviews": {key: corpus.counts.get(key, 0) for key in ("reviewed", "corrected")},
         }
-        bundle = registry.register(name, folder, provenance)
+        bundle = registry.add(name, folder, provenance)
     if decision.promoted:
         registry.promote(name, bundle.version, decision.reason, forced=decision.forced)
     delete_checkpoints(workspace, prepared, recipe)
