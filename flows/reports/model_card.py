@@ -172,7 +172,7 @@ def _cannot(bundle: Bundle) -> str:
     if bundle.selective_config.none_label not in bundle.labels:
         lines.append(
             "It has no examples of texts that belong to none of its labels, and gives such a text the one that is "
-            "nearest; only a low confidence sends it to review. With examples, see `promise.none_label`."
+            "nearest; only a low confidence sends it to review. With examples, see `selective.none_label`."
         )
     if baseline := metrics.get("baseline"):
         test = metrics["test"]["macro_f1"]

@@ -205,9 +205,9 @@ def check_none_provable(share: float, texts: int, label: str) -> None:
     needed = next(n for n in itertools.count(1) if clopper_pearson_upper(0, n) <= share)
     if texts < needed:
         raise ConfigError(
-            f"promise.none_label: that no more than {share:g} of the texts of {label!r} are labelled cannot be shown "
+            f"selective.none_label: that no more than {share:g} of the texts of {label!r} are labelled cannot be shown "
             f"on {texts:,} of them in the validation split: it takes {needed:,}; add examples, or raise "
-            "training.validation_share or promise.none_labelled"
+            "training.validation_share or selective.none_labelled"
         )
 
 

@@ -99,7 +99,7 @@ class Bundle:
 
     @property
     def selective_config(self) -> SelectiveConfig:
-        return stored_recipe(self.settings["recipe"]).promise
+        return stored_recipe(self.settings["recipe"]).selective
 
     @property
     def promotion_config(self) -> PromotionConfig:
