@@ -58,6 +58,6 @@ def run_bench(
         whole = found["end_to_end"]
         ceilings = {name: rates["rows_per_s"] for name, rates in found["variants"].items()}
         shares, workers = whole["stage_shares"], whole["workers"]
-        plot.write_bytes(time_spent(shares, workers, ceilings, whole["rows_per_s"], precision=whole["precision"]))
+        plot.write_bytes(time_spent(shares, workers, ceilings, whole["rows_per_s"], variant=whole["precision"]))
         say(f"picture: {plot}")
     return found

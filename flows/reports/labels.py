@@ -50,9 +50,9 @@ def labels_report(reports: Sequence[BatchReport], workspace: Workspace) -> str:
 
 
 def _how_it_ran(reports: Sequence[BatchReport]) -> str:
-    device, precision = reports[0].device, reports[0].precision
+    device, choice = reports[0].device, reports[0].variant
     driver = f", driver {device.driver}" if device.driver else ""
-    lines = [f"{device.name}{driver}. Precision {precision.precision}: {precision.reason}."]
+    lines = [f"{device.name}{driver}. Precision {choice.variant}: {choice.reason}."]
     for report in reports:
         if not report.skipped:
             shares = ", ".join(f"{stage} {percent(share)}" for stage, share in report.stage_shares.items())
