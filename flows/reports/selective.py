@@ -64,12 +64,12 @@ def policy_sentence(policy: SelectivePolicy, predictions: Mapping[str, Predictio
         )
     line = f"It promises that {policy.target:g} of {whose} are right; it labels {percent(shown.coverage)} of the texts."
     verdict = tested.verdict(policy.target)
-    if verdict == "broken":
-        line += f" **The promise is broken on the test split**: {_told(tested)}, and that is no chance."
-    elif verdict == "missed":
-        line += f" On the test split it is just missed: {_told(tested)}, which chance explains."
+    if verdict == "violated":
+        line += f" **It is violated on the test split**: {_told(tested)}, and that is no chance."
+    elif verdict == "within noise":
+        line += f" On the test split it is missed within noise: {_told(tested)}."
     elif verdict:
-        line += f" On the test split it is kept: {_told(tested)}."
+        line += f" On the test split it is met: {_told(tested)}."
     return line
 
 
@@ -98,6 +98,7 @@ def _kept_back(policy: SelectivePolicy, labels: list[str]) -> list[str]:
 
 def _line(policy: SelectivePolicy, predictions: Mapping[str, Predictions]) -> tuple[object, ...]:
     shown, tested = (SelectiveResult.of(policy, predictions[split]) for split in ("validation", "test"))
+    verdict = tested.verdict(policy.target)
     needed = min_sample_size(policy.target)
     why = f"takes {needed:,} texts" if shown.texts < needed else "nowhere"
     finite = [float(value) for value in policy.thresholds if value <= 1]
@@ -108,7 +109,7 @@ def _line(policy: SelectivePolicy, predictions: Mapping[str, Predictions]) -> tu
         percent(shown.coverage),
         percent(tested.coverage),
         percent(tested.precision),
-        {"broken": "**broken**"}.get(tested.verdict(policy.target), tested.verdict(policy.target)),
+        "**violated**" if verdict == "violated" else verdict,
     )
 
 
@@ -119,7 +120,7 @@ def none_line(bundle: Bundle, policies: Mapping[float, SelectivePolicy]) -> str:
         return ""
     none_class = bundle.labels.index(name)
     split = "test" if (predictions["test"].truth == none_class).any() else "validation"
-    texts = predictions[split].where(predictions[split].truth == none_class)
+    texts = predictions[split].subset(predictions[split].truth == none_class)
     shares = []
     for target, policy in policies.items():
         wrongly = policy.labelled(texts) & (texts.predicted != none_class)
@@ -150,9 +151,9 @@ def target_precision_line(promised: Mapping[str, Any] | None) -> str:
     target, tested = promised["target"], SelectiveResult(**promised["test"])
     whose = "the labelled rows" if promised["per"] == "all" else "the labelled rows of each class"
     line = f"Promised: {percent(target)} of {whose} are right."
-    verdict = promised["on_test"]
+    verdict = tested.verdict(target)
     if not promised["validation"]["labelled"]:
         return f"**A precision of {target:g} could not be promised**, so every row went to review."
-    if verdict == "broken":
-        return f"{line} **On the test split that promise is broken**: {_told(tested)}."
+    if verdict == "violated":
+        return f"{line} **On the test split that is violated**: {_told(tested)}."
     return f"{line} On the test split {_told(tested)}." if verdict else line

@@ -213,7 +213,7 @@ def evaluate_paired(
         before=macro_f1(before, truth),
         after=macro_f1(after, truth),
         difference=differences.macro_f1,
-        at_least=differences.at_least,
+        at_least=differences.lower_bound,
         probability_worse=differences.probability_worse,
         classes=[
             ClassChange(label, int(truth[:, number].sum()), *both, differences.classes[number], float(chances[number]))

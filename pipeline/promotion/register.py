@@ -14,8 +14,7 @@ from pipeline.dataset.corpus import TEST, TRAIN, VALIDATION
 from pipeline.dataset.tokenizer import UNKNOWN
 from pipeline.files import write_json
 from pipeline.metrics.classification import confidences, decide
-from pipeline.metrics.coverage_plot import draw_precision_coverage
-from pipeline.metrics.plots import confusion_matrix, reliability_diagram
+from pipeline.metrics.plots import confusion_matrix, precision_coverage, reliability_diagram
 from pipeline.metrics.predictions import PREDICTIONS_FILE, Predictions, write_predictions
 from pipeline.metrics.profile import REFERENCE_FILE, Profile, label_counts
 from pipeline.metrics.selective import fit_policies
@@ -90,7 +89,7 @@ def register(
         if comparison:
             keep_comparison(folder, comparison)
         provenance = {"preset": preset, "promotion": promotion_record(decision, comparison), **_learnt(prepared)}
-        bundle = registry.add(name, folder, provenance)
+        bundle = registry.register(name, folder, provenance)
     if decision.promoted:
         registry.promote(name, bundle.version, decision.reason, forced=decision.forced)
     delete_checkpoints(workspace, prepared, recipe)
@@ -129,7 +128,7 @@ def _write_bundle(
     provenance = {"parity": parity.as_dict(), "speed": speed, "last_night": last_night}
     _write_report(folder, {**metrics, **provenance}, challenger.labels)
     if len(predictions["validation"]):
-        picture = draw_precision_coverage(predictions, policies, recipe.selective.target_precision)
+        picture = precision_coverage(predictions, policies, recipe.selective.target_precision)
         (folder / "figures" / "precision_and_coverage.png").write_bytes(picture)
     return challenger
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.dataset.reviews import latest_answers, read_answers
+from pipeline.metrics.intervals import clopper_pearson_lower, clopper_pearson_upper
 from pipeline.models.bundle import Bundle
 from pipeline.nights.publish import published_batches
 from pipeline.scoring.labels import LabelledBatch
@@ -38,10 +39,9 @@ class PrecisionEstimate:
     @property
     def interval(self) -> tuple[float, float]:
         """The exact 95 % interval (Clopper and Pearson 1934) of the share among all such labels."""
-        from scipy.stats import binomtest
-
-        found = binomtest(self.confirmed, self.reviewed).proportion_ci(confidence_level=LEVEL, method="exact")
-        return float(found.low), float(found.high)
+        alpha = (1 - LEVEL) / 2
+        lower = clopper_pearson_lower(self.confirmed, self.reviewed, alpha)
+        return lower, clopper_pearson_upper(self.confirmed, self.reviewed, alpha)
 
     def violates(self, target_precision: float) -> bool:
         """Return whether the share is below what was promised by more than chance explains."""

@@ -79,7 +79,7 @@ def test_the_bootstrap_is_that_of_documents_drawn_one_by_one(several: bool) -> N
     assert found.macro_f1.value == pytest.approx(macro_f1(after, truth) - macro_f1(before, truth))
     low, least, high = np.quantile(plain, [0.025, 0.05, 0.975])
     assert found.macro_f1.low == pytest.approx(low, abs=0.15 * spread)
-    assert found.at_least == pytest.approx(least, abs=0.15 * spread)
+    assert found.lower_bound == pytest.approx(least, abs=0.15 * spread)
     assert found.macro_f1.high == pytest.approx(high, abs=0.15 * spread)
     assert found.probability_worse == pytest.approx((plain < 0).mean(), abs=0.03)
     assert sum(one.value for one in found.classes) / 5 == pytest.approx(found.macro_f1.value)
@@ -88,7 +88,7 @@ def test_the_bootstrap_is_that_of_documents_drawn_one_by_one(several: bool) -> N
 def test_the_bootstrap_is_the_same_each_time_and_in_any_number_of_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     given = several_answers(60, 3, seed=2)
     whole = paired_differences(*given, resamples=500)
-    monkeypatch.setattr("pipeline.metrics.significance.MOST_CELLS", 1_000)
+    monkeypatch.setattr("pipeline.metrics.significance.MAX_CELLS", 1_000)
     assert paired_differences(*given, resamples=500) == whole
     assert paired_differences(*given, resamples=500, seed=1) != whole
 
@@ -99,7 +99,7 @@ def test_twenty_five_thousand_documents_of_150_classes_are_compared_exactly() ->
     assert (
         paired_differences(truth, before, after).macro_f1.low
         == 0.0
-        == paired_differences(truth, before, after).at_least
+        == paired_differences(truth, before, after).lower_bound
     )
     later = after.copy()
     later[:2_000] = np.roll(later[:2_000], 1, axis=1)
