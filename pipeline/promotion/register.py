@@ -89,7 +89,7 @@ def register(
         if comparison:
             keep_comparison(folder, comparison)
         provenance = {"preset": preset, "promotion": promotion_record(decision, comparison), **_learnt(prepared)}
-        bundle = registry.register(name, folder, provenance)
+        bundle = registry.add(name, folder, provenance)
     if decision.promoted:
         registry.promote(name, bundle.version, decision.reason, forced=decision.forced)
     delete_checkpoints(workspace, prepared, recipe)
