@@ -157,7 +157,7 @@ def _limits(bundle: Bundle) -> list[str]:
     if bundle.selective_config.none_label not in bundle.labels:
         lines.append(
             "It has no examples of texts that belong to none of its labels, and gives such a text the nearest label; "
-            "only a low confidence sends it to review. With examples, see `promise.none_label`."
+            "only a low confidence sends it to review. With examples, see `selective.none_label`."
         )
     test, linear = metrics["test"]["macro_f1"], (metrics.get("baseline") or {}).get("macro_f1")
     if test is not None and linear is not None and test <= linear:

@@ -98,7 +98,7 @@ class Bundle:
     @property
     def selective_config(self) -> SelectiveConfig:
         """The settings of its recipe for selective classification."""
-        return stored_recipe(self.settings["recipe"]).promise
+        return stored_recipe(self.settings["recipe"]).selective
 
     @property
     def promotion_config(self) -> PromotionConfig:

@@ -136,12 +136,12 @@ def _write_bundle(
     predictions = {split: Predictions.of(exported[split], targets[split], thresholds) for split in targets}
     write_predictions(folder / PREDICTIONS_FILE, predictions)
     challenger = ModelVersion.staged(name, version, folder / VARIANT_FILES["fp32"], prepared, thresholds)
-    policies = fit_policies(predictions["validation"], recipe.promise, challenger.labels)
+    policies = fit_policies(predictions["validation"], recipe.selective, challenger.labels)
     last_night = expected_coverage(workspace, challenger, policies)
     provenance = {"parity": parity.as_dict(), "speed": speed, "last_night": last_night}
     _write_report(folder, {**metrics, **provenance}, challenger.labels)
     if len(predictions["validation"]):
-        picture = precision_coverage(predictions, policies, recipe.promise.target_precision)
+        picture = precision_coverage(predictions, policies, recipe.selective.target_precision)
         (folder / "figures" / "precision_and_coverage.png").write_bytes(picture)
     return challenger
 

@@ -197,7 +197,7 @@ def test_where_a_row_goes_to_review() -> None:
 
 def promising(target: float, **promise: Any) -> Recipe:
     recipe = tiny_recipe(validation_share=0.3)
-    return recipe.model_copy(update={"promise": SelectiveConfig(target_precision=target, **promise)})
+    return recipe.model_copy(update={"selective": SelectiveConfig(target_precision=target, **promise)})
 
 
 @pytest.fixture
