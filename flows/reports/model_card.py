@@ -105,7 +105,7 @@ def _quality(metrics: dict[str, Any], tested: str) -> list[str]:
     return [
         summary,
         table(["", "class", "given rightly (precision)", "found (recall)", f"{tested} texts"], rows),
-        f"{rare:,} of {len(per_class):,} classes have fewer than {FEW_TEXTS} such texts; their scores say little."
+        f"Classes with fewer than {FEW_TEXTS} such texts, whose scores say little: {rare:,} of {len(per_class):,}."
         if rare
         else "",
         f"Its most frequent mistakes: {frequent}." if frequent else "",

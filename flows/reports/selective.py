@@ -30,7 +30,7 @@ def policy_section(bundle: Bundle) -> str:
             "No target precision is set: rows below a confidence of 0.5 go to review. Set one with "
             "`nightlabel train --target-precision 0.95`, or of this version with `nightlabel score --target-precision`."
         )
-    header = ["target", "from confidence", "validation texts labelled", "test texts labelled", "right", "on test"]
+    header = ["target", "from confidence", "validation coverage", "test coverage", "test precision", "on test"]
     parts.append(table(header, (_policy_row(policy, predictions) for policy in policies.values())))
     parts.append(
         f"An exact binomial test on the {len(predictions['validation']):,} validation texts proves each threshold with "
@@ -52,8 +52,8 @@ def policy_sentence(policy: SelectivePolicy, predictions: Mapping[str, Predictio
             "review. Label more texts, or lower the target."
         )
     return (
-        f"Target: {policy.target:g} of {labelled_rows} are right; it labels {percent(validation.coverage)} of the "
-        f"texts.{_verdict_sentence(policy.target, test)}"
+        f"Target: {policy.target:g} of {labelled_rows} are right, at a coverage of {percent(validation.coverage)} of "
+        f"the validation texts.{_verdict_sentence(policy.target, test)}"
     )
 
 

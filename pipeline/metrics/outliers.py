@@ -7,7 +7,7 @@ never texts.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -37,11 +37,11 @@ class Outlier:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         """Return the outlier that `as_json` wrote."""
-        return cls(**value)
+        return cls(value["row"], value["surprise"], value["why"])
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return asdict(self)
+        return {"row": self.row, "surprise": self.surprisal, "why": self.why}
 
 
 def find_outliers(
