@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from flows.reports.markdown import plural
-from flows.reports.morning_answers import (
-    are_labels_right,
-    are_rows_accounted_for,
-    did_it_run,
-    held_tasks,
-    tasks,
-    what_changed,
-)
+from flows.reports.morning_answers import are_labels_right, are_rows_accounted_for, review_task, what_changed
 from flows.reports.morning_sections import (
     changes_section,
+    device_kind,
     labels_section,
     outliers_section,
     rows_section,
     run_section,
     trust_section,
 )
+from flows.reports.review import precision_violation
 from pipeline.errors import BatchError, NightlabelError
 from pipeline.nights.summary import LabelledNight, RowAccounting, held_batches, night_before
 from pipeline.workspace import Batch, Workspace
@@ -164,3 +160,57 @@ def night_report(morning: NightResult, *, pictures: bool) -> str:
             *run_section(night),
         ]
     return "\n\n".join(part for part in parts if part)
+
+
+def did_it_run(morning: NightResult) -> str:
+    """Return when the night ran, with which model and how fast, or which stage failed."""
+    day = "" if morning.started.date() == morning.day else f"on {morning.started:%Y-%m-%d} "
+    time = f"{day}from {morning.started:%H:%M} to {morning.ended:%H:%M}"
+    failed = " and ".join(failure.stage for failure in morning.failures)
+    if not morning.night:
+        return f"The {failed} failed, {time}." if failed else f"Yes, {time}; there was nothing to label."
+    manifest = morning.night.manifest
+    answer = f"Not all of it: the {failed} failed" if failed else "Yes"
+    return (
+        f"{answer}, {time}: {manifest['model']} on {device_kind(morning.night)} ({manifest['device']}), "
+        f"{morning.night.rows_per_second:,.0f} rows/s."
+    )
+
+
+def tasks(morning: NightResult) -> list[str]:
+    """Return what a person has to do, the most urgent first."""
+    lines = [
+        f"Mend what made the {failure.stage} fail, see above; then run this night again."
+        for failure in morning.failures
+    ]
+    lines += held_tasks(morning)
+    if morning.night and morning.bundle:
+        lines += precision_violation(morning.workspace, morning.night, morning.bundle)
+    batches = morning.night.batches if morning.night else []
+    for batch in batches:
+        if batch.published:
+            lines += [f"{batch.id}: {finding['sentence']}" for finding in batch.manifest.get("findings", [])]
+    for documents in morning.unlabelled_batches:
+        if refused := documents.manifest["counts"]["rejects"]:
+            reasons = sorted(documents.manifest["reject_reasons"].items(), key=lambda reason: -reason[1])
+            why = ", ".join(f"{count:,} {reason}" for reason, count in reasons)
+            folder = morning.workspace.rejects_dir(documents.id)
+            lines.append(f"{documents.id}: {refused:,} refused ({why}), kept in `{folder}`.")
+    lines += [review_task(morning.workspace, batch) for batch in batches if batch.manifest["counts"]["review"]]
+    if morning.night and morning.bundle and morning.bundle.reference is None:
+        lines.append(f"Train again: {morning.bundle.title} has no reference for a night to be compared with.")
+    return lines
+
+
+def held_tasks(morning: NightResult) -> list[str]:
+    """Return for each held batch the finding that weighs most, and the command that publishes it."""
+    lines = []
+    for model, batch in morning.held:
+        holds = [finding for finding in batch.manifest.get("findings", []) if finding["severity"] == "hold"]
+        holds.sort(key=lambda finding: -abs(math.log(max(finding["value"], 1e-9) / finding["threshold"])))
+        more = f" (And {plural(len(holds) - 1, 'more finding')}.)" if len(holds) > 1 else ""
+        why = f"{holds[0]['sentence']}{more}" if holds else ""
+        option = f" --model {model}" if len(morning.workspace.models_that_labelled(batch.id)) > 1 else ""
+        command = f"nightlabel publish {batch.id}{option}"
+        lines.append(f"{batch.id} is held, not published. {why} If it is as it should be: `{command}`")
+    return lines

@@ -1,39 +1,21 @@
-"""The first screen of the morning report: an answer to each question of a morning, and the tasks."""
+"""Answers on the first screen of the morning report: rows, labels, changes, and rows for review."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from flows.reports.markdown import percent, plural
+from flows.reports.markdown import percent
 from flows.reports.morning_sections import device_kind, means, variant_and_device
-from flows.reports.review import precision_violation
 from flows.reports.selective import target_precision_line
 from pipeline.nights.summary import LabelledNight, RowAccounting, estimate_accuracy, label_shifts
 
 if TYPE_CHECKING:
-    from flows.reports.morning import NightResult
     from pipeline.models.bundle import Bundle
     from pipeline.scoring.labels import LabelledBatch
     from pipeline.workspace import Workspace
 
 MIN_CHANGE = 0.01  # of a mean, for the first screen to mention it
-
-
-def did_it_run(morning: NightResult) -> str:
-    """Return when the night ran, with which model and how fast, or which stage failed."""
-    day = "" if morning.started.date() == morning.day else f"on {morning.started:%Y-%m-%d} "
-    time = f"{day}from {morning.started:%H:%M} to {morning.ended:%H:%M}"
-    failed = " and ".join(failure.stage for failure in morning.failures)
-    if not morning.night:
-        return f"The {failed} failed, {time}." if failed else f"Yes, {time}; there was nothing to label."
-    manifest = morning.night.manifest
-    answer = f"Not all of it: the {failed} failed" if failed else "Yes"
-    return (
-        f"{answer}, {time}: {manifest['model']} on {device_kind(morning.night)} ({manifest['device']}), "
-        f"{morning.night.rows_per_second:,.0f} rows/s."
-    )
 
 
 def are_rows_accounted_for(accounts: Sequence[RowAccounting]) -> str:
@@ -97,45 +79,6 @@ def what_changed(night: LabelledNight, previous_night: LabelledNight | None) -> 
     elif variant_and_device(night) != variant_and_device(previous_night):
         changes.append("another variant of the model")
     return f"Since {previous_night.names}: {'; '.join(changes)}."
-
-
-def tasks(morning: NightResult) -> list[str]:
-    """Return what a person has to do, the most urgent first."""
-    lines = [
-        f"Mend what made the {failure.stage} fail, see above; then run this night again."
-        for failure in morning.failures
-    ]
-    lines += held_tasks(morning)
-    if morning.night and morning.bundle:
-        lines += precision_violation(morning.workspace, morning.night, morning.bundle)
-    batches = morning.night.batches if morning.night else []
-    for batch in batches:
-        if batch.published:
-            lines += [f"{batch.id}: {finding['sentence']}" for finding in batch.manifest.get("findings", [])]
-    for documents in morning.unlabelled_batches:
-        if refused := documents.manifest["counts"]["rejects"]:
-            reasons = sorted(documents.manifest["reject_reasons"].items(), key=lambda reason: -reason[1])
-            why = ", ".join(f"{count:,} {reason}" for reason, count in reasons)
-            folder = morning.workspace.rejects_dir(documents.id)
-            lines.append(f"{documents.id}: {refused:,} refused ({why}), kept in `{folder}`.")
-    lines += [review_task(morning.workspace, batch) for batch in batches if batch.manifest["counts"]["review"]]
-    if morning.night and morning.bundle and morning.bundle.reference is None:
-        lines.append(f"Train again: {morning.bundle.title} has no reference for a night to be compared with.")
-    return lines
-
-
-def held_tasks(morning: NightResult) -> list[str]:
-    """Return for each held batch the finding that weighs most, and the command that publishes it."""
-    lines = []
-    for model, batch in morning.held:
-        holds = [finding for finding in batch.manifest.get("findings", []) if finding["severity"] == "hold"]
-        holds.sort(key=lambda finding: -abs(math.log(max(finding["value"], 1e-9) / finding["threshold"])))
-        more = f" (And {plural(len(holds) - 1, 'more finding')}.)" if len(holds) > 1 else ""
-        why = f"{holds[0]['sentence']}{more}" if holds else ""
-        option = f" --model {model}" if len(morning.workspace.models_that_labelled(batch.id)) > 1 else ""
-        command = f"nightlabel publish {batch.id}{option}"
-        lines.append(f"{batch.id} is held, not published. {why} If it is as it should be: `{command}`")
-    return lines
 
 
 def review_task(workspace: Workspace, batch: LabelledBatch) -> str:
