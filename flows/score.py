@@ -112,7 +112,7 @@ def _score_with(
             scorer.engine.device.provider,
             scorer.engine.device.name,
         )
-        logger.info("precision %s: %s", scorer.precision, scorer.variant_choice.reason)
+        logger.info("variant %s: %s", scorer.variant, scorer.variant_choice.reason)
         try:
             for batch in batches:
                 reports.append(  # noqa: PERF401 - those that are done are kept

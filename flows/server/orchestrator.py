@@ -68,7 +68,7 @@ class Orchestrator:
         Raises:
             ConfigError: a deployment cannot be made, with what Prefect says of it; or the webhook is no address.
         """
-        check_address(webhook)
+        check_webhook(webhook)
         self._open_pool()
         self._limit_scoring()
         before = self._schedules()
@@ -188,7 +188,7 @@ class Orchestrator:
         return f"the next night runs at {first:%Y-%m-%d %H:%M} ({zones[first]})"
 
 
-def check_address(webhook: str | None) -> None:
+def check_webhook(webhook: str | None) -> None:
     """See that a webhook can be posted to.
 
     Raises:

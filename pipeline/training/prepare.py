@@ -93,7 +93,7 @@ def prepare(
         teacher = read_soft_labels(Path(start.teacher), corpus.labels, multi_label=corpus.multi_label)
         check_soft_label_ids(teacher, corpus.all_doc_ids())
         corpus = divide(soft_labelled=teacher.doc_ids)
-    _check_promise(recipe.promise, corpus)
+    _check_promise(recipe.selective, corpus)
     tokenizer = start.encoder.tokenizer(recipe) if start.encoder else None
     cache = build_tokens(workspace, corpus, recipe.tokenizer, tokenizer)
     vectors = None
@@ -111,8 +111,8 @@ def _check_promise(config: SelectiveConfig, corpus: Corpus) -> None:
     if name not in corpus.labels:
         more = ", ..." if len(corpus.labels) > LISTED else ""
         there = f"{', '.join(corpus.labels[:LISTED])}{more}"
-        raise ConfigError(f"promise.none_label: no document has the label {name!r}; there are: {there}")
+        raise ConfigError(f"selective.none_label: no document has the label {name!r}; there are: {there}")
     if corpus.multi_label:
-        raise ConfigError("promise.none_label: where documents have several labels, those of no class have none")
+        raise ConfigError("selective.none_label: where documents have several labels, those of no class have none")
     texts = (corpus.splits == VALIDATION) & (corpus.label_ids == corpus.labels.index(name))
     check_none_provable(config.none_labelled, int(texts.sum()), name)

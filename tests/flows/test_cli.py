@@ -75,7 +75,7 @@ def test_a_night_that_looks_wrong_is_held_until_it_is_published(
     assert "batch history is not labelled" in capsys.readouterr().err
     assert run("nightly", "--source", str(night), "--date", "2026-11-20") == 0
     out = capsys.readouterr().out
-    assert "Health of history" in out
+    assert "Drift checks of history" in out
     assert "Not compared: weather@1 was trained on this batch." in out
     assert "100 % of the words are unknown to the model" in out
     assert "**Held: not published.** Look at it, then `nightlabel publish 2026-11-20`." in out

@@ -128,7 +128,7 @@ def search(workspace: Workspace, plan: SearchPlan, progress: Progress | None = N
 
 def _facts(plan: SearchPlan, prepared: PreparedData) -> dict[str, str]:
     return {
-        "starting settings": value_digest(plan.start.model_dump(mode="json", exclude={"promise", "promotion"})),
+        "starting settings": value_digest(plan.start.model_dump(mode="json", exclude={"selective", "promotion"})),
         "settings to search": value_digest({field: distribution_to_json(one) for field, one in plan.space.items()}),
         "word vectors": prepared.word_vectors.digest if prepared.word_vectors else "",
         "pretrained encoder": plan.encoder or "",
