@@ -41,13 +41,11 @@ CHUNKS = pa.schema([pa.field("token_ids", pa.list_(pa.int32()), nullable=False)]
 LABELS = pa.schema(
     [
         pa.field("doc_id", pa.string(), nullable=False),
-        pa.field(
-            "label", pa.string()
-        ),  # the most probable class; null where status is "empty" or no class was assigned
+        pa.field("label", pa.string()),  # the most probable class; null where status is "empty" or there is none
         pa.field("labels", pa.list_(pa.string())),  # all assigned classes; null where a document has exactly one label
         pa.field("confidence", pa.float32()),
         pa.field("scores", pa.list_(pa.float32())),  # one per class, in the bundle's label order
-        # What words and word pairs add to the logit of the most probable class, in descending order; null unless requested.
+        # What words and word pairs add to the logit of the most probable class, descending; null unless requested.
         pa.field("evidence", pa.list_(pa.struct([("word", pa.string()), ("weight", pa.float32())]))),
         pa.field("status", pa.string(), nullable=False),  # scored, review, empty
         pa.field("model", pa.string(), nullable=False),  # name@version

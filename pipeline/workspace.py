@@ -209,9 +209,7 @@ class Workspace:
             rejects: staged folder of parts, possibly empty.
         """
         target = self.documents_dir(batch_id)
-        (target / "manifest.json").unlink(
-            missing_ok=True
-        )  # the batch does not exist from here until its folder is renamed
+        (target / "manifest.json").unlink(missing_ok=True)  # from here the batch does not exist
         self._replace(self.rejects_dir(batch_id), rejects)
         self._replace(target, documents)
         return self.batch(batch_id)
