@@ -155,9 +155,10 @@ def _numbers(path: Path, name: str, values: Any, rows_before: int) -> pa.Array:
             try:
                 text.cast(pa.float64())
             except pa.ArrowInvalid:
-                place = f"{path}, row {row}, column {name!r}"
-                shown = text.as_py()[:50]
-                raise InputError(f"{place}: {shown!r} is not a number; give a probability from 0 to 1") from error
+                value = text.as_py()[:50]
+                raise InputError(
+                    f"{path}, row {row}, column {name!r}: {value!r} is not a number; give a probability from 0 to 1"
+                ) from error
         raise
 
 

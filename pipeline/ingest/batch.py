@@ -16,7 +16,6 @@ from pipeline.ingest.duplicates import DuplicateFinder
 from pipeline.ingest.label_column import LabelParser
 from pipeline.ingest.manifest import build_manifest, count_parts, recorded_settings
 from pipeline.ingest.parts import PartWriter, RejectWriter, drop_rows
-from pipeline.ingest.readers.base import RawRows
 from pipeline.ingest.report import IngestReport, reject_rate_message, reject_summary
 from pipeline.ingest.sources import Source, find_sources
 from pipeline.workspace import Batch, Workspace
@@ -156,23 +155,19 @@ class _Staged:
             for raw in chunks:
                 if columns is None and len(raw):
                     columns = source.columns(raw, config)
-                self._add(source.name, raw, columns or Columns(config.text), config)
+                self.rows_read += len(raw) + len(raw.rejects)
+                self.rejects.add(raw.rejects)
+                if columns and len(raw):
+                    table, rejects = to_documents(source.name, raw, columns, config, self.label_parser)
+                    self.rejects.add(rejects)
+                    if len(table):
+                        self.documents.add(table)
+                        self.ids.add(table)
                 if progress and time.monotonic() - self._progress_time > PROGRESS_SECONDS:
                     self._progress_time = time.monotonic()
                     progress(f"{source.name}: {self.rows_read - before:,} rows")
         if self.rows_read == before:
             raise InputError(f"{source.name}: has no rows")
-
-    def _add(self, source: str, raw: RawRows, columns: Columns, config: IngestConfig) -> None:
-        self.rows_read += len(raw) + len(raw.rejects)
-        self.rejects.add(raw.rejects)
-        if not len(raw):
-            return
-        table, rejects = to_documents(source, raw, columns, config, self.label_parser)
-        self.rejects.add(rejects)
-        if len(table):
-            self.documents.add(table)
-            self.ids.add(table)
 
     def deduplicate(self) -> None:
         """Keep the first row of each id; an equal id with another text is a reject."""

@@ -129,11 +129,12 @@ def _table(core: list[Any], extras: dict[str, Any], valid: list[int]) -> pa.Tabl
         if name in DOCUMENTS.names:  # the user's own `text` becomes `text_given`
             while free_name in {*table.column_names, *extras}:
                 free_name = f"{free_name}_given"
-        table = table.append_column(free_name, column if isinstance(column, pa.Array) else _text_array(column))
+        if isinstance(column, pa.Array):
+            array = column
+        elif all_strings(column):
+            array = pa.array(column, pa.string())
+        else:
+            texts = [None if value is None or value is MISSING else as_text(value) for value in column]
+            array = pa.array(texts, pa.string())
+        table = table.append_column(free_name, array)
     return table
-
-
-def _text_array(values: list[Any]) -> pa.Array:
-    if not all_strings(values):
-        values = [None if value is None or value is MISSING else as_text(value) for value in values]
-    return pa.array(values, pa.string())
