@@ -1,10 +1,9 @@
-"""What people, or a teacher, say of texts put over the labels that were ingested, when the splits are decided.
+"""Labels from reviews, and soft labels, applied to the ingested rows.
 
-A review wins over the label that was ingested, for all equal texts. Labelled texts stay in their split. A text without
-a label is trained on: texts to review were chosen for being hard, and would bend what is measured on the others.
+A reviewed label replaces the ingested label of all equal texts. Labelled texts stay in their split. Unlabelled texts
+are added to training only: the texts selected for review are hard ones, and would bias validation and test.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -17,33 +16,35 @@ from pipeline.schemas import split_labels
 
 
 def matching_reviews(table: pa.Table, reviewed: ReviewedLabels | None, multi_label: bool) -> ReviewedLabels | None:
-    """Return what people said of these texts and their classes; None if nothing."""
+    """Return the reviewed labels of these texts and of their classes; None if there are none."""
     if not reviewed:
         return None
     names = pc.unique(table["label"]).drop_null().to_pylist()
-    classes = {one for name in names for one in split_labels(name)} if multi_label else names
-    here = reviewed.restricted_to_texts(table["content_hash"].combine_chunks())
-    return here.restricted_to_classes(classes, multi_label=multi_label) or None
+    classes = {label for name in names for label in split_labels(name)} if multi_label else names
+    of_texts = reviewed.restricted_to_texts(table["content_hash"].combine_chunks())
+    return of_texts.restricted_to_classes(classes, multi_label=multi_label) or None
 
 
 def apply_reviews(
     rows: LabelledRows, splits: np.ndarray, reviewed: ReviewedLabels, table: pa.Table
 ) -> tuple[LabelledRows, dict[str, int]]:
-    """Give reviewed texts the labels that people gave them; changes `splits` where that brings a text in.
+    """Replace the labels of reviewed texts, and add reviewed texts without a label to `splits`, in place.
 
-    A class that people added is left out until it has two texts, one to learn from and one to tell whether it is.
+    A class that reviewers added is left out until it has two texts, one to train on and one to test on.
 
     Returns:
-        the rows, and how many texts have labels from people, and how many of these are corrections.
+        the rows, and counts: texts without a label, reviewed texts, and corrections among these.
     """
     positions = reviewed.positions(pa.concat_arrays(table["content_hash"].chunks))
     splits[new_training_rows(rows, splits, positions >= 0)] = TRAIN
-    before = set(rows.label_ids[rows.labelled].tolist())
+    classes_before = rows.label_sets[np.unique(rows.label_ids[rows.labelled])].any(axis=0)
     answers = codes(pa.chunked_array([reviewed.labels], pa.string()), rows.names)
     label_ids = np.where(positions >= 0, answers[positions], rows.label_ids)
     rows = replace(rows, label_ids=label_ids)
-    for lonely in _lonely(rows, splits, before):
-        splits[lonely], label_ids[lonely] = LEFT_OUT, -1
+    for number in np.flatnonzero(~classes_before):
+        of_class = (rows.label_ids >= 0) & rows.label_sets[rows.label_ids, number]
+        if len(np.unique(rows.text_ids[of_class & (splits != LEFT_OUT)])) < 2:
+            splits[of_class], label_ids[of_class] = LEFT_OUT, -1
     used = np.unique(positions[(positions >= 0) & (splits != LEFT_OUT)])
     return rows.trimmed(), {
         "unlabelled": int(np.count_nonzero(label_ids < 0)),
@@ -52,17 +53,8 @@ def apply_reviews(
     }
 
 
-def _lonely(rows: LabelledRows, splits: np.ndarray, before: set[int]) -> Iterator[np.ndarray]:
-    """Yield the rows, bool [rows], of each class that no document had before and that has not got two texts."""
-    classes_before = rows.label_sets[sorted(before)].any(axis=0)
-    for number in np.flatnonzero(~classes_before):
-        own = (rows.label_ids >= 0) & rows.label_sets[rows.label_ids, number]
-        if len(np.unique(rows.text_ids[own & (splits != LEFT_OUT)])) < 2:
-            yield own
-
-
 def new_training_rows(rows: LabelledRows, splits: np.ndarray, newly_labelled: np.ndarray) -> np.ndarray:
-    """Return the rows without a label that a teacher knows, each text once, and none that stands in another split."""
+    """Return the newly labelled rows, each text once, without the texts that are already in a split."""
     candidates = np.flatnonzero(
         newly_labelled & ~rows.labelled & (rows.given_split != TEST) & (rows.given_split != VALIDATION)
     )

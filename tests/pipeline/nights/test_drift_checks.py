@@ -122,7 +122,6 @@ def test_a_bundle_keeps_a_reference_of_texts_it_did_not_learn_from(trained: Regi
 def parted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.ingest.parts.PART_ROWS", 40)
     monkeypatch.setattr("pipeline.ingest.readers.base.CHUNK_ROWS", 40)
-    monkeypatch.setattr("pipeline.ingest.readers.jsonl.CHUNK_ROWS", 40)
 
 
 @pytest.mark.usefixtures("parted")

@@ -59,7 +59,6 @@ def parted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make parts of 40 rows."""
     monkeypatch.setattr("pipeline.ingest.parts.PART_ROWS", 40)
     monkeypatch.setattr("pipeline.ingest.readers.base.CHUNK_ROWS", 40)
-    monkeypatch.setattr("pipeline.ingest.readers.jsonl.CHUNK_ROWS", 40)
 
 
 def reference(texts: int = 100) -> Profile:

@@ -37,7 +37,6 @@ def parted(monkeypatch: pytest.MonkeyPatch, add_batch: AddBatch) -> Callable[[in
     def make(rows: int) -> Batch:
         monkeypatch.setattr("pipeline.ingest.parts.PART_ROWS", 40)
         monkeypatch.setattr("pipeline.ingest.readers.base.CHUNK_ROWS", 40)
-        monkeypatch.setattr("pipeline.ingest.readers.jsonl.CHUNK_ROWS", 40)
         texts = [{**row, "label": None} for row in weather_rows(rows)]
         texts += [{"id": f"odd{n}", "text": text} for n, text in enumerate(ODD_TEXTS)]
         return add_batch(texts, "night")
