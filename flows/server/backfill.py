@@ -164,7 +164,7 @@ class NightRuns:
                 time.sleep(POLL_SECONDS)
         except httpx.HTTPError as error:
             raise ConfigError(
-                f"the server does not answer ({error}); the runs continue on it, and the same command waits for them again"
+                f"the server does not answer ({error}); the runs continue, and the same command waits for them again"
             ) from error
         except KeyboardInterrupt:
             say("No longer waiting. The runs continue: see them in the UI, or repeat the command.")
