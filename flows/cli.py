@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib import metadata
 from typing import Annotated
 
 import typer
@@ -62,21 +63,14 @@ review_app.command("import")(review.review_import)
 app.add_typer(review_app, name="review")
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
-        from importlib.metadata import version
-
-        print(f"nightlabel {version('nightlabel')}")
-        raise typer.Exit
-
-
-@app.callback()
-def _common_options(
-    _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
+@app.callback(invoke_without_command=True)
+def show_version(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
-    pass
+    """Print the version if --version is given without a command."""
+    if version:
+        print(f"nightlabel {metadata.version('nightlabel')}")
+        raise typer.Exit
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -398,27 +398,23 @@ def load_recipe(preset: str = "default", overrides: list[str] | None = None) -> 
     Raises:
         ConfigError: an unknown preset, section or field, an unreadable file, or a value outside its limits.
     """
-    if preset.endswith(".toml"):
-        recipe = _read_preset_file(Path(preset))
-    elif preset in preset_names():
-        text = (resources.files("pipeline") / "presets" / f"{preset}.toml").read_text(encoding="utf-8")
-        recipe = validated(Recipe, tomllib.loads(text))
+    if preset in preset_names():
+        path = resources.files("pipeline") / "presets" / f"{preset}.toml"
+    elif preset.endswith(".toml"):
+        path = Path(preset)
     else:
         raise ConfigError(f"no preset {preset!r}; there are: {', '.join(preset_names())}, and paths of .toml files")
-    return apply_overrides(recipe, overrides or [])
-
-
-def _read_preset_file(path: Path) -> Recipe:
     try:
-        return validated(Recipe, tomllib.loads(path.read_text(encoding="utf-8")))
+        recipe = validated(Recipe, tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
-        raise ConfigError(f"preset {path}: there is no such file") from error
+        raise ConfigError(f"preset {preset}: there is no such file") from error
     except OSError as error:
-        raise ConfigError(f"preset {path}: cannot be read: {error.strerror}") from error
+        raise ConfigError(f"preset {preset}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"preset {path}: not TOML: {error}") from error
+        raise ConfigError(f"preset {preset}: not TOML: {error}") from error
     except ConfigError as error:
-        raise ConfigError(f"preset {path}: {error}") from error
+        raise ConfigError(f"preset {preset}: {error}") from error
+    return apply_overrides(recipe, overrides or [])
 
 
 def stored_recipe(values: dict[str, dict[str, Any]]) -> Recipe:

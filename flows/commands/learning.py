@@ -48,15 +48,11 @@ def train(
 
     Examples:
 
-        nightlabel train --model tickets --set training.epochs=6 --set model.pooling=attention
-
-        nightlabel train --target-precision 0.95
+        nightlabel train --model tickets --set training.epochs=6 --target-precision 0.95
 
         nightlabel train --preset workspace/presets/tuned.toml --pretrain
 
-        nightlabel train --embeddings glove.6B.100d.txt.gz --set model.embedding_size=100
-
-        nightlabel train --teacher probabilities.parquet --set training.teacher_weight=0.7
+        nightlabel train --embeddings glove.6B.100d.txt.gz --teacher probabilities.parquet
 
         nightlabel train --force --reason "the old classes are gone"
     """

@@ -87,7 +87,7 @@ def test_a_champion_that_changes_in_the_midst_of_a_night_labels_all_of_its_batch
     assert len(report.scored_parts) == PARTS
     assert models_in(place, "night") == {"weather@2"}
     (line,) = [one.message for one in caplog.records if "is champion now" in one.message]
-    assert line.startswith("weather@2 is champion now and begins anew, after ")
+    assert line.startswith("weather@2 is champion now and labels the batch anew, after ")
     assert line.endswith(f" of {PARTS} parts of batch night by weather@1")
 
 

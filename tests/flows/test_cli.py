@@ -207,12 +207,12 @@ def test_a_precision_can_be_chosen_and_the_report_says_which_and_why(
     run("ingest", str(weather), "--batch", "one")
     run("train", "--model", "weather", *TINY)
     capsys.readouterr()
-    assert run("score", "--device", "cpu", "--precision", "int8") == 0
+    assert run("score", "--device", "cpu", "--variant", "int8") == 0
     assert "Precision int8: as asked for." in capsys.readouterr().out
     manifest = read_json(home / "workspace/labels/weather/batch=one/manifest.json")
     assert manifest["precision"] == "int8"
     assert run("score", "--batch", "one", "--device", "cpu", "--precision", "fp16") == 2
-    assert "fp16 runs on cuda only, and this is cpu; use --precision auto" in capsys.readouterr().err
+    assert "fp16 runs on cuda only, and this is cpu; use --variant auto" in capsys.readouterr().err
     assert run("score", "--batch", "one", "--device", "cpu") == 0
     assert "Precision " in capsys.readouterr().out
 
@@ -224,7 +224,7 @@ def test_bench_prints_one_object_for_scripts_or_a_table_and_draws_a_picture(
     run("ingest", str(weather), "--batch", "one")
     run("train", "--model", "weather", *TINY)
     capsys.readouterr()
-    given = ["--device", "cpu", "--rounds", "1", "--batch-tokens", "2048", "--threads", "1", "--precision", "fp32"]
+    given = ["--device", "cpu", "--rounds", "1", "--batch-tokens", "2048", "--threads", "1", "--variant", "fp32"]
     assert run("bench", *given, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert {"device", "reading", "tokenizing", "variants", "end_to_end", "recommended"} <= found.keys()
