@@ -3,7 +3,7 @@
 import shlex
 
 from flows.reports.markdown import percent, picture, table
-from pipeline.training.tune.search import SearchResult, Trial, describe
+from pipeline.training.tune.search import SearchResult, TrialResult, describe
 
 BEST_TRIALS = 10
 LISTED_SETTINGS = 5
@@ -68,7 +68,7 @@ def _trial_table(tuning: SearchResult) -> str:
     return table(["trial", "macro-F1", "", "epochs", "seconds", "what differs from the start"], rows)
 
 
-def _row(trial: Trial, tuning: SearchResult) -> tuple[object, ...]:
+def _row(trial: TrialResult, tuning: SearchResult) -> tuple[object, ...]:
     score = "" if trial.score is None else f"{trial.score:.4f}"
     state = "pruned" if trial.pruned else "complete"
     return trial.number, score, state, trial.epochs, f"{trial.seconds:,.0f}", describe(trial, tuning.plan.start)
