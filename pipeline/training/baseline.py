@@ -61,9 +61,9 @@ def _predict(
     if multi_label:
         for number, targets in enumerate(train_targets.T):
             constant = targets.all() or not targets.any()
-            predicted[:, number] = targets[0] if constant else _fit(train_features, targets).predict(test_features)
+            predicted[:, number] = targets[0] if constant else fit_svm(train_features, targets).predict(test_features)
     else:
-        label_ids = _fit(train_features, train_targets.argmax(axis=1)).predict(test_features)
+        label_ids = fit_svm(train_features, train_targets.argmax(axis=1)).predict(test_features)
         predicted = np.eye(classes, dtype=bool)[label_ids]
     return predicted, train_features.shape[1]
 
@@ -88,12 +88,13 @@ def _tfidf(train_texts: Sequence[str], test_texts: Sequence[str]) -> tuple[Any, 
     return None
 
 
-def _fit(features: Any, truth: NDArray[Any]) -> Any:
+def fit_svm(features: Any, targets: NDArray[Any], *, tolerance: float = 1e-4, balanced: bool = False) -> Any:
+    """Return scikit-learn's linear SVM, fitted to features [texts, features] and targets [texts]."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.svm import LinearSVC
 
-    classifier = LinearSVC(random_state=0)
+    classifier = LinearSVC(random_state=0, tol=tolerance, class_weight="balanced" if balanced else None)
     with warnings.catch_warnings():
         # Stopped early the model is as good; the user could not act on the warning.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return classifier.fit(features, truth)
+        return classifier.fit(features, targets)

@@ -5,8 +5,8 @@ They are fitted separately: trained jointly, the LSTM and the linear model both 
 
 import logging
 import time
-import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pipeline.dataset.minibatches import plan_minibatches
 from pipeline.dataset.token_cache import TokenSet
+from pipeline.training.baseline import fit_svm
 from pipeline.training.model import MeanEmbeddingLinear, NgramLinear
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,8 @@ def fit_ngram_linear(
     norms = np.sqrt(features.multiply(features).sum(axis=1))
     features = (sparse.diags(1 / np.maximum(np.asarray(norms).ravel(), 1e-9)) @ features).tocsr()
     targets = _targets(texts, rows, multi_label)
-    weights, bias = _classify(lambda truth: _svm(features, truth, balanced), features.shape[1], targets, multi_label)
+    fit = partial(fit_svm, features, tolerance=1e-3, balanced=balanced)
+    weights, bias = _classify(fit, features.shape[1], targets, multi_label)
     with torch.no_grad():
         wide.table.copy_(torch.from_numpy(weights.T * idf[:, None]))
         wide.start.copy_(torch.from_numpy(bias))
@@ -92,9 +94,8 @@ def fit_mean_embedding_linear(
     average.standardise(torch.from_numpy(means))
     features = ((torch.from_numpy(means) - average.center) / average.spread).numpy()
     targets = _targets(texts, rows, multi_label)
-    weights, bias = _classify(
-        lambda truth: _logistic_regression(features, truth, balanced), features.shape[1], targets, multi_label
-    )
+    fit = partial(_logistic_regression, features, balanced=balanced)
+    weights, bias = _classify(fit, features.shape[1], targets, multi_label)
     with torch.no_grad():
         average.output.weight.copy_(torch.from_numpy(weights))
         average.output.bias.copy_(torch.from_numpy(bias))
@@ -172,17 +173,6 @@ def _classify(fit: Fit, size: int, targets: NDArray[np.bool_], multi_label: bool
     else:
         weights[present], bias[present] = model.coef_, model.intercept_
     return weights, bias
-
-
-def _svm(features: Any, truth: NDArray[np.integer], balanced: bool) -> Any:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.svm import LinearSVC
-
-    with warnings.catch_warnings():
-        # Stopped early the model is as good; the user could not act on the warning.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model = LinearSVC(random_state=0, tol=1e-3, class_weight="balanced" if balanced else None)
-        return model.fit(features, truth)
 
 
 def _logistic_regression(features: NDArray[np.float32], truth: NDArray[np.integer], balanced: bool) -> Any:

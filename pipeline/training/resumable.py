@@ -123,6 +123,13 @@ class ResumableLoop(Generic[State]):
                 torch.save(value, temporary)
 
 
+def part_of(progress: Progress | None, start: float, end: float, prefix: str = "") -> Progress | None:
+    """Return the progress callback of a part of the work, from one share of it to another."""
+    if progress is None:
+        return None
+    return lambda share, line: progress(start + share * (end - start), f"{prefix}{line}")
+
+
 def clock(seconds: float) -> str:
     """Return a duration as minutes and seconds."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d} min"

@@ -4,7 +4,6 @@ import copy
 import logging
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +29,7 @@ from pipeline.training.loop import (
 from pipeline.training.model import EMBEDDING_STD, Classifier
 from pipeline.training.parallel import CorePool
 from pipeline.training.prepare import PreparedData
-from pipeline.training.resumable import Progress
+from pipeline.training.resumable import Progress, part_of
 from pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -69,10 +68,9 @@ def fit(
     sets = prepared.read(TRAIN), prepared.read(VALIDATION)
     trained = {}
     for number, trial in enumerate(trials):
-        report = progress
-        if progress is not None and len(trials) > 1:
-            report = partial(_report_trial, progress, trial.name, number, len(trials))
-        trained[trial.name] = _train_trial(workspace, prepared, recipe, trial, sets, report, on_epoch)
+        prefix = f"{trial.name}: " if len(trials) > 1 else ""
+        part = part_of(progress, number / len(trials), (number + 1) / len(trials), prefix)
+        trained[trial.name] = _train_trial(workspace, prepared, recipe, trial, sets, part, on_epoch)
     best = max(trained.values(), key=lambda model: model.best_macro_f1)
     linear = _linear_alone(prepared, recipe, sets)
     if linear is not None:
@@ -102,10 +100,6 @@ def list_trials(prepared: PreparedData, recipe: Recipe) -> list[Trial]:
             changes = {"class_balance": balance} | ({} if pretrained else {"layer_decay": 1.0})
             trials.append(Trial(name, recipe.training.model_copy(update=changes), pretrained))
     return trials
-
-
-def _report_trial(progress: Progress, name: str, number: int, trials: int, share: float, line: str) -> None:
-    progress((number + share) / trials, f"{name}: {line}")
 
 
 def _train_trial(

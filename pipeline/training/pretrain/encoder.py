@@ -23,9 +23,9 @@ from pipeline.files import read_json, value_digest, verified_manifest, write_jso
 from pipeline.training.loop import choose_training_device
 from pipeline.training.model import EMBEDDING_STD, Classifier
 from pipeline.training.plots import perplexity_curve
-from pipeline.training.pretrain.language_model import DocumentModel, LanguageModel, WordModel
+from pipeline.training.pretrain.language_model import DocumentModel, LanguageModel
 from pipeline.training.pretrain.loop import Pretrained, PretrainingPhase, pretrain
-from pipeline.training.resumable import Progress
+from pipeline.training.resumable import Progress, part_of
 from pipeline.workspace import Workspace
 
 # Settings that decide the vocabulary and the shapes of the weights: an encoder serves recipes with the same values.
@@ -153,28 +153,23 @@ def _pretrain_both(
     cache: ChunkCache, recipe: Recipe, device: torch.device, checkpoints: Sequence[Path], progress: Progress | None
 ) -> tuple[Pretrained | None, Pretrained]:
     """Train the document model, which is quick, then the language model, which starts from its word vectors."""
-
-    def train(model: WordModel, phase: PretrainingPhase, checkpoint: Path, start: float, end: float) -> Pretrained:
-        def report(share: float, line: str) -> None:
-            if progress:
-                progress(start + share * (end - start), line)
-
-        return pretrain(model, cache, phase, config, device=device, checkpoint=checkpoint, progress=report)
-
     config, size = recipe.pretraining, cache.tokenizer.size
     torch.manual_seed(config.seed)
-    documents, finished = None, 0.0
+    documents, share = None, 0.0
     if config.document_epochs:
-        finished = DOCUMENT_SHARE
+        share = DOCUMENT_SHARE
         phase = PretrainingPhase("document vectors", config.document_epochs, config.document_learning_rate)
-        documents = train(DocumentModel(size, config.document_size, cache.counts), phase, checkpoints[0], 0.0, finished)
+        model = DocumentModel(size, config.document_size, cache.counts)
+        part = part_of(progress, 0.0, share)
+        documents = pretrain(model, cache, phase, config, device=device, checkpoint=checkpoints[0], progress=part)
     language = LanguageModel(size, recipe.model)
     if documents is not None and config.document_size == recipe.model.embedding_size:
         vectors = documents.model.embedding.weight.detach()
         with torch.no_grad():
             language.embedding.weight.copy_(vectors * (EMBEDDING_STD / vectors.std()))
     phase = PretrainingPhase("language model", config.epochs, config.learning_rate)
-    return documents, train(language, phase, checkpoints[1], finished, 1.0)
+    part = part_of(progress, share, 1.0)
+    return documents, pretrain(language, cache, phase, config, device=device, checkpoint=checkpoints[1], progress=part)
 
 
 def _write(folder: Path, cache: ChunkCache, recipe: Recipe, documents: Pretrained | None, language: Pretrained) -> None:
