@@ -1,11 +1,13 @@
 """An ONNX graph under construction."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import torch
 from onnx import TensorProto, helper, numpy_helper
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _array(value: "np.ndarray | torch.Tensor") -> np.ndarray:
