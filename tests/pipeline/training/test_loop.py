@@ -184,8 +184,14 @@ def test_parameters_by_depth_run_from_the_head_to_the_embedding() -> None:
     assert sum(map(len, depths)) == len(list(model.parameters()))
 
 
-def test_parts_of_a_batch_on_several_cores_add_up_to_the_whole(prepared: PreparedData) -> None:
-    """Without dropout, what two cores learn from a batch is what one learns, but for rounding."""
+def test_an_unknown_pooling_is_refused() -> None:
+    model = Classifier(50, 2, tiny_recipe().model.model_copy(update={"pooling": "median"}))
+    with pytest.raises(ValueError, match="unknown pooling 'median'"):
+        model(torch.tensor([[2, 3]]), torch.tensor([2]))
+
+
+def test_two_cores_learn_what_one_does(prepared: PreparedData) -> None:
+    """Without dropout, but for rounding."""
     recipe = tiny_recipe(word_dropout=0.0, epochs=1, batch_size=32, learning_rate=0.001)
     still = {"embedding_dropout": 0.0, "head_dropout": 0.0}
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=still)})
