@@ -127,22 +127,22 @@ class TokenizerConfig(Settings):
 
 
 class ModelConfig(Settings):
-    """The shape of the LSTM classifier."""
+    """The architecture of the LSTM classifier."""
 
     embedding_size: Annotated[int, Field(ge=1)] = Field(default=128, description="Numbers per word vector.")
     hidden_size: Annotated[int, Field(ge=1)] = Field(default=128, description="LSTM units per direction.")
-    layers: Annotated[int, Field(ge=1, le=3)] = Field(default=1, description="LSTM layers on top of each other.")
-    bidirectional: bool = Field(default=True, description="Read the text in both directions.")
+    layers: Annotated[int, Field(ge=1, le=3)] = Field(default=1, description="Stacked LSTM layers.")
+    bidirectional: bool = Field(default=True, description="Read each text in both directions.")
     pooling: Literal["last", "max", "mean", "attention"] = Field(
-        default="max", description="How the states of a text become one vector."
+        default="max", description="How the LSTM states of a text become one vector."
     )
     dense_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=(), description="Sizes of hidden dense layers between pooling and output."
     )
-    batch_norm: bool = Field(default=False, description="Normalise the pooled vector over the batch.")
+    batch_norm: bool = Field(default=False, description="Batch normalisation of the pooled vector.")
     wide_buckets: Annotated[int, Field(ge=0)] = Field(
         default=1_048_573,
-        description="Rows for hashed word pairs in a linear branch beside the LSTM, best a prime; 0 for no branch.",
+        description="Hash buckets for word pairs in the linear branch beside the LSTM, best a prime; 0 for no branch.",
     )
     embedding_dropout: Share = Field(default=0.3, description="Dropout on word vectors.")
     layer_dropout: Share = Field(default=0.2, description="Dropout between LSTM layers.")
@@ -150,34 +150,31 @@ class ModelConfig(Settings):
 
 
 class TrainingConfig(Settings):
-    """How the weights are found."""
+    """How the classifier is trained."""
 
     epochs: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="Most passes over the training texts; 0: from 3 for a large corpus to 30 for a tiny one."
+        default=0, description="Most epochs; 0: from 3 for a large corpus to 30 for a tiny one."
     )
     learning_rate: Annotated[float, Field(gt=0.0)] = Field(default=3e-3, description="Highest learning rate.")
-    schedule: Literal["one-cycle", "constant"] = Field(default="one-cycle", description="How the learning rate moves.")
+    schedule: Literal["one-cycle", "constant"] = Field(default="one-cycle", description="Learning rate schedule.")
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(default=0.01, description="AdamW weight decay.")
-    batch_size: Annotated[int, Field(ge=1)] = Field(default=64, description="Most texts in a batch.")
+    batch_size: Annotated[int, Field(ge=1)] = Field(default=64, description="Most texts in a minibatch.")
     batch_tokens: Annotated[int, Field(ge=1)] = Field(
         default=12_800,
-        description="Most token slots in a batch, padding included; long texts make smaller batches.",
+        description="Most token slots in a minibatch, padding included; long texts make smaller minibatches.",
     )
     word_dropout: Share = Field(default=0.1, description="Share of words replaced by 'unknown' while training.")
-    label_smoothing: Share = Field(default=0.0, description="Share of certainty taken from the true label.")
+    label_smoothing: Share = Field(default=0.0, description="Label smoothing: share of each target spread over all.")
     gradient_norm: Annotated[float, Field(gt=0.0)] = Field(
         default=1.0, description="Gradients are clipped to this norm."
     )
     class_balance: Literal["none", "weights", "sampling", "try"] = Field(
         default="none",
-        description="Whether rare classes count for more in the loss, or are read more often; "
-        "try trains with each and keeps what the validation split prefers.",
+        description="Balance classes by weights in the loss or by sampling; "
+        "try trains with each and keeps the best on the validation split.",
     )
     teacher_weight: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
-        default=0.5, description="Weight of a teacher's probabilities where a text has a label too."
-    )
-    teacher_temperature: Annotated[float, Field(gt=0.0)] = Field(
-        default=1.0, description="Above 1, a teacher's second choices count for more."
+        default=0.5, description="Weight of soft labels (--teacher) in the loss of texts that have a label too."
     )
     compare_scratch: bool = Field(
         default=True,
@@ -186,57 +183,53 @@ class TrainingConfig(Settings):
     layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         default=0.5, description="After pretraining: learning rate of each layer as a share of the one above it."
     )
-    frozen_share: Share = Field(
-        default=0.0, description="After pretraining: share of the training in which layers thaw one by one, top first."
-    )
     patience: Annotated[int, Field(ge=1)] = Field(
-        default=3, description="Stop after this many epochs without a better validation macro-F1, in the second half."
+        default=3,
+        description="Early stopping: epochs without a better validation macro-F1, counted in the second half.",
     )
     split: Literal["hash", "stratified"] = Field(
         default="hash",
-        description="How rows without a given split are divided: by text, or equally within each class.",
+        description="How rows without a given split are divided: by a hash of the text, or stratified by class.",
     )
     validation_share: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(
-        default=0.1, description="Share of the texts used for validation where none is given."
+        default=0.1, description="Share of the texts used for validation where no split is given."
     )
     test_share: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(
-        default=0.1, description="Share of the texts held out for testing where none is given."
+        default=0.1, description="Share of the texts held out for testing where no split is given."
     )
     seed: Annotated[int, Field(ge=0)] = Field(default=1, description="Same seed, same data, same CPU: same weights.")
     device: Literal["auto", "cuda", "cpu"] = Field(default="auto", description="Where to train.")
-    baseline: bool = Field(
-        default=True, description="Train the linear baseline on the same split and report it beside."
-    )
+    baseline: bool = Field(default=True, description="Train a linear baseline on the same split for comparison.")
 
 
 class PretrainingConfig(Settings):
-    """How the encoder learns from text without labels."""
+    """How an encoder is pretrained on text without labels."""
 
-    epochs: Annotated[int, Field(ge=1)] = Field(default=3, description="Passes of the language model over all texts.")
+    epochs: Annotated[int, Field(ge=1)] = Field(default=3, description="Epochs of the language model.")
     document_epochs: Annotated[int, Field(ge=0)] = Field(
-        default=5, description="Passes in which words learn what documents they stand in; 0 to leave that out."
+        default=5, description="Epochs of the document model, which learns document vectors; 0 for none."
     )
-    document_size: Annotated[int, Field(ge=1)] = Field(
-        default=128, description="Numbers per word vector that this gives."
-    )
+    document_size: Annotated[int, Field(ge=1)] = Field(default=128, description="Numbers per document vector.")
     document_learning_rate: Annotated[float, Field(gt=0.0)] = Field(
-        default=0.01, description="Highest learning rate of these passes."
+        default=0.01, description="Highest learning rate of the document model."
     )
-    learning_rate: Annotated[float, Field(gt=0.0)] = Field(default=4e-3, description="Highest learning rate.")
+    learning_rate: Annotated[float, Field(gt=0.0)] = Field(
+        default=4e-3, description="Highest learning rate of the language model."
+    )
     batch_tokens: Annotated[int, Field(ge=1)] = Field(
-        default=8_192, description="Most token slots in a batch, padding included."
+        default=8_192, description="Most token slots in a minibatch, padding included."
     )
     sampled_words: Annotated[int, Field(ge=1)] = Field(
-        default=512, description="Words drawn for each batch, among which the true one is to be told."
+        default=512, description="Sampled softmax: words drawn for each minibatch beside the true ones."
     )
     gradient_norm: Annotated[float, Field(gt=0.0)] = Field(
         default=1.0, description="Gradients are clipped to this norm."
     )
     held_out_share: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(
-        default=0.01, description="Share of the texts on which perplexity is measured."
+        default=0.01, description="Share of the texts held out to measure perplexity."
     )
     leave_out_test: bool = Field(
-        default=True, description="Do not read the texts of the test split; off, all text there is."
+        default=True, description="Leave out the texts of the test split; off, pretrain on all texts."
     )
     seed: Annotated[int, Field(ge=0)] = Field(default=1, description="Same seed, same data, same CPU: same weights.")
 
@@ -430,6 +423,16 @@ def stored_recipe(values: dict[str, dict[str, Any]]) -> Recipe:
             names = type(Recipe.model_fields[section].default).model_fields
             sections[section] = {field: value for field, value in fields.items() if field in names}
     return validated(Recipe, sections)
+
+
+def training_digest_values(recipe: Recipe, sections: set[str]) -> dict[str, dict[str, Any]]:
+    """Return sections of a recipe, "training" among them, as JSON values to compute a digest from.
+
+    Removed settings stay in it at their defaults, so that checkpoints and searches begun before are found.
+    """
+    values: dict[str, dict[str, Any]] = recipe.model_dump(mode="json", include=sections)
+    values["training"] |= {"frozen_share": 0.0, "teacher_temperature": 1.0}
+    return values
 
 
 def apply_overrides(settings: S, overrides: Iterable[str]) -> S:

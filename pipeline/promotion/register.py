@@ -30,9 +30,10 @@ from pipeline.promotion.rule import check_force, decide_promotion, promotion_rec
 from pipeline.promotion.version import ModelVersion
 from pipeline.schemas import SPLITS
 from pipeline.training.evaluate import assess
-from pipeline.training.loop import Progress, TrainedModel
+from pipeline.training.loop import TrainedModel
 from pipeline.training.plots import learning_curve
 from pipeline.training.prepare import COLD_START, PreparedData, WarmStart, prepare
+from pipeline.training.resumable import Progress
 from pipeline.training.selection import delete_checkpoints, fit
 from pipeline.workspace import Workspace
 

@@ -106,7 +106,7 @@ def test_pretraining_serves_the_trainings_after_it(
     assert "| from scratch |" in out
     assert len(list((home / "workspace/encoders").iterdir())) == 1  # it was used again
     assert run("train", "--encoder", encoder.name, *TINY, "--set", "model.hidden_size=7") == 2
-    assert "does not suit: model.hidden_size is" in capsys.readouterr().err
+    assert "does not match: model.hidden_size is" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("server")
