@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from server import free_port, until
+from server import SECONDS, free_port, until
 
 POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None, key=lambda path: int(path.parent.name))
 PATH = ":".join(str(path) for path in (Path(sys.executable).parent, POSTGRES, os.defpath, "/usr/sbin") if path)
@@ -96,7 +96,7 @@ class Stack:
             cwd=self.path("nightlabel"),
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=SECONDS,
             check=False,
         )
 
@@ -116,7 +116,7 @@ class Stack:
             for sent in (polite, signal.SIGKILL):
                 try:
                     os.killpg(process.pid, sent)
-                    process.wait(30)
+                    process.wait(60)
                 except ProcessLookupError:
                     break
                 except subprocess.TimeoutExpired:

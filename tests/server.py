@@ -16,7 +16,7 @@ import httpx
 
 T = TypeVar("T")
 PREFECT_FILE = Path(__file__).parent.parent / "deploy" / "prefect.yaml"
-SECONDS = 180.0  # a run takes about eight, most of them imports; a busy machine may take many times as long
+SECONDS = 900.0  # nothing takes so long, however busy the machine is: who waits longer waits for ever
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
@@ -107,7 +107,7 @@ def open_office(root: Path) -> Iterator[Office]:
     # The worker is started in another folder than the deployments are made from, as a service would be.
     worker = ["worker", "start", "--pool", "nightlabel", "--type", "process", "--name", "desk"]
     with (
-        httpx.Client(base_url=environment["PREFECT_API_URL"], timeout=60) as api,
+        httpx.Client(base_url=environment["PREFECT_API_URL"], timeout=SECONDS) as api,
         running(server, environment, elsewhere, root / "server.log"),
     ):
         until(lambda: healthy(api), f"no server; see {root / 'server.log'}")
@@ -140,7 +140,7 @@ def running(words: list[str], environment: dict[str, str], folder: Path, log: Pa
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             try:
-                process.wait(timeout=20)
+                process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
@@ -153,6 +153,21 @@ def until(poll: Callable[[], T | None], otherwise: str) -> T:
             return found
         time.sleep(0.2)
     raise AssertionError(otherwise)
+
+
+def hold_at(part: Path) -> None:
+    """Hold a run at a labels part for as long as a test wants.
+
+    Whoever looks whether the part is there already waits: it is a pipe into which nobody writes.
+    """
+    os.mkfifo(part)
+
+
+def let_go_at(part: Path) -> None:
+    """Let go on whoever is held at a labels part, and whoever comes to it later."""
+    writer = os.open(part, os.O_RDWR)  # wakes those who wait, and itself waits for nobody
+    part.unlink()
+    os.close(writer)
 
 
 def healthy(api: httpx.Client) -> bool:

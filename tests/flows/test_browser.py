@@ -15,14 +15,12 @@ import numpy as np
 import pytest
 from conftest import tiny_recipe, weather_rows
 from playwright.sync_api import ConsoleMessage, Locator, Page, Route, expect, sync_playwright
-from server import Office, until
+from server import SECONDS, Office, until
 
 from pipeline.config import IngestConfig
 from pipeline.ingest import ingest
 from pipeline.promotion.register import train
 from pipeline.workspace import Workspace
-
-pytestmark = pytest.mark.server
 
 SWITCHES = [
     "--no-sandbox",
@@ -33,7 +31,7 @@ SWITCHES = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE = 180_000  # milliseconds, on a busy machine
+PATIENCE = 1000 * SECONDS  # in milliseconds
 COMPLETED = [0.13, 0.62, 0.29]  # the colour of a bar in the graph whose run is completed,
 STRIP = 16  # and of the strip at the foot of the graph, in pixels
 NIGHT = "2026-03-07"
@@ -41,7 +39,7 @@ ROWS = 30
 
 # The UI asks for the configuration of its maker's analytics even where they are switched off; nothing else leaves.
 ANALYTICS = "sr-client-cfg.amplitude.com"
-# What the pages of Prefect 3.8 complain of by themselves; whatever else they say fails the tests.
+# What the pages of Prefect 3.9 complain of by themselves; whatever else they say fails the tests.
 KNOWN = re.compile(
     f"https://{ANALYTICS}/"  # not let through here
     r"|/(scheduled|pending|running|completed)\.svg: .*404"  # icons of the graph, looked for in the wrong folder,
@@ -195,7 +193,6 @@ def test_the_report_of_the_night_is_found_from_its_run_and_its_pictures_are_draw
     visit.page.goto(night)
     visit.page.get_by_role("tab", name="Artifacts").click()
     visit.page.get_by_role("link", name=f"The night of {NIGHT}").click()
-    visit.page.get_by_role("link", name=re.compile("^[0-9a-f]{8}$")).first.click()
     expect(visit.page.get_by_role("heading", name=f"Night of {NIGHT}")).to_be_visible()
     expect(visit.page.get_by_role("listitem").get_by_text("every row is accounted for")).to_be_visible()
     pictures = visit.page.get_by_role("main").get_by_role("img", name=re.compile("."))

@@ -1,14 +1,12 @@
 """Versions that replace each other: compared and promoted by command, and changed while a night is labelled."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from conftest import tiny_recipe, weather_rows
-from prefect.testing.utilities import prefect_test_harness
 
 from flows import score as score_flow
 from flows.cli import main
@@ -25,12 +23,6 @@ from pipeline.workspace import Workspace
 
 ON_CPU = ScoringConfig(device="cpu", precision="fp32", threads=1)
 PARTS = 6
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 @pytest.fixture

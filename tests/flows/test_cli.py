@@ -1,13 +1,11 @@
 """The command line as a user meets it, through the real flows on a real temporary server."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from conftest import weather_rows
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.cli import main
 from pipeline.files import read_json
@@ -16,12 +14,6 @@ TINY = [
     *("--set", "training.epochs=8", "--set", "training.batch_size=16", "--set", "training.learning_rate=0.03"),
     *("--set", "model.hidden_size=16", "--set", "model.embedding_size=16", "--set", "tokenizer.min_count=1"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 @pytest.fixture
@@ -47,6 +39,7 @@ def run(*words: str) -> int:
     return int(exit_.value.code or 0)
 
 
+@pytest.mark.usefixtures("server")
 def test_a_night_from_raw_file_to_labels(weather: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("ingest", str(weather), "--batch", "history") == 0
     assert "| documents | 120 |" in capsys.readouterr().out
@@ -71,6 +64,7 @@ def test_a_night_from_raw_file_to_labels(weather: Path, home: Path, capsys: pyte
     assert "Nothing to label" in out
 
 
+@pytest.mark.usefixtures("server")
 def test_a_night_that_looks_wrong_is_held_until_it_is_published(
     weather: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,6 +91,7 @@ def test_a_night_that_looks_wrong_is_held_until_it_is_published(
     assert "Held" not in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("server")
 def test_pretraining_serves_the_trainings_after_it(
     weather: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,6 +109,7 @@ def test_pretraining_serves_the_trainings_after_it(
     assert "does not suit: model.hidden_size is" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("server")
 def test_documents_with_several_labels_from_ingest_to_score(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{**row, "label": f"{row['label']};day"} for row in weather_rows()]
     path = str(write_rows(home / "rows.jsonl", rows))
@@ -128,6 +124,7 @@ def test_documents_with_several_labels_from_ingest_to_score(home: Path, capsys: 
     assert "day, rain" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("server")
 def test_models_are_listed_shown_promoted_and_rolled_back(
     weather: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,6 +142,7 @@ def test_models_are_listed_shown_promoted_and_rolled_back(
     assert [entry["action"] for entry in champion["log"]] == ["promote", "promote", "rollback", "promote"]
 
 
+@pytest.mark.usefixtures("server")
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -183,6 +181,7 @@ def test_what_a_user_can_mend_is_one_line_and_status_2(
     assert weather.exists()
 
 
+@pytest.mark.usefixtures("server")
 def test_labels_that_cannot_train_are_refused_by_name(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"text": f"a {n}", "label": "x"} for n in range(9)] + [{"text": "b", "label": "lonely"}]
     run("ingest", str(write_rows(home / "rows.jsonl", rows)))
@@ -191,6 +190,7 @@ def test_labels_that_cannot_train_are_refused_by_name(home: Path, capsys: pytest
     assert not (home / "workspace/models").exists()
 
 
+@pytest.mark.usefixtures("server")
 def test_an_unknown_batch_is_refused(weather: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("ingest", str(weather), "--batch", "one")
     run("train", *TINY)
@@ -200,6 +200,7 @@ def test_an_unknown_batch_is_refused(weather: Path, capsys: pytest.CaptureFixtur
     assert "no model default@4 (there: default@1)" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("server")
 def test_a_precision_can_be_chosen_and_the_report_says_which_and_why(
     weather: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -216,6 +217,7 @@ def test_a_precision_can_be_chosen_and_the_report_says_which_and_why(
     assert "Precision " in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("server")
 def test_bench_prints_one_object_for_scripts_or_a_table_and_draws_a_picture(
     weather: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -234,6 +236,7 @@ def test_bench_prints_one_object_for_scripts_or_a_table_and_draws_a_picture(
     assert (home / "time.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.usefixtures("server")
 def test_what_is_our_fault_is_status_1(
     weather: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,8 +9,6 @@ import pytest
 from conftest import weather_rows
 from server import PREFECT_FILE, Office
 
-pytestmark = pytest.mark.server
-
 FLOWS = {"ingest", "pretrain", "train", "tune", "score", "nightly"}
 TINY = ["training.epochs=1", "model.hidden_size=8", "model.embedding_size=8", "tokenizer.min_count=1"]
 

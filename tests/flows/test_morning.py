@@ -5,7 +5,7 @@ import datetime
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from conftest import tiny_recipe, weather_rows
 from prefect.client.schemas.objects import State
 from prefect.settings import get_current_settings
-from prefect.testing.utilities import prefect_test_harness
+from server import SECONDS
 
 from flows.nightly import nightly
 from flows.reports.morning import Failure, NightResult, night_report, outcome
@@ -290,12 +290,6 @@ def test_a_failure_stands_on_top_and_first_in_what_to_do(station: Station) -> No
     assert section("\n".join(lines), "What to do").strip().startswith("1. Mend what made the ingest fail")
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
-
-
 def night_run(station: Station, sources: list[str] | None = None, day: datetime.date = DAY) -> State[str]:
     config = ScoringConfig(device="cpu", threads=1)
     state: State[str] = nightly(
@@ -310,7 +304,7 @@ def reports(station: Station) -> list[str]:
 
 def shown(which: str) -> str:
     """Return the text of an artifact, as the UI gets it."""
-    answered = httpx.get(f"{get_current_settings().api.url}/artifacts/{which}", timeout=60)
+    answered = httpx.get(f"{get_current_settings().api.url}/artifacts/{which}", timeout=SECONDS)
     return str(answered.raise_for_status().json()["data"])
 
 

@@ -24,7 +24,7 @@ from prefect.settings.legacy import _get_valid_setting_names
 from prefect_redis.cleanup_queue import RedisWorkerCleanupQueueSettings
 from prefect_redis.client import RedisMessagingSettings
 from prefect_redis.messaging import RedisMessagingPublisherSettings
-from server import ENDED, Office, until
+from server import ENDED, SECONDS, Office, hold_at, let_go_at, until
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
@@ -40,8 +40,6 @@ NAME, WRONG = "nightlabel", "nightlabel:wrong"
 TINY = ["training.epochs=1", "model.hidden_size=8", "model.embedding_size=8", "tokenizer.min_count=1"]
 DAY = "2026-11-20"
 INSTALL = "apt-get install postgresql redis-server haproxy wget"
-
-server = pytest.mark.server
 
 
 # What the files say.
@@ -172,7 +170,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     with running(COMPOSE, {**CPU, "NIGHTLABEL_INCOMING": str(incoming)}) as stack:
         folder = stack.path("/nightlabel")
         addresses = [stack.address(name, "4200") for name in ("proxy", "api-1", "api-2")]
-        apis = [httpx.Client(base_url=f"http://{address}/api", auth=login, timeout=60) for address in addresses]
+        apis = [httpx.Client(base_url=f"http://{address}/api", auth=login, timeout=SECONDS) for address in addresses]
         yield Team(stack, *(Office(folder, api, {}) for api in apis))
         for api in apis:
             api.close()
@@ -188,12 +186,21 @@ def night(team: Team) -> Night:
     renewed = team.other.ask("POST", f"/v2/concurrency_limits/leases/{lease}/renew", {"lease_duration": 60})
     team.other.ask("POST", "/v2/concurrency_limits/decrement-with-lease", {"lease_id": lease}).raise_for_status()
 
+    labels = labels_in(team)
+    labels.mkdir(parents=True)
+    hold_at(labels / "part-00000.parquet")
     run_id = team.one.start("nightly", sources=["incoming/{date}/*.jsonl"], date=DAY)
     until(lambda: team.other.get(f"/flow_runs/{run_id}")["state_type"] == "RUNNING", "the night did not begin")
     team.stack.kill("api-1")
     killed = datetime.datetime.now(datetime.UTC)
+    let_go_at(labels / "part-00000.parquet")
     run = team.other.ended(run_id)
     return Night(run, killed, until(lambda: _task_runs(team.other, run_id), "some task runs stayed open"), renewed)
+
+
+def labels_in(team: Team) -> Path:
+    """Return where the labels of the night are in the volume of the worker."""
+    return team.stack.path("/nightlabel/workspace") / "labels" / "weather" / f"batch={DAY}"
 
 
 def _task_runs(office: Office, run_id: str) -> list[dict[str, Any]] | None:
@@ -205,7 +212,6 @@ def _task_runs(office: Office, run_id: str) -> list[dict[str, Any]] | None:
     return found if all_there and all(task["state_type"] in ENDED for task in found) else None
 
 
-@server
 def test_a_night_goes_on_when_a_replica_is_killed_in_its_middle(night: Night) -> None:
     assert night.run["state_type"] == "COMPLETED", night.run["state"]["message"]
     assert night.run["name"] == f"nightly {DAY}: *.jsonl"
@@ -213,22 +219,19 @@ def test_a_night_goes_on_when_a_replica_is_killed_in_its_middle(night: Night) ->
     assert any(datetime.datetime.fromisoformat(task["end_time"]) > night.killed for task in night.task_runs)
 
 
-@server
 def test_its_rows_add_up_in_the_volume_of_the_worker(team: Team, night: Night) -> None:
     assert night.run["state_type"] == "COMPLETED"
-    labels = team.stack.path("/nightlabel/workspace") / "labels" / "weather" / f"batch={DAY}"
+    labels = labels_in(team)
     manifest = json.loads((labels / "manifest.json").read_text(encoding="utf-8"))
     rows = sum(pq.read_metadata(labels / part["file"]).num_rows for part in manifest["parts"])
     counts = manifest["counts"]
     assert rows == 40 == counts["documents"] == counts["scored"] + counts["review"] + counts["empty"]
 
 
-@server
 def test_a_slot_that_was_taken_at_one_replica_is_renewed_at_the_other(night: Night) -> None:
     assert night.renewed.status_code == httpx.codes.NO_CONTENT
 
 
-@server
 @pytest.mark.usefixtures("night")
 def test_the_address_answers_while_a_replica_is_gone(team: Team) -> None:
     answers = [team.proxy.api.get("/admin/version") for _ in range(6)]
@@ -237,14 +240,12 @@ def test_the_address_answers_while_a_replica_is_gone(team: Team) -> None:
     assert team.stack.healthy("proxy")
 
 
-@server
 def test_the_services_schedule_the_next_nights(team: Team) -> None:
     nightly = team.other.deployment("nightly")["id"]
     scheduled = {"flow_runs": {"deployment_id": {"any_": [nightly]}, "state": {"type": {"any_": ["SCHEDULED"]}}}}
     assert until(lambda: team.other.find("flow_runs", **scheduled), "the next nights were not scheduled")
 
 
-@server
 @pytest.mark.usefixtures("night")
 def test_an_automation_runs_a_deployment_behind_the_password(team: Team) -> None:
     resource = {"prefect.resource.id": f"{BATCH}.labelled", "prefect.resource.name": "labelled"}
@@ -259,31 +260,28 @@ def test_an_automation_runs_a_deployment_behind_the_password(team: Team) -> None
     assert until(started, "the announced batch was not scored")
 
 
-@server
 @pytest.mark.parametrize("login", [None, ("nightlabel", "wrong"), ("nightlabel", "")])
 @pytest.mark.parametrize("path", ["/admin/settings", "/flow_runs/filter", "/deployments/filter", "/events"])
 def test_the_api_refuses_a_wrong_password_and_none(team: Team, login: tuple[str, str] | None, path: str) -> None:
     method = "GET" if path.startswith("/admin") else "POST"
     url = f"http://{team.stack.address('proxy', '4200')}/api{path}"
-    answer = httpx.request(method, url, auth=login, json={}, timeout=60)
+    answer = httpx.request(method, url, auth=login, json={}, timeout=SECONDS)
     assert answer.status_code == httpx.codes.UNAUTHORIZED
     assert answer.json() == {"exception_message": "Unauthorized"}
 
 
-@server
 def test_a_web_socket_goes_through_the_proxy_and_is_refused_without_the_password(team: Team) -> None:
     def log_in(secret: str) -> Any:
         url = f"ws://{team.stack.address('proxy', '4200')}/api/events/in"
         with connect(url, subprotocols=[Subprotocol("prefect")], proxy=None) as socket:
             socket.send(json.dumps({"type": "auth", "token": secret}))
-            return json.loads(socket.recv(timeout=60))
+            return json.loads(socket.recv(timeout=SECONDS))
 
     assert log_in(f"{NAME}:{SECRETS['NIGHTLABEL_PASSWORD']}") == {"type": "auth_success"}
     with pytest.raises(ConnectionClosedError, match="Invalid token"):
         log_in(WRONG)
 
 
-@server
 @pytest.mark.parametrize(
     "words",
     [
@@ -299,7 +297,6 @@ def test_clients_are_refused_with_a_wrong_password(team: Team, words: list[str])
     assert re.search("401|refuses the password", ended.stdout + ended.stderr)
 
 
-@server
 def test_database_and_redis_refuse_a_wrong_password_too(team: Team) -> None:
     host, port = team.stack.address("postgres", "5432").split(":")
     for secret, refused in ((SECRETS["POSTGRES_PASSWORD"], False), ("wrong", True)):
@@ -315,7 +312,7 @@ def test_database_and_redis_refuse_a_wrong_password_too(team: Team) -> None:
 
 async def _postgres_refuses(host: str, port: int, login: dict[str, str]) -> bool:
     try:
-        connection = await asyncpg.connect(host=host, port=port, timeout=60, **login)
+        connection = await asyncpg.connect(host=host, port=port, timeout=SECONDS, **login)
     except asyncpg.InvalidPasswordError:
         return True
     await connection.close()

@@ -2,12 +2,10 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import weather_rows
-from prefect.testing.utilities import prefect_test_harness
 from prefect.utilities.callables import parameter_schema
 
 from flows import train as train_flow
@@ -23,12 +21,6 @@ SMALL = [
     *("--set", "training.epochs=3", "--set", "training.batch_size=16", "--set", "model.embedding_size=8"),
     *("--set", "model.hidden_size=8", "--set", "model.wide_buckets=101", "--set", "tokenizer.min_count=1"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 @pytest.fixture
@@ -48,6 +40,7 @@ def run(*words: str) -> int:
     return int(exit_.value.code or 0)
 
 
+@pytest.mark.usefixtures("server")
 def test_a_search_reports_what_it_gained_and_its_preset_trains(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("ingest", "weather.jsonl", "--batch", "history")
     capsys.readouterr()
@@ -69,6 +62,7 @@ def test_a_search_reports_what_it_gained_and_its_preset_trains(home: Path, capsy
     assert "is champion now" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("server")
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -95,6 +89,7 @@ def test_what_a_user_can_mend_is_one_line_and_status_2(
     assert not list(home.glob("workspace/*/*"))
 
 
+@pytest.mark.usefixtures("server")
 def test_a_search_of_that_name_on_other_documents_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("ingest", "weather.jsonl", "--batch", "one")
     assert run("tune", "--trials", "1", *SMALL) == 0
@@ -104,6 +99,7 @@ def test_a_search_of_that_name_on_other_documents_is_refused(home: Path, capsys:
     assert "the search 'tuned' was begun with other documents: choose another --name" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("server")
 def test_the_report_for_the_ui_holds_the_picture_and_what_mattered(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

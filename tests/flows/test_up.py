@@ -1,5 +1,6 @@
 """`nightlabel up` as a person starts and stops it: one command, and nothing lost however it ends."""
 
+import json
 import os
 import re
 import signal
@@ -7,27 +8,24 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import tiny_recipe, weather_rows
-from server import SECONDS, free_port, until
+from server import ENDED, SECONDS, free_port, hold_at, let_go_at, until
 
-from pipeline.config import IngestConfig, apply_overrides
+from pipeline.config import IngestConfig
 from pipeline.ingest import ingest
 from pipeline.promotion.register import train
 from pipeline.workspace import Workspace
 
-pytestmark = pytest.mark.server
-
 PROJECT = Path(__file__).parents[2]
+PARTS, PART_ROWS = 6, 20
 
 
 class Up:
@@ -58,8 +56,9 @@ class Up:
         for _ in range(2):
             if self.process.poll() is None:
                 self.process.send_signal(signal.SIGINT)
-                time.sleep(1)
-        self.process.wait(60)
+                with suppress(subprocess.TimeoutExpired):
+                    self.process.wait(20)
+        self.process.wait(SECONDS)
         self._ear.join()
         assert self.process.stdout is not None
         self.process.stdout.close()
@@ -72,12 +71,14 @@ class Up:
         return until(poll, f"it did not say {pattern!r}: {self.lines}")
 
     def ended(self) -> int:
-        return self.process.wait(SECONDS)
+        status = self.process.wait(SECONDS)
+        self._ear.join()
+        return status
 
     def ask(self, path: str, body: Any = None) -> Any:
         def answered() -> httpx.Response | None:
             try:
-                answer = httpx.request("GET" if body is None else "POST", self.api + path, json=body, timeout=60)
+                answer = httpx.request("GET" if body is None else "POST", self.api + path, json=body, timeout=SECONDS)
             except httpx.TransportError:
                 return None
             return None if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else answer
@@ -88,8 +89,13 @@ class Up:
         deployment = self.ask(f"/deployments/name/{name}/{name}")["id"]
         return str(self.ask(f"/deployments/{deployment}/create_flow_run", {"parameters": parameters})["id"])
 
-    def state(self, run_id: str) -> str:
-        return str(self.ask(f"/flow_runs/{run_id}")["state_type"])
+    def state(self, run_id: str) -> dict[str, Any]:
+        return dict(self.ask(f"/flow_runs/{run_id}")["state"])
+
+    def end_of(self, run_id: str) -> tuple[str, str]:
+        """Wait for a run to end; return how it did, and what is said of that."""
+        state = until(lambda: found if (found := self.state(run_id))["type"] in ENDED else None, "the run did not end")
+        return state["type"], state["message"]
 
 
 @pytest.fixture
@@ -111,61 +117,95 @@ def port() -> int:
 
 
 @pytest.fixture
-def filled(tmp_path: Path) -> Workspace:
-    """A model that takes some seconds for a part, and a batch of five parts."""
+def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace with a model, and the batch of a night, in several parts."""
     place = Workspace(tmp_path / "workspace")
-    rows = weather_rows()
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "weather.parquet")
-    ingest(place, [str(tmp_path / "weather.parquet")], IngestConfig(), batch_id="labelled")
-    train(
-        place, "weather", apply_overrides(tiny_recipe(epochs=1), ["model.hidden_size=192", "model.embedding_size=128"])
-    )
-    words = np.array([word for row in rows for word in row["text"].split()])
-    drawn = np.random.default_rng(0).choice(words, (250_000, 30))
-    table = pa.table({"id": [f"n{number}" for number in range(len(drawn))], "text": [" ".join(row) for row in drawn]})
-    pq.write_table(table, tmp_path / "night.parquet")
-    ingest(place, [str(tmp_path / "night.parquet")], IngestConfig(), batch_id="night")
-    assert len(place.batch("night").parts) == 5
+    add(place, "labelled", weather_rows())
+    train(place, "weather", tiny_recipe(epochs=1))
+    monkeypatch.setattr("pipeline.ingest.parts.PART_ROWS", PART_ROWS)
+    monkeypatch.setattr("pipeline.ingest.readers.jsonl.CHUNK_ROWS", PART_ROWS)
+    add(place, "night", [{"id": f"n{row['id']}", "text": row["text"]} for row in weather_rows(PARTS * PART_ROWS)])
+    assert len(place.batch("night").parts) == PARTS
     return place
 
 
+def add(place: Workspace, batch_id: str, rows: list[dict[str, Any]]) -> None:
+    source = place.root.parent / f"{batch_id}.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    ingest(place, [str(source)], IngestConfig(), batch_id=batch_id)
+
+
+class Labels:
+    """The labels of the night, where a run can be held at parts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True)
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"part-{number:05}.parquet"
+
+    def hold(self, *numbers: int) -> None:
+        for number in numbers:
+            hold_at(self.path(number))
+
+    def let_go(self, *numbers: int) -> None:
+        for number in numbers:
+            let_go_at(self.path(number))
+
+    def parts(self) -> dict[int, bytes]:
+        paths = {number: self.path(number) for number in range(PARTS)}
+        return {number: path.read_bytes() for number, path in paths.items() if path.is_file()}
+
+    def await_parts(self, numbers: Iterable[int]) -> None:
+        until(lambda: self.parts().keys() == set(numbers), f"the labels are not those of parts {numbers}")
+
+
+@pytest.fixture
+def labels(filled: Workspace) -> Labels:
+    return Labels(filled.labels_dir("weather", "night"))
+
+
 def test_neither_a_dead_worker_nor_ctrl_c_loses_a_row_or_labels_one_twice(
-    filled: Workspace, port: int, start_up: Callable[[Path, int], Up]
+    filled: Workspace, labels: Labels, port: int, start_up: Callable[[Path, int], Up]
 ) -> None:
-    labels = filled.labels_dir("weather", "night")
     up = start_up(filled.root, port)
     assert f"http://127.0.0.1:{port}" in up.said("the UI is at")
     assert up.said(r"the next night runs at 20\d\d-\d\d-\d\d 02:00 \(Europe/Berlin\)")
 
     # The worker is killed together with its run, and nobody is left who could say so: the silence must.
+    labels.hold(1, 2)
     killed = up.start("nightly")
-    until(lambda: list(labels.glob("*.parquet")), "no part was labelled")
+    labels.await_parts([0])
     (worker,) = [pid for pid, command in _family(up.process.pid).items() if "worker start" in command]
     _kill_all(worker)
+    labels.let_go(1, 2)
     up.said("the worker ended with status -9.* starting another")
-    assert up.state(killed) == "RUNNING"
-    until(lambda: up.state(killed) == "CRASHED" or None, "the run stayed as if it were running")
-    done = _parts(labels)
-    assert 0 < len(done) < 5
+    how, why = up.end_of(killed)
+    assert (how, "The process of this run is gone" in why) == ("CRASHED", True), why
+    done = labels.parts()
+    assert done.keys() == {0}
 
     # A second run goes on where that one ended, and is itself interrupted, politely.
+    labels.hold(3, 4)
     stopped = up.start("nightly")
-    until(lambda: len(_parts(labels)) > len(done) or None, "no further part was labelled")
+    labels.await_parts([0, 1, 2])
     up.process.send_signal(signal.SIGINT)
     up.said("waiting for the parts under way of nightly")
+    labels.let_go(3, 4)
     assert up.ended() == 0, up.lines
     assert up.lines[-1] == "stopped"
+    assert labels.parts().keys() == {0, 1, 2, 3, 4}
 
     again = start_up(filled.root, port)
     again.said("the UI is at")
-    assert again.state(stopped) in ("CANCELLED", "COMPLETED")  # it may have been at its last part
-    assert again.state(last := again.start("nightly"))
-    assert until(lambda: again.state(last) == "COMPLETED" or None, "the last run did not complete")
-    parts = _parts(labels)
-    assert {name: parts[name] for name in done} == done  # not done twice
-    ids = [doc_id for name in parts for doc_id in pq.read_table(labels / name)["doc_id"].to_pylist()]
-    assert len(ids) == len(set(ids)) == 250_000
-    assert (labels / "manifest.json").exists()
+    assert again.end_of(stopped)[0] == "CANCELLED"
+    assert again.end_of(again.start("nightly"))[0] == "COMPLETED"
+    parts = labels.parts()
+    assert {number: parts[number] for number in done} == done  # not done twice
+    ids = [doc_id for number in parts for doc_id in pq.read_table(labels.path(number))["doc_id"].to_pylist()]
+    assert len(ids) == len(set(ids)) == PARTS * PART_ROWS
+    assert (labels.folder / "manifest.json").exists()
     assert not again.ask("/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}}})
 
     # Whoever starts it a second time is told, and nothing happens to the first.
@@ -177,33 +217,31 @@ def test_neither_a_dead_worker_nor_ctrl_c_loses_a_row_or_labels_one_twice(
     assert again.process.poll() is None
 
 
-def _parts(labels: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(labels.glob("*.parquet"))}
-
-
 def test_a_run_that_died_with_everything_else_is_marked_and_the_next_outlives_a_server_that_is_killed(
-    filled: Workspace, port: int, start_up: Callable[[Path, int], Up]
+    filled: Workspace, labels: Labels, port: int, start_up: Callable[[Path, int], Up]
 ) -> None:
-    labels = filled.labels_dir("weather", "night")
     up = start_up(filled.root, port)
     up.said("the UI is at")
+    labels.hold(1, 2)
     run = up.start("score")
-    until(lambda: list(labels.glob("*.parquet")), "no part was labelled")
+    labels.await_parts([0])
     _kill_all(up.process.pid)
+    labels.let_go(1, 2)
     again = start_up(filled.root, port)
     assert "had been killed" in again.said("marked as crashed")
-    assert again.state(run) == "CRASHED"
+    assert again.state(run)["type"] == "CRASHED"
     again.said("the UI is at")
+    assert labels.parts().keys() == {0}
 
-    done = _parts(labels)
-    assert len(done) < 5
+    labels.hold(3, 4)
     run = again.start("score")
-    until(lambda: len(_parts(labels)) > len(done), "no further part was labelled")
+    labels.await_parts([0, 1, 2])
     (server,) = [pid for pid, command in _family(again.process.pid).items() if "server start" in command]
     os.kill(server, signal.SIGKILL)
+    labels.let_go(3, 4)
     again.said("the server ended with status -9.* starting another")
-    until(lambda: again.state(run) == "COMPLETED", "the run did not outlive the server")
-    assert (labels / "manifest.json").exists()
+    assert again.end_of(run)[0] == "COMPLETED"
+    assert (labels.folder / "manifest.json").exists()
 
 
 def _family(pid: int) -> dict[int, str]:

@@ -22,8 +22,6 @@ from pipeline.ingest import ingest
 from pipeline.promotion.register import train
 from pipeline.workspace import Workspace
 
-pytestmark = pytest.mark.server
-
 
 @dataclass
 class Receiver:

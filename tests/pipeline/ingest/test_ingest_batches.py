@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from ingest_tools import documents, take, texts, write
 
 from pipeline.config import IngestConfig
@@ -79,6 +80,7 @@ def peak_memory(folder: Path, rows: int) -> int:
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
+@pytest.mark.slow
 def test_ten_times_the_rows_take_no_more_memory(tmp_path: Path) -> None:
     # Both are more than one part, so both have filled every buffer once.
     assert peak_memory(tmp_path, 600_000) < 1.1 * peak_memory(tmp_path, 60_000)

@@ -37,7 +37,10 @@ def test_variants_are_written_and_measured_beside_fp32(tmp_path: Path, pooling: 
     facts = read_json(tmp_path / "variants.json")
     int8 = facts["int8"]["agreement"]
     assert int8["texts"] == 300
-    assert 0.9 < int8["equal_labels"] <= int8["equal_clear_labels"] <= 1
+    assert 0.9 < int8["equal_labels"] <= 1
+    others = int8["texts"] * (1 - int8["equal_labels"])
+    clear_others = int8["clear_texts"] * (1 - int8["equal_clear_labels"])
+    assert 0 <= round(clear_others) <= round(others)  # of as many texts or fewer: the shares may be either way round
     assert 0 < int8["largest_change"] < 0.3
     assert int8["speed"] > 0
     assert facts["int8"]["agreement"]["device"]

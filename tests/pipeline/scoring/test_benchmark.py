@@ -1,6 +1,7 @@
 """The benchmark measures what it says, recommends what was fastest, and leaves the workspace alone."""
 
 import shutil
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,17 @@ from pipeline.scoring.plots import time_spent
 from pipeline.workspace import Batch, Workspace
 
 AddBatch = Callable[..., Batch]
+
+
+def rounding(*seconds: float) -> float:
+    """Return by which share times may be off that are told to four digits, at most."""
+    return 0.0001 / min(seconds)
+
+
+@pytest.fixture
+def no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not measure the peak of memory: that takes a process of its own, which imports everything again."""
+    monkeypatch.setattr("pipeline.scoring.benchmark.peak_memory_mb", lambda *_: None)
 
 
 def test_every_stage_is_measured_beside_the_whole_and_the_fastest_settings_are_recommended(
@@ -47,17 +59,18 @@ def test_every_stage_is_measured_beside_the_whole_and_the_fastest_settings_are_r
         assert rates["mb_per_s"] > 0
         assert len(rates["seconds"]) == 2
     whole = found["end_to_end"]
-    assert whole["ceiling_share"] == pytest.approx(
-        whole["rows_per_s"] / found["variants"][whole["precision"]]["rows_per_s"], rel=0.3
-    )
+    alone = found["variants"][whole["precision"]]
+    model, middle = statistics.median(alone["seconds"]), sorted(whole["seconds"])[1]
+    assert whole["ceiling_share"] == pytest.approx(model / middle, rel=rounding(model) + rounding(middle))
     assert 0 <= whole["padding_share"] < 0.5
     assert whole["peak_memory_mb"] > 50
     told = found["evidence"]
     for kind in ("model", "end_to_end"):
         assert told[kind]["rows_per_s"] > 0
-        without = found["variants"][whole["precision"]] if kind == "model" else whole
-        costs = [after / before - 1 for before, after in zip(without["seconds"], told[kind]["seconds"], strict=True)]
-        assert min(costs) - 0.1 < told[f"{kind}_cost"] < max(costs) + 0.1  # seconds are rounded
+        without = alone["seconds"] if kind == "model" else whole["seconds"]
+        times = [after / before for before, after in zip(without, told[kind]["seconds"], strict=True)]
+        exact = 2 * rounding(*without, *told[kind]["seconds"])
+        assert 1 + told[f"{kind}_cost"] == pytest.approx(statistics.median(times), rel=exact)
     best, tried = found["recommended"], found["settings_tried"]
     allowed = choose_variant("auto", trained.bundle.variants, on_gpu=False, title="").variant
     assert {trial["precision"] for trial in tried} == {"fp32", allowed}
@@ -70,6 +83,7 @@ def test_every_stage_is_measured_beside_the_whole_and_the_fastest_settings_are_r
     assert any("round 2 of 2" in line for line in lines)
 
 
+@pytest.mark.usefixtures("no_peak")
 def test_settings_that_are_given_are_not_tuned(workspace: Workspace, trained: Registration) -> None:
     assert trained.promoted
     config = ScoringConfig(device="cpu", variant="fp32", batch_tokens=512, threads=1)
@@ -79,6 +93,7 @@ def test_settings_that_are_given_are_not_tuned(workspace: Workspace, trained: Re
     assert found["end_to_end"]["workers"] == 1
 
 
+@pytest.mark.usefixtures("no_peak")
 def test_half_of_the_cores_are_tried_too(workspace: Workspace, trained: Registration) -> None:
     assert trained.promoted
     config = ScoringConfig(device="cpu", variant="fp32", batch_tokens=512)
@@ -112,6 +127,7 @@ def test_what_is_not_there_is_refused(workspace: Workspace, trained: Registratio
         workspace_subject(workspace, None, "weather")
 
 
+@pytest.mark.usefixtures("no_peak")
 def test_without_a_workspace_the_demo_s_tickets_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flows.demo.bench.DEMO_ROWS", 300)
     monkeypatch.setattr(

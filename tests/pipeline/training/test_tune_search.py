@@ -49,7 +49,13 @@ from pipeline.workspace import Workspace
 
 folder, trials, *settings = sys.argv[1:]
 plan = make_plan("cut", settings=settings, trials=int(trials))
-search(Workspace(folder), plan, lambda share, line: print(line, flush=True))
+
+def say(share, line):
+    print(line, flush=True)
+    if line.startswith("trial 1 of 4: macro-F1"):
+        sys.stdin.read()  # whose end never comes: it waits to be killed
+
+search(Workspace(folder), plan, say)
 """
 
 
@@ -106,11 +112,12 @@ def test_a_budget_is_spent_once_and_a_larger_one_goes_on(workspace: Workspace) -
     assert spent.new == 0
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_and_repeats_nothing_that_was_finished(workspace: Workspace) -> None:
     """Killed by SIGKILL as soon as the first of four trials is over."""
     settings = [*SMALL, "training.epochs=6"]
     command = [sys.executable, "-c", RUN, str(workspace.root), "4", *settings]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         with closing(process.stdout) as lines:
             line = next(line for line in lines if line.startswith("trial 1 of 4: macro-F1"))
