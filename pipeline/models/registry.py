@@ -72,7 +72,7 @@ class Registry:
         return max(numbers, default=0) + 1
 
     def add(self, name: str, staged: Path, facts: Mapping[str, Any]) -> Bundle:
-        """Make a staged folder the next version, with a manifest of `facts` and digests; it does not become champion."""
+        """Make a staged folder the next version, with `facts` and digests in its manifest, and not champion."""
         home = self.workspace.model_dir(name)
         home.mkdir(parents=True, exist_ok=True)
         version = self.next_version(name)
