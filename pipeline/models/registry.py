@@ -72,13 +72,7 @@ class Registry:
         return max(numbers, default=0) + 1
 
     def add(self, name: str, staged: Path, facts: Mapping[str, Any]) -> Bundle:
-        """Register a staged bundle as the next version, with a manifest; it does not become the champion.
-
-        Args:
-            name: the model's.
-            staged: folder of the bundle, in the same file system; it is moved.
-            facts: what its manifest records besides the digests of the files.
-        """
+        """Make a staged folder the next version, with `facts` and digests in its manifest, and not champion."""
         home = self.workspace.model_dir(name)
         home.mkdir(parents=True, exist_ok=True)
         version = self.next_version(name)

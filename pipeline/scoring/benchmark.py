@@ -9,7 +9,7 @@ import statistics
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -35,7 +35,9 @@ from pipeline.workspace import Batch, Workspace
 ROWS = 20_000  # of a batch, by default
 ROUNDS = 3
 MEGABYTE = 1e6
-EVIDENCE = "evidence"
+# What is timed, beside the variants, each under its own name.
+READING, TOKENIZING, TOKENIZING_ALL_THREADS = "reading", "tokenizing", "tokenizing in all threads"
+EVIDENCE, WHOLE, WHOLE_WITH_EVIDENCE = "evidence", "end to end", "end to end with evidence"
 
 
 def bench(
@@ -104,38 +106,38 @@ def _measure(
         name: [padded for texts in columns for padded in each.minibatches(texts)] for name, each in scorers.items()
     }
     steps: dict[str, Callable[[], Iterable[object]]] = {
-        "reading": partial(read_tables, batch),
-        "tokenizing": lambda: (
+        READING: partial(read_tables, batch),
+        TOKENIZING: lambda: (
             scorer.tokenizer.encode(texts.slice(*rows)) for texts in columns for rows in byte_slices(texts)
         ),
-        "tokenizing together": lambda: map(scorer.encode, columns),
+        TOKENIZING_ALL_THREADS: lambda: map(scorer.encode, columns),
         **{name: partial(_outputs, scorers[name].engine, minibatches[name]) for name in scorers},
     }
+    whole = {WHOLE: partial(label_batch, workspace, batch, scorer)}
     if explaining:
         steps[EVIDENCE] = partial(_outputs, explaining.engine, minibatches[variant], attribute=True)
-    seconds, runs, explained = _time_rounds(steps, workspace, batch, scorer, explaining, rounds, say)
-    run = sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
+        whole[WHOLE_WITH_EVIDENCE] = partial(label_batch, workspace, batch, explaining)
+    seconds, reports = _time_rounds(steps, whole, rounds, say)
+    run = sorted(reports[WHOLE], key=lambda run: run.seconds)[rounds // 2]
     megabytes = sum(texts.nbytes for texts in columns) / MEGABYTE
-    amount = _Amount(batch.rows, sum(part.tokens for part in run.parts), megabytes)
+    times = _Times(seconds, batch.rows, sum(part.tokens for part in run.parts), megabytes)
+    all_threads = times.rates(TOKENIZING_ALL_THREADS)["mb_per_s"]
     return {
-        "reading": amount.rates(seconds["reading"]),
-        "tokenizing": {
-            **amount.rates(seconds["tokenizing"]),
-            "mb_per_s_all_threads": amount.rates(seconds["tokenizing together"])["mb_per_s"],
-        },
+        "reading": times.rates(READING),
+        "tokenizing": {**times.rates(TOKENIZING), "mb_per_s_all_threads": all_threads},
         "variants": {
-            name: {**amount.rates(seconds[name]), "padding_share": padding_share(minibatches[name])} for name in scorers
+            name: {**times.rates(name), "padding_share": padding_share(minibatches[name])} for name in scorers
         },
         "end_to_end": {
-            **amount.rates([run.seconds for run in runs]),
+            **times.rates(WHOLE),
             "precision": variant,
-            "ceiling_share": _ceiling(seconds, variant, on_gpu=scorer.engine.device.is_gpu) / run.seconds,
+            "ceiling_share": times.ceiling(variant, on_gpu=scorer.engine.device.is_gpu) / run.seconds,
             "padding_share": run.padding_share,
             "peak_memory_mb": peak_memory_mb(workspace, batch, scorer),
             "stage_shares": run.stage_shares,
             "workers": run.workers,
         },
-        EVIDENCE: _evidence_cost(amount, seconds, variant, runs, explained) if explaining else None,
+        "evidence": times.evidence(variant) if explaining else None,
     }
 
 
@@ -149,82 +151,71 @@ def _outputs(
 
 
 def _time_rounds(
-    steps: dict[str, Callable[[], Iterable[object]]],
-    workspace: Workspace,
-    batch: Batch,
-    scorer: Scorer,
-    explaining: Scorer | None,
+    steps: Mapping[str, Callable[[], Iterable[object]]],
+    whole: Mapping[str, Callable[[], BatchReport]],
     rounds: int,
     say: Say,
-) -> tuple[dict[str, list[float]], list[BatchReport], list[BatchReport]]:
-    """Return the seconds of each step, and the reports of whole runs without and with evidence, of each round."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    runs: list[BatchReport] = []
-    explained: list[BatchReport] = []
-    whole = [(scorer, runs), *([(explaining, explained)] if explaining else [])]
-    for each, _ in whole:
-        label_batch(workspace, batch, each)  # what is done only once is not measured
+) -> tuple[dict[str, list[float]], dict[str, list[BatchReport]]]:
+    """Return the seconds of each step and of each kind of whole run, by round, and the reports of the whole runs."""
+    seconds: dict[str, list[float]] = {name: [] for name in (*steps, *whole)}
+    reports: dict[str, list[BatchReport]] = {name: [] for name in whole}
+    for label in whole.values():
+        label()  # what is done only once is not measured
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}")
         for name, step in steps.items():
             started = time.perf_counter()
             deque(step(), maxlen=0)  # results are dropped one by one
             seconds[name].append(time.perf_counter() - started)
-        for each, reports in whole:
-            reports.append(label_batch(workspace, batch, each))
-    return seconds, runs, explained
+        for name, label in whole.items():
+            reports[name].append(label())
+            seconds[name].append(reports[name][-1].seconds)
+    return seconds, reports
 
 
 @dataclass(frozen=True)
-class _Amount:
-    """How much was labelled; `tokens` without those of repeated texts."""
+class _Times:
+    """Seconds of each step, by round, and how much was labelled in them; `tokens` without those of repeated texts."""
 
+    seconds: dict[str, list[float]]
     rows: int
     tokens: int
     megabytes: float
 
-    def rates(self, seconds: Sequence[float]) -> dict[str, Any]:
-        """Return the speeds of the median of several times."""
-        median = max(statistics.median(seconds), 1e-9)
+    def rates(self, name: str) -> dict[str, Any]:
+        """Return the speeds of a step, at its median time."""
+        median = max(statistics.median(self.seconds[name]), 1e-9)
         return {
             "rows_per_s": self.rows / median,
             "tokens_per_s": self.tokens / median,
             "mb_per_s": self.megabytes / median,
-            "seconds": [round(value, 4) for value in seconds],
+            "seconds": [round(value, 4) for value in self.seconds[name]],
         }
 
+    def ceiling(self, variant: str, *, on_gpu: bool) -> float:
+        """Return the shortest possible time, in seconds.
 
-def _evidence_cost(
-    amount: _Amount,
-    seconds: dict[str, list[float]],
-    variant: str,
-    runs: Sequence[BatchReport],
-    explained: Sequence[BatchReport],
-) -> dict[str, Any]:
-    """Return the speeds with evidence, and the share of time that it adds to the model alone and to the whole."""
+        On a CPU all stages share the cores, and the model takes nearly all of them. A GPU works in parallel with the
+        CPU, which reads and tokenizes: the slower of the two sets the limit.
+        """
+        model, *preparation = (
+            statistics.median(self.seconds[name]) for name in (variant, READING, TOKENIZING_ALL_THREADS)
+        )
+        return max(model, sum(preparation)) if on_gpu else model
 
-    def cost(without: Sequence[float], evidence: Sequence[float]) -> float:
-        """Return the median over the rounds, in each of which both were measured."""
-        return statistics.median(after / max(before, 1e-9) for before, after in zip(without, evidence, strict=True)) - 1
+    def evidence(self, variant: str) -> dict[str, Any]:
+        """Return the speeds with evidence, and the share of time that it adds to the model alone and to the whole."""
+        return {
+            "model": self.rates(EVIDENCE),
+            "end_to_end": self.rates(WHOLE_WITH_EVIDENCE),
+            "model_cost": self.added(variant, EVIDENCE),
+            "end_to_end_cost": self.added(WHOLE, WHOLE_WITH_EVIDENCE),
+        }
 
-    whole, whole_explained = ([run.seconds for run in reports] for reports in (runs, explained))
-    return {
-        "model": amount.rates(seconds[EVIDENCE]),
-        "end_to_end": amount.rates(whole_explained),
-        "model_cost": cost(seconds[variant], seconds[EVIDENCE]),
-        "end_to_end_cost": cost(whole, whole_explained),
-    }
-
-
-def _ceiling(seconds: dict[str, list[float]], variant: str, *, on_gpu: bool) -> float:
-    """Return the shortest possible time, in seconds.
-
-    On a CPU all stages share the cores, and the model takes nearly all of them. A GPU works in parallel with the CPU,
-    which reads and tokenizes: the slower of the two sets the limit.
-    """
-    model = statistics.median(seconds[variant])
-    preparation = statistics.median(seconds["reading"]) + statistics.median(seconds["tokenizing together"])
-    return max(model, preparation) if on_gpu else model
+    def added(self, before: str, after: str) -> float:
+        """Return the share of time that one step takes more than another: the median over the rounds."""
+        pairs = zip(self.seconds[before], self.seconds[after], strict=True)
+        return statistics.median(longer / max(shorter, 1e-9) for shorter, longer in pairs) - 1
 
 
 def padding_share(minibatches: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:

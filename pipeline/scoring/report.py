@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.metrics.outliers import Outlier
@@ -30,10 +30,6 @@ class PartReport:
     outliers: Sequence[Outlier] | None = None  # likewise
     seconds: float = 0.0
     stages: Mapping[str, float] = field(default_factory=dict)  # busy seconds, see pipeline.scoring.timing
-
-    def timed(self, seconds: float, stages: Mapping[str, float]) -> "PartReport":
-        """Return the report with its times."""
-        return replace(self, seconds=seconds, stages=stages)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ Memory is bounded by the size of a part and does not grow with the batch. The co
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,7 @@ def score_part(workspace: Workspace, batch: Batch, part: dict[str, Any], scorer:
         )
         scorer.raise_if_stopped()
         write_part(folder / part["file"], labels, report)
-    return report.timed(time.monotonic() - started, clock.seconds)
+    return replace(report, seconds=time.monotonic() - started, stages=clock.seconds)
 
 
 def unique_texts(table: pa.Table) -> tuple[pa.Array, np.ndarray, np.ndarray]:
