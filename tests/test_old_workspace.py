@@ -19,7 +19,7 @@ from pipeline.nights.finish import score_batch
 from pipeline.nights.publish import published_batches
 from pipeline.nights.summary import labelled_night
 from pipeline.promotion.comparison import read_comparison
-from pipeline.promotion.register import Registration
+from pipeline.promotion.rule import Registration
 from pipeline.scoring.scorer import Scorer
 from pipeline.training.pretrain.encoder import named_encoder
 from pipeline.workspace import Workspace

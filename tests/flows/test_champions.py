@@ -17,7 +17,8 @@ from pipeline.config import IngestConfig, Recipe, ScoringConfig, apply_overrides
 from pipeline.files import read_json
 from pipeline.ingest import ingest
 from pipeline.models.registry import Registry
-from pipeline.promotion.register import Registration, train
+from pipeline.promotion.register import train
+from pipeline.promotion.rule import Registration
 from pipeline.scoring.score import score_part
 from pipeline.workspace import Workspace
 

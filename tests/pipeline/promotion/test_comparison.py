@@ -29,8 +29,8 @@ from pipeline.promotion.comparison import (
     read_comparison,
 )
 from pipeline.promotion.plots import class_changes
-from pipeline.promotion.register import Registration, train
-from pipeline.promotion.rule import Decision, gate
+from pipeline.promotion.register import train
+from pipeline.promotion.rule import Decision, Registration, gate
 from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Batch, Workspace
 

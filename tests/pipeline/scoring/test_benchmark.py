@@ -14,7 +14,7 @@ from pipeline.config import ScoringConfig
 from pipeline.errors import BatchError, ModelError
 from pipeline.models.session import usable_cores
 from pipeline.models.variants import choose_variant
-from pipeline.promotion.register import Registration
+from pipeline.promotion.rule import Registration
 from pipeline.scoring.benchmark import bench
 from pipeline.scoring.benchmark_subject import take_rows, workspace_subject
 from pipeline.scoring.benchmark_tuning import rows_of

@@ -17,7 +17,8 @@ from pipeline.models.engine import Engine
 from pipeline.models.session import cuda_obstacle
 from pipeline.nights.finish import score_batch
 from pipeline.nights.summary import labelled_night, outlier_rows
-from pipeline.promotion.register import Registration, train
+from pipeline.promotion.register import train
+from pipeline.promotion.rule import Registration
 from pipeline.schemas import LABELS
 from pipeline.scoring.explanations import (
     LONGEST_WORD,
