@@ -129,7 +129,8 @@ def test_a_killed_search_goes_on_and_repeats_nothing_that_was_finished(workspace
     assert f"{found.start.score:.4f}" in line
     assert len(found.trials) == 4
     assert found.new < 4
-    assert [text.split(":")[0] for text in told] == [f"trial {n} of 4" for n in range(5 - found.new, 5)]
+    ends = [text for text in told if "; " in text]  # on a busy machine there are lines from inside a trial too
+    assert [text.split(":")[0] for text in ends] == [f"trial {n} of 4" for n in range(5 - found.new, 5)]
     assert search(workspace, plan).new == 0
 
 
