@@ -1,7 +1,7 @@
-"""How good predictions are, as plain values that go into a bundle's `metrics.json` unchanged."""
+"""Classification metrics: scores, calibration and decision thresholds, as plain values for `metrics.json`."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,22 +17,22 @@ def evaluate(
     labels: Sequence[str],
     thresholds: NDArray[np.floating] | None = None,
 ) -> dict[str, Any]:
-    """Return every score of a set of predictions, ready for JSON.
+    """Return all metrics of a set of predictions, ready for JSON.
 
-    A class without documents counts in the macro averages with 0, as in scikit-learn with `zero_division=0`.
+    A class without documents counts as 0 in the macro averages, as in scikit-learn with `zero_division=0`.
 
     Args:
-        probabilities: `[n, classes]`; each row adds up to 1, unless there are thresholds.
-        targets: `[n, classes]`, the true classes: one for each document, unless there are thresholds.
+        probabilities: `[n, classes]`; without thresholds each row sums to 1.
+        targets: `[n, classes]`, the true classes; without thresholds one for each document.
         labels: the name of each class, in the order of the columns.
-        thresholds: `[classes]`, where a document can have several classes: the probabilities they are given from.
+        thresholds: `[classes]`, the decision thresholds of a multi-label model; None for a single-label one.
 
     Returns:
-        `n`, `accuracy` (with several classes: of documents whose classes are exactly right), `macro_` and
-        `weighted_` `precision`, `recall` and `f1`, `log_loss` (nats), `calibration_error` (0 to 1), `per_class`,
-        `confusion` (rows are the truth; None with several classes) and `reliability` (see `reliability_bins`).
-        With several classes also `micro_` and `example_` `precision`, `recall` and `f1`; of the latter the mean
-        over documents. Without documents the scores are None and the lists keep their lengths.
+        `n`, `accuracy` (multi-label: exact matches), `macro_` and `weighted_` `precision`, `recall` and `f1`,
+        `log_loss` (nats), `calibration_error` (0 to 1), `per_class`, `confusion` (rows are the truth; None for
+        multi-label) and `reliability` (see `reliability_bins`). For multi-label also `micro_` and `example_`
+        (mean over documents) `precision`, `recall` and `f1`. Without documents the scores are None and the lists
+        keep their lengths.
     """
     predicted = decide(probabilities, thresholds)
     multi_label = thresholds is not None
@@ -40,35 +40,34 @@ def evaluate(
     return {
         "n": len(targets),
         "accuracy": float((predicted == targets).all(axis=1).mean()) if len(targets) else None,
-        **_averages(predicted, targets, {"micro": "micro", "example": "samples"} if multi_label else {}),
+        **_precision_recall_f1(predicted, targets, labels, multi_label),
         "log_loss": log_loss(probabilities, targets.astype(np.float32), multi_label=multi_label),
         "calibration_error": calibration_error(bins),
-        "per_class": _per_class(predicted, targets, labels),
-        "confusion": None if multi_label else _confusion(predicted.argmax(axis=1), targets.argmax(axis=1), len(labels)),
+        "confusion": None if multi_label else (targets.T.astype(np.float64) @ predicted).astype(np.int64).tolist(),
         "reliability": bins,
     }
 
 
 def decide(probabilities: NDArray[np.floating], thresholds: NDArray[np.floating] | None = None) -> NDArray[np.bool_]:
-    """Return which classes each document is given, bool `[n, classes]`: the likeliest, or all from a threshold on.
+    """Return the assigned classes of each document, bool `[n, classes]`.
 
     Args:
         probabilities: `[n, classes]`.
-        thresholds: `[classes]`, where a document can have several classes.
+        thresholds: `[classes]`; a class is assigned from its threshold on. None assigns the likeliest class.
     """
     if thresholds is not None:
         return probabilities >= thresholds
-    chosen = np.zeros(probabilities.shape, dtype=bool)
-    chosen[np.arange(len(chosen)), probabilities.argmax(axis=1)] = True
-    return chosen
+    assigned = np.zeros(probabilities.shape, dtype=bool)
+    assigned[np.arange(len(assigned)), probabilities.argmax(axis=1)] = True
+    return assigned
 
 
 def confidences(probabilities: NDArray[np.floating], assigned: NDArray[np.bool_]) -> NDArray[np.floating]:
-    """Return how sure each answer is, `[n]`: the highest probability, or where no class is given what it lacks to 1.
+    """Return the confidence of each decision, `[n]`: the highest probability, or its complement without a class.
 
     Args:
         probabilities: `[n, classes]`.
-        given: `[n, classes]`, from `decide`.
+        assigned: `[n, classes]`, from `decide`.
     """
     highest = probabilities.max(axis=1)
     return np.where(assigned.any(axis=1), highest, 1 - highest)
@@ -77,10 +76,10 @@ def confidences(probabilities: NDArray[np.floating], assigned: NDArray[np.bool_]
 def macro_f1(predicted: NDArray[np.bool_], targets: NDArray[np.bool_]) -> float:
     """Return the mean F1 over all classes, 0 where a class is neither predicted nor present.
 
-    Same value as `evaluate(...)["macro_f1"]`, without scikit-learn: cheap enough for every epoch.
+    Equals `evaluate(...)["macro_f1"]` without importing scikit-learn, so that every epoch can afford it.
 
     Args:
-        predicted: `[n, classes]`, the classes that were given.
+        predicted: `[n, classes]`, the assigned classes.
         targets: `[n, classes]`, the true classes.
     """
     correct = (predicted & targets).sum(axis=0)
@@ -89,17 +88,17 @@ def macro_f1(predicted: NDArray[np.bool_], targets: NDArray[np.bool_]) -> float:
 
 
 def standard_error(share: float, n: int) -> float:
-    """Return the standard error of a share that was found on `n` documents."""
+    """Return the standard error of a share measured on `n` documents."""
     return math.sqrt(share * (1 - share) / max(n, 1))
 
 
 def best_thresholds(probabilities: NDArray[np.floating], targets: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return the probability from which each class is given, float32 `[classes]`, so that its F1 is highest.
+    """Return the decision threshold of each class that maximises its F1, float32 `[classes]`.
 
-    A threshold lies half-way between two neighbouring probabilities. A class that occurs nowhere keeps 0.5.
+    A threshold lies half-way between two neighbouring probabilities. A class without documents keeps 0.5.
 
     Args:
-        probabilities: `[n, classes]`, each by itself.
+        probabilities: `[n, classes]`, independent of each other.
         targets: `[n, classes]`.
     """
     thresholds = np.full(probabilities.shape[1], 0.5, dtype=np.float32)
@@ -117,53 +116,52 @@ def best_thresholds(probabilities: NDArray[np.floating], targets: NDArray[np.boo
 def log_loss(
     probabilities: NDArray[np.floating], targets: NDArray[np.floating], *, multi_label: bool = False
 ) -> float | None:
-    """Return the mean loss of a document in nats; None without documents.
+    """Return the mean cross-entropy of a document in nats; None without documents.
 
     Args:
         probabilities: `[n, classes]`.
         targets: `[n, classes]`, 1 for each class that a document has.
-        multi_label: classes are independent, and those a document lacks count too.
+        multi_label: sum the binary cross-entropy of every class.
     """
     if not len(probabilities):
         return None
-    # Not scikit-learn's: it warns when float32 rows add up to 1 only nearly.
-    certain = np.clip(probabilities.astype(np.float64), SMALLEST_PROBABILITY, 1.0)
-    losses = -(targets * np.log(certain)).sum(axis=1)
+    # scikit-learn's log_loss warns when float32 rows sum to 1 only nearly.
+    present = np.clip(probabilities.astype(np.float64), SMALLEST_PROBABILITY, 1.0)
+    losses = -(targets * np.log(present)).sum(axis=1)
     if multi_label:
-        lacking = np.clip(1.0 - probabilities.astype(np.float64), SMALLEST_PROBABILITY, 1.0)
-        losses -= ((1 - targets) * np.log(lacking)).sum(axis=1)
+        absent = np.clip(1.0 - probabilities.astype(np.float64), SMALLEST_PROBABILITY, 1.0)
+        losses -= ((1 - targets) * np.log(absent)).sum(axis=1)
     return float(losses.mean())
 
 
 def reliability(
     probabilities: NDArray[np.floating], targets: NDArray[np.bool_], multi_label: bool
 ) -> list[dict[str, float | int | None]]:
-    """Return `reliability_bins` of what probabilities claim: of each document, or where it can have several classes, of
-    each class of it.
+    """Return `reliability_bins` of the likeliest class of each document, or for multi-label of every class.
 
     Args:
         probabilities: `[n, classes]`.
         targets: `[n, classes]`.
-        several: whether a document can have several classes.
+        multi_label: whether a document can have several classes.
     """
     if multi_label:
-        claims = np.maximum(probabilities, 1 - probabilities).ravel()
-        return reliability_bins(claims, ((probabilities >= 0.5) == targets).ravel())
-    right = targets[np.arange(len(targets)), probabilities.argmax(axis=1)]
-    return reliability_bins(probabilities.max(axis=1), right)
+        class_confidences = np.maximum(probabilities, 1 - probabilities).ravel()
+        return reliability_bins(class_confidences, ((probabilities >= 0.5) == targets).ravel())
+    correct = targets[np.arange(len(targets)), probabilities.argmax(axis=1)]
+    return reliability_bins(probabilities.max(axis=1), correct)
 
 
 def reliability_bins(
     confidences: NDArray[np.floating], correct: NDArray[np.bool_]
 ) -> list[dict[str, float | int | None]]:
-    """Return what the model claimed and what came true, by equal-width bins of its confidence.
+    """Return mean confidence and accuracy in equal-width bins of confidence.
 
     Each bin has `low`, `high` (confidence in `(low, high]`), `confidence` (mean), `accuracy` and `count`;
     the means of an empty bin are None. See Guo et al., "On Calibration of Modern Neural Networks" (2017).
 
     Args:
-        confidences: `[claims]`, 0 to 1.
-        correct: `[claims]`.
+        confidences: `[n]`, 0 to 1.
+        correct: `[n]`.
     """
     edges = np.linspace(0.0, 1.0, CALIBRATION_BINS + 1)
     # Rounding can lift a softmax a hair above 1: such a row belongs to the last bin.
@@ -197,44 +195,24 @@ def calibration_error(bins: Sequence[dict[str, float | int | None]]) -> float | 
     return float(sum(gaps) / total)
 
 
-def _averages(
-    predicted: NDArray[np.bool_], targets: NDArray[np.bool_], further: Mapping[str, str]
-) -> dict[str, float | None]:
-    """Return precision, recall and F1 by each way to average; `further` has scikit-learn's names for more ways."""
+def _precision_recall_f1(
+    predicted: NDArray[np.bool_], targets: NDArray[np.bool_], labels: Sequence[str], multi_label: bool
+) -> dict[str, Any]:
+    """Return precision, recall and F1 by each kind of average, and `per_class`; None without documents."""
     from sklearn.metrics import precision_recall_fscore_support
 
-    averages: dict[str, float | None] = {}
-    for name, average in ({"macro": "macro", "weighted": "weighted"} | dict(further)).items():
-        scores: tuple[float | None, ...] = (None, None, None)
-        if len(targets):
-            scores = precision_recall_fscore_support(targets, predicted, average=average, zero_division=0)[:3]
-        for kind, score in zip(("precision", "recall", "f1"), scores, strict=True):
-            averages[f"{name}_{kind}"] = None if score is None else float(score)
-    return averages
+    def scores(average: str | None) -> Any:
+        if not len(targets):
+            return [None, None, None] if average else [[None] * len(labels)] * 3 + [[0] * len(labels)]
+        return precision_recall_fscore_support(targets, predicted, average=average, zero_division=0)
 
-
-def _per_class(predicted: NDArray[np.bool_], targets: NDArray[np.bool_], labels: Sequence[str]) -> list[dict[str, Any]]:
-    if not len(targets):
-        empty = {"precision": None, "recall": None, "f1": None, "support": 0}
-        return [{"label": label, **empty} for label in labels]
-    from sklearn.metrics import precision_recall_fscore_support
-
-    columns = precision_recall_fscore_support(targets, predicted, average=None, zero_division=0)
-    return [
-        {
-            "label": label,
-            "precision": float(precision),
-            "recall": float(recall),
-            "f1": float(f1),
-            "support": int(support),
-        }
-        for label, precision, recall, f1, support in zip(labels, *columns, strict=True)
-    ]
-
-
-def _confusion(predicted_ids: NDArray[np.integer], label_ids: NDArray[np.integer], classes: int) -> list[list[int]]:
-    # One number for each pair of truth and prediction, so that one pass counts them all.
-    pairs = label_ids.astype(np.int64) * classes + predicted_ids
-    counts = np.bincount(pairs, minlength=classes * classes)
-    matrix: list[list[int]] = counts.reshape(classes, classes).tolist()
-    return matrix
+    averages = {"macro": "macro", "weighted": "weighted"}
+    if multi_label:
+        averages |= {"micro": "micro", "example": "samples"}
+    result: dict[str, Any] = {}
+    for name, average in averages.items():
+        for metric, score in zip(("precision", "recall", "f1"), scores(average), strict=False):
+            result[f"{name}_{metric}"] = None if score is None else float(score)
+    columns = [np.asarray(column).tolist() for column in scores(None)]
+    names = ("label", "precision", "recall", "f1", "support")
+    return {**result, "per_class": [dict(zip(names, row, strict=True)) for row in zip(labels, *columns, strict=True)]}

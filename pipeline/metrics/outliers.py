@@ -1,23 +1,23 @@
-"""Which texts are least like those that a model was tested on: what a person should read first in the morning.
+"""Outliers: the texts least like the model's reference, which a person should read first in the morning.
 
-A text's surprise is the sum, over its length, its share of unknown words and the model's confidence, of -log of the
-share of the reference's texts that lie in the same bin: what it would cost to tell of it in nats, were the three
-independent. Nothing of the text itself is kept, only where it stands.
+The surprisal of a text is the sum, over its length, its share of unknown words and the model's confidence, of -log of
+the share of reference texts in the same bin: in nats, as if the three were independent. Only row numbers are stored,
+never texts.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.metrics.drift import Histogram
+from pipeline.metrics.drift import Histogram, bin_numbers
 from pipeline.metrics.profile import Profile
 
 MAX_OUTLIERS = 10  # of each part, and of each night
-NOTABLE = math.log(20)  # nats: of the reference's texts less than 5 % are like it
+NOTABLE = math.log(20)  # nats: less than 5 % of the reference texts are in the same bin
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Outlier:
     """A row that is unlike the reference.
 
     Attributes:
-        row: where it stands in its part, counting from 0.
-        surprise: in nats.
-        why: what is strange, in a few words.
+        row: its number in the part, from 0.
+        surprisal: in nats.
+        why: the rare measures, in a few words.
     """
 
     row: int
@@ -36,10 +36,12 @@ class Outlier:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        return cls(**value)
+        """Return the outlier that `as_json` wrote."""
+        return cls(value["row"], value["surprise"], value["why"])
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return plain values for JSON."""
+        return {"row": self.row, "surprise": self.surprisal, "why": self.why}
 
 
 def find_outliers(
@@ -49,79 +51,60 @@ def find_outliers(
     confidence: NDArray[np.floating],
     reference: Profile | None,
 ) -> list[Outlier]:
-    """Return the most surprising texts of a part, the most surprising first, at most `MOST`.
+    """Return the texts of a part with the highest surprisal, the highest first, at most `MAX_OUTLIERS`.
 
-    Among equals the least confident comes first. Without a reference the surprise is that of the confidence alone.
+    Among equals the least confident comes first. Without a reference the surprisal is -log of the confidence.
 
     Args:
-        rows: [texts], where each of the different texts stands first.
-        lengths: [texts], tokens of each, 0 for an empty text, which is never strange.
-        unknown: [texts], how many of them are unknown.
-        confidence: [texts], of empty ones whatever.
-        reference: what the model saw and said of its validation and test texts, if that is known.
+        rows: [texts], row number of each distinct text.
+        lengths: [texts], number of tokens; an empty text (0) is never an outlier.
+        unknown: [texts], number of unknown tokens.
+        confidence: [texts]; ignored for empty texts.
+        reference: profile of the validation and test texts.
     """
+    if reference is not None and not reference.non_empty:
+        reference = None
     non_empty = np.flatnonzero(lengths > 0)
-    values = [lengths[non_empty], unknown[non_empty] / lengths[non_empty], confidence[non_empty]]
-    costs = _costs(values, reference)
-    total = costs.sum(axis=0)
-    least = -np.partition(-total, MAX_OUTLIERS)[MAX_OUTLIERS] if len(total) > MAX_OUTLIERS else -math.inf
-    likely = np.flatnonzero(total >= least)
-    order = likely[np.lexsort((values[2][likely], -total[likely]))][:MAX_OUTLIERS]
-    return [
-        Outlier(
-            row=int(rows[non_empty[place]]),
-            surprisal=round(float(total[place]), 4),
-            why=_reasons([float(value[place]) for value in values], costs[:, place].tolist(), reference),
-        )
-        for place in order
-    ]
+    lengths, confidence = lengths[non_empty], confidence[non_empty]
+    unknown_share = unknown[non_empty] / lengths
+    if reference is None:
+        surprisals = -np.log(np.clip(confidence, 1e-12, 1.0))[None]  # [measures, texts]
+    else:
+        length_surprisals = _surprisals(lengths, reference.lengths)
+        unknown_surprisals = _surprisals(unknown_share, reference.unknown_words)
+        surprisals = np.stack([length_surprisals, unknown_surprisals, _surprisals(confidence, reference.confidence)])
+    total = surprisals.sum(axis=0)
+    outliers = []
+    for text in np.lexsort((confidence, -total))[:MAX_OUTLIERS]:
+        values = int(lengths[text]), float(unknown_share[text]), float(confidence[text])
+        why = _reasons(*values, surprisals[:, text].tolist(), reference)
+        outliers.append(Outlier(int(rows[non_empty[text]]), round(float(total[text]), 4), why))
+    return outliers
 
 
-def _costs(values: Sequence[NDArray[Any]], reference: Profile | None) -> NDArray[np.float64]:
-    """Return the surprise of each value, [measures, texts]; without a reference that of the confidence alone."""
-    if reference is None or not reference.non_empty:
-        return -np.log(np.clip(values[2], 1e-12, 1.0))[None]
-    return np.stack([_surprises(one, usual) for one, usual in zip(values, _usual(reference), strict=True)])
+def _surprisals(values: NDArray[Any], reference: Histogram) -> NDArray[np.float64]:
+    """Return -log of the share of each value's bin, [texts]; add-one smoothing, so that no bin is impossible."""
+    counts = np.array(reference.counts) + 1.0
+    return -np.log(counts / counts.sum())[bin_numbers(values, reference.bins)]
 
 
-def _usual(reference: Profile) -> tuple[Histogram, Histogram, Histogram]:
-    return reference.lengths, reference.unknown_words, reference.confidence
-
-
-def _surprises(values: NDArray[Any], usual: Histogram) -> NDArray[np.float64]:
-    """Return -log of the share of each value's bin, each bin counted once more so that none is impossible."""
-    counts = np.array(usual.counts) + 1.0
-    return -np.log(counts / counts.sum())[_bins(values, usual)]
-
-
-def _bins(values: NDArray[Any], usual: Histogram) -> NDArray[np.intp]:
-    return np.maximum(np.searchsorted(usual.bins, values, side="right") - 1, 0)
-
-
-def _reasons(values: Sequence[float], costs: Sequence[float], reference: Profile | None) -> str:
-    """Return what is strange about a text, the strangest first: its rare measures, or the rarest if none is rare."""
-    length, unknown, confidence = values
-    if reference is None or not reference.non_empty:
-        return f"confidence {_percent(confidence)}"
-    told = (_tell_length(int(length), reference.lengths), _tell_unknown(unknown), f"confidence {_percent(confidence)}")
-    ranked = sorted(zip(costs, told, strict=True), key=lambda one: -one[0])
-    return ", ".join(text for place, (cost, text) in enumerate(ranked) if not place or cost >= NOTABLE)
-
-
-def _tell_length(length: int, usual: Histogram) -> str:
-    place = int(_bins(np.array([length]), usual)[0])
-    shorter = sum(usual.counts[:place]) / usual.size
-    longer = sum(usual.counts[place + 1 :]) / usual.size
-    manner, share = ("longer", shorter) if shorter >= longer else ("shorter", longer)
+def _reasons(
+    length: int, unknown_share: float, confidence: float, surprisals: Sequence[float], reference: Profile | None
+) -> str:
+    """Return the rare measures of a text, the rarest first; if none is rare, the rarest only."""
+    confidence_reason = f"confidence {100 * confidence:.0f} %"
+    if reference is None:
+        return confidence_reason
+    unknown_reason = f"{100 * unknown_share:.0f} % of the words unknown"
+    if unknown_share in (0, 1):
+        unknown_reason = "all words unknown" if unknown_share else "no word unknown"
+    usual = reference.lengths
+    number = int(bin_numbers(np.array([length]), usual.bins)[0])
+    shorter, longer = sum(usual.counts[:number]) / usual.size, sum(usual.counts[number + 1 :]) / usual.size
+    comparison, share = ("longer", shorter) if shorter >= longer else ("shorter", longer)
     than = "any" if share == 1 else f"{math.floor(100 * share)} %"
-    return f"{length:,} token{'' if length == 1 else 's'}, {manner} than {than}"
-
-
-def _tell_unknown(share: float) -> str:
-    if share in (0, 1):
-        return "all words unknown" if share else "no word unknown"
-    return f"{_percent(share)} of the words unknown"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    length_reason = f"{length:,} token{'' if length == 1 else 's'}, {comparison} than {than}"
+    ranked = sorted(
+        zip(surprisals, (length_reason, unknown_reason, confidence_reason), strict=True), key=lambda pair: -pair[0]
+    )
+    return ", ".join(reason for rank, (surprisal, reason) in enumerate(ranked) if not rank or surprisal >= NOTABLE)

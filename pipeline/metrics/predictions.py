@@ -1,4 +1,4 @@
-"""What a model claimed of texts whose label is known, and whether it was right: what every promise rests on."""
+"""Predictions on held-out documents with known labels: class, confidence, and whether they are correct."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ PREDICTIONS_FILE = "claims.parquet"
 
 @dataclass(frozen=True)
 class Predictions:
-    """The labels that a model gave to the texts of a split.
+    """A model's predictions on the documents of a split.
 
     Attributes:
-        predicted: int32 [texts], the likeliest class.
-        truth: int32 [texts], the true class; -1 where a document can have several.
-        confidence: float32 [texts], as it stands in a labels part.
-        correct: bool [texts], whether what the confidence is about came true.
+        predicted: int32 [n], the likeliest class.
+        truth: int32 [n], the true class; -1 for multi-label.
+        confidence: float32 [n], as in a labels part.
+        correct: bool [n], whether the event that the confidence is the probability of occurred.
     """
 
     predicted: NDArray[np.int32]
@@ -42,36 +42,34 @@ class Predictions:
         targets: NDArray[np.bool_],
         thresholds: NDArray[np.floating] | None = None,
     ) -> Self:
-        """Return the claims that probabilities make.
+        """Return the predictions that follow from probabilities.
 
-        Where a document can have several classes, a claim is about the likeliest: that it holds, or where none is
-        given, that it does not.
+        For multi-label, a prediction is about the likeliest class only: that the document has it, or if no class is
+        assigned, that it does not.
 
         Args:
             probabilities: `[n, classes]`.
             targets: `[n, classes]`, the true classes.
-            thresholds: `[classes]`, where a document can have several classes.
+            thresholds: `[classes]`, the decision thresholds of a multi-label model.
         """
         predicted = probabilities.argmax(axis=1).astype(np.int32)
-        given = decide(probabilities, thresholds)
-        holds = targets[np.arange(len(targets)), predicted]
+        assigned = decide(probabilities, thresholds)
+        has_predicted = targets[np.arange(len(targets)), predicted]
+        truth = targets.argmax(axis=1) if thresholds is None else np.full(len(targets), -1)
         return cls(
             predicted=predicted,
-            truth=np.full(len(targets), -1, np.int32) if thresholds is not None else _classes(targets),
-            confidence=confidences(probabilities, given).astype(np.float32),
-            correct=np.where(given.any(axis=1), holds, ~holds),
+            truth=truth.astype(np.int32),
+            confidence=confidences(probabilities, assigned).astype(np.float32),
+            correct=np.where(assigned.any(axis=1), has_predicted, ~has_predicted),
         )
 
-    def where(self, rows: NDArray[np.bool_]) -> Self:
+    def subset(self, rows: NDArray[np.bool_]) -> Self:
+        """Return the predictions of some rows, chosen by bool [n]."""
         return type(self)(self.predicted[rows], self.truth[rows], self.confidence[rows], self.correct[rows])
 
 
-def _classes(targets: NDArray[np.bool_]) -> NDArray[np.int32]:
-    return targets.argmax(axis=1).astype(np.int32)
-
-
 def write_predictions(path: Path, splits: Mapping[str, Predictions]) -> None:
-    """Write the claims of each split, by name."""
+    """Write the predictions of each split, by name."""
     tables = [
         pa.table(
             [
@@ -89,8 +87,8 @@ def write_predictions(path: Path, splits: Mapping[str, Predictions]) -> None:
 
 
 def read_predictions(path: Path) -> dict[str, Predictions]:
-    """Return the claims of each split, by name."""
+    """Return the predictions of "validation" and "test"."""
     table = pq.read_table(path, partitioning=None)
     splits = np.array(table["split"].to_pylist())
-    every = Predictions(*(table[name].to_numpy() for name in PREDICTIONS.names[1:]))
-    return {name: every.where(splits == name) for name in ("validation", "test")}
+    predictions = Predictions(*(table[name].to_numpy() for name in PREDICTIONS.names[1:]))
+    return {name: predictions.subset(splits == name) for name in ("validation", "test")}

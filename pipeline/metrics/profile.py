@@ -1,10 +1,13 @@
-"""The health of some texts: what a model saw and said of them, in a few histograms.
+"""Data profile: histograms of a model's inputs and outputs, for drift checks.
 
-Of a night it is kept beside the labels. Of the validation and test texts it is kept in the bundle, as the reference.
+The profile of a night is stored with its labels. The profile of the validation and test texts is stored in the bundle
+as the reference.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import reduce
+from operator import add
 from typing import Any, Self
 
 import numpy as np
@@ -13,29 +16,29 @@ from numpy.typing import NDArray
 from pipeline.metrics.drift import Histogram
 
 REFERENCE_FILE = "reference.json"
-NO_CLASS_BIN = "(none of them)"  # counted beside the classes where a document can have several, or none
+NO_CLASS_BIN = "(none of them)"  # a further bin of a multi-label model
 LENGTHS: tuple[float, ...] = (
     *(1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512),
     *(768, 1024, 1536, 2048, 3072, 4096),
 )
-UNKNOWN_SHARES = (0.0, 1e-9, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 0.95)  # the first: none at all
+UNKNOWN_SHARES = (0.0, 1e-9, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 0.95)  # the first: exactly 0
 CONFIDENCES = tuple(number / 20 for number in range(20))
 MEASURES = ("labels", "lengths", "unknown_words", "confidence")
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What a model saw and said of some texts; adds up over parts with `+`.
+    """A model's inputs and outputs on some texts; `+` adds two parts.
 
     Attributes:
-        rows: texts, empty ones included; what follows is of the others.
+        rows: texts, empty ones included. All other attributes are of texts with tokens.
         empty: texts without tokens.
-        tokens: what the model read.
-        unknown_tokens: how many of them are not in its vocabulary.
+        tokens: tokens of all texts, after truncation.
+        unknown_tokens: tokens that are not in the vocabulary.
         certainty: the sum of all confidences.
         labels: texts by class.
-        lengths: texts by their tokens, after truncation.
-        unknown_words: texts by the share of their tokens that is unknown.
+        lengths: texts by number of tokens, after truncation.
+        unknown_words: texts by their share of unknown tokens.
         confidence: texts by confidence.
     """
 
@@ -57,44 +60,48 @@ class Profile:
         confidence: NDArray[np.floating],
         labels: Histogram,
     ) -> Self:
-        """Count what a model saw and said.
+        """Count lengths, unknown tokens and confidences.
 
         Args:
-            lengths: [texts], tokens of each, 0 for an empty text.
-            unknown: [texts], how many of them are unknown.
-            confidence: [texts], of empty ones whatever.
+            lengths: [texts], number of tokens; 0 for an empty text.
+            unknown: [texts], number of unknown tokens.
+            confidence: [texts]; ignored for empty texts.
             labels: texts by class.
         """
         non_empty = lengths > 0
-        read, strange, sure = lengths[non_empty], unknown[non_empty], confidence[non_empty]
+        rows = len(lengths)
+        lengths, unknown, confidence = lengths[non_empty], unknown[non_empty], confidence[non_empty]
         return cls(
-            rows=len(lengths),
-            empty=len(lengths) - len(read),
-            tokens=int(read.sum(dtype=np.int64)),
-            unknown_tokens=int(strange.sum(dtype=np.int64)),
-            certainty=float(sure.sum(dtype=np.float64)),
+            rows=rows,
+            empty=rows - len(lengths),
+            tokens=int(lengths.sum(dtype=np.int64)),
+            unknown_tokens=int(unknown.sum(dtype=np.int64)),
+            certainty=float(confidence.sum(dtype=np.float64)),
             labels=labels,
-            lengths=Histogram.of(read, LENGTHS),
-            unknown_words=Histogram.of(strange / read, UNKNOWN_SHARES),
-            confidence=Histogram.of(sure, CONFIDENCES),
+            lengths=Histogram.of(lengths, LENGTHS),
+            unknown_words=Histogram.of(unknown / lengths, UNKNOWN_SHARES),
+            confidence=Histogram.of(confidence, CONFIDENCES),
         )
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
+        """Return the profile that `as_json` wrote."""
         return cls(**{**value, **{name: Histogram.from_json(value[name]) for name in MEASURES}})
 
     def as_json(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
         return asdict(self)
 
     def __add__(self, other: "Profile") -> "Profile":
-        return Profile(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
+        return Profile(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
     def comparable(self, other: "Profile") -> bool:
-        """Whether both were counted in the same bins."""
+        """Return whether both profiles have the same bins."""
         return all(getattr(self, name).bins == getattr(other, name).bins for name in MEASURES)
 
     @property
     def non_empty(self) -> int:
+        """Texts with tokens."""
         return self.rows - self.empty
 
     @property
@@ -115,12 +122,12 @@ class Profile:
 
 
 def label_counts(counts_by_label: Mapping[str, int], classes: Sequence[str], no_class: int | None) -> Histogram:
-    """Return texts by class.
+    """Return the histogram of assigned classes.
 
     Args:
-        given: how often each class was given; those that never were may be missing.
-        classes: all of them, in the order of the model's outputs.
-        nameless: texts that were given none of the classes; None where each is given one.
+        counts_by_label: texts by class; a class without texts may be missing.
+        classes: all classes, in the order of the model's outputs.
+        no_class: texts without a class; None for a single-label model.
     """
     names, counts = [*classes], [counts_by_label.get(name, 0) for name in classes]
     if no_class is not None:
@@ -128,9 +135,6 @@ def label_counts(counts_by_label: Mapping[str, int], classes: Sequence[str], no_
     return Histogram(tuple(names), tuple(counts))
 
 
-def merge_profiles(healths: Sequence[Profile]) -> Profile:
-    """Return the health of several parts, or nights, together: at least one, in the same bins."""
-    total = healths[0]
-    for profile in healths[1:]:
-        total += profile
-    return total
+def merge_profiles(profiles: Sequence[Profile]) -> Profile:
+    """Return the profile of several parts or nights together: at least one, with the same bins."""
+    return reduce(add, profiles)

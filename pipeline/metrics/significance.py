@@ -1,23 +1,21 @@
-"""Two versions on the same documents: how much better the later one is, and how sure that is.
+"""Paired significance tests: whether a challenger is better than the champion on the same documents.
 
-Paired, because what one document does to both cancels out: a difference is seen long before the scores
-themselves are known as well.
+Pairing removes the variance between documents, so that a difference shows long before either score is precise.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 RESAMPLES = 2_000
-SIGNIFICANCE_LEVEL = 0.05  # one minus the confidence with which something is said to be shown
-MOST_CELLS = 20_000_000  # weights held in memory at once
+SIGNIFICANCE_LEVEL = 0.05
+MAX_CELLS = 20_000_000  # multinomial weights in memory at once
 
 
 @dataclass(frozen=True)
 class IntervalEstimate:
-    """A difference, and between which values it lies with 95 % confidence."""
+    """A difference with its 95 % confidence interval."""
 
     value: float
     low: float
@@ -26,17 +24,17 @@ class IntervalEstimate:
 
 @dataclass(frozen=True)
 class Differences:
-    """What the later version has more than the earlier one, all in F1 from 0 to 1.
+    """F1 of the challenger less that of the champion, on a scale of 0 to 1.
 
     Attributes:
         macro_f1: the difference of the means over all classes.
-        at_least: what that difference exceeds with 95 % confidence (one-sided).
-        probability_worse: share of the resamples in which the later version is worse.
+        lower_bound: the one-sided 95 % lower confidence bound of that difference.
+        probability_worse: share of the resamples in which the challenger is worse.
         classes: the difference of each class.
     """
 
     macro_f1: IntervalEstimate
-    at_least: float
+    lower_bound: float
     probability_worse: float
     classes: list[IntervalEstimate]
 
@@ -51,54 +49,49 @@ def paired_differences(
 ) -> Differences:
     """Return the differences between two versions, by a paired bootstrap over documents (Efron 1979).
 
-    Documents with the same truth and the same two answers count as one outcome: how often each is drawn is
-    multinomial, which is the same as drawing documents, and far faster.
+    Documents with the same truth and the same two predictions count as one outcome. How often each outcome is drawn
+    is multinomial: the same distribution as drawing documents, and far faster.
 
     Args:
         truth: `[n, classes]`, the true classes; at least one document.
-        before: `[n, classes]`, what the earlier version gives.
-        after: `[n, classes]`, what the later version gives.
-        resamples: how often the documents are drawn again.
-        seed: same seed, same documents: same values.
+        before: `[n, classes]`, the predictions of the champion.
+        after: `[n, classes]`, the predictions of the challenger.
+        resamples: number of bootstrap samples.
+        seed: the same seed and documents give the same values.
     """
-    first, counts = _outcomes(np.concatenate([truth, before, after], axis=1))
-    terms = _terms(truth[first], before[first], after[first])
-    found = _difference(counts[None] @ terms)[0]
+    packed = np.packbits(np.concatenate([truth, before, after], axis=1), axis=1)
+    _, first, counts = np.unique(packed, axis=0, return_index=True, return_counts=True)
+    terms = _f1_terms(truth[first], before[first], after[first])
+    measured = _f1_difference(counts[None] @ terms)[0]
     random, drawn = np.random.default_rng(seed), []
-    rows = max(1, MOST_CELLS // len(counts))
+    rows = max(1, MAX_CELLS // len(counts))
     for start in range(0, resamples, rows):
         weights = random.multinomial(len(truth), counts / len(truth), size=min(rows, resamples - start))
-        drawn.append(_difference(weights.astype(np.float32) @ terms))
+        drawn.append(_f1_difference(weights.astype(np.float32) @ terms))
     differences = np.concatenate(drawn)
     means = differences.mean(axis=1)
-    lows, highs = np.quantile(differences, [SIGNIFICANCE_LEVEL / 2, 1 - SIGNIFICANCE_LEVEL / 2], axis=0)
-    low, least, high = np.quantile(means, [SIGNIFICANCE_LEVEL / 2, SIGNIFICANCE_LEVEL, 1 - SIGNIFICANCE_LEVEL / 2])
+    tails = [SIGNIFICANCE_LEVEL / 2, 1 - SIGNIFICANCE_LEVEL / 2]
+    lows, highs = np.quantile(differences, tails, axis=0)
+    low, high = np.quantile(means, tails)
     return Differences(
-        macro_f1=IntervalEstimate(float(found.mean()), float(low), float(high)),
-        at_least=float(least),
+        macro_f1=IntervalEstimate(float(measured.mean()), float(low), float(high)),
+        lower_bound=float(np.quantile(means, SIGNIFICANCE_LEVEL)),
         probability_worse=float((means < 0).mean()),
-        classes=[IntervalEstimate(*map(float, values)) for values in zip(found, lows, highs, strict=True)],
+        classes=[IntervalEstimate(*map(float, values)) for values in zip(measured, lows, highs, strict=True)],
     )
 
 
-def _outcomes(rows: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-    """Return where each different row is first, and how many of it there are."""
-    packed = np.packbits(rows, axis=1)
-    _, first, counts = np.unique(packed, axis=0, return_index=True, return_counts=True)
-    return first, counts
-
-
-def _terms(truth: NDArray[np.bool_], before: NDArray[np.bool_], after: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return float32 [outcomes, 4 x classes]: hits, and documents given or true, of each version.
+def _f1_terms(truth: NDArray[np.bool_], before: NDArray[np.bool_], after: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return float32 [outcomes, 4 x classes]: for each version true positives, then predicted plus true documents.
 
     Their sums over documents are whole numbers, exact in single precision up to 16 million documents.
     """
-    columns = [column for given in (before, after) for column in (truth & given, truth.astype(int) + given)]
+    columns = [column for labels in (before, after) for column in (truth & labels, truth.astype(int) + labels)]
     return np.concatenate(columns, axis=1).astype(np.float32)
 
 
-def _difference(sums: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return [resamples, classes], F1 of the later version less that of the earlier, from sums of `_terms`."""
+def _f1_difference(sums: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return F1 of the challenger less that of the champion, [resamples, classes], from sums of `_f1_terms`."""
     hits_before, sizes_before, hits_after, sizes_after = np.split(sums.astype(np.float64), 4, axis=1)
     after = 2 * hits_after / np.maximum(sizes_after, 1)
     difference: NDArray[np.float64] = after - 2 * hits_before / np.maximum(sizes_before, 1)
@@ -108,29 +101,27 @@ def _difference(sums: NDArray[np.floating]) -> NDArray[np.float64]:
 def sign_test_p_values(
     truth: NDArray[np.bool_], before: NDArray[np.bool_], after: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """Return for each class how likely chance alone makes the later version look as much worse, `[classes]`.
+    """Return for each class the p-value of the hypothesis that the challenger is not worse, `[classes]`.
 
-    The exact sign test (McNemar 1947) over the documents on which one version is right about the class and the
-    other is not. Many classes are many chances to look bad, so each value is multiplied by the number of classes
-    that have enough such documents to fail at all (Tarone 1990): among all classes together, no more than 5 % of
-    equally good versions have one below 0.05. A class of four documents never has.
+    The exact sign test (McNemar 1947) over the documents on which only one version is right about the class. The
+    p-values are corrected for many classes (Tarone 1990): each is multiplied by the number of classes with enough
+    such documents to reach significance, so that among all classes together at most 5 % of equally good challengers
+    have one below 0.05. A class with four such documents cannot reach it.
 
     Args:
         truth: `[n, classes]`.
         before: `[n, classes]`.
         after: `[n, classes]`.
     """
+    from scipy.special import betainc
+
     right_before, right_after = before == truth, after == truth
-    lost = (right_before & ~right_after).sum(axis=0)
-    differing = lost + (~right_before & right_after).sum(axis=0)
-    chances = binom.sf(lost - 1, differing, 0.5) * _classes_that_can_fail(differing)
-    capped: NDArray[np.float64] = np.minimum(chances, 1.0)
-    return capped
-
-
-def _classes_that_can_fail(differing: NDArray[np.integer]) -> int:
-    smallest = 0.5**differing  # the chance of the class if all its documents were lost
+    worsened = (right_before & ~right_after).sum(axis=0)
+    improved = (~right_before & right_after).sum(axis=0)
+    smallest_p = 0.5 ** (worsened + improved)  # of a class whose documents all worsened
     classes = 1
-    while np.count_nonzero(smallest * classes <= SIGNIFICANCE_LEVEL) > classes:
+    while np.count_nonzero(smallest_p * classes <= SIGNIFICANCE_LEVEL) > classes:
         classes += 1
-    return classes
+    # The upper tail of a binomial distribution at 1/2, as an incomplete beta function.
+    p_values: NDArray[np.float64] = np.minimum(betainc(worsened, improved + 1, 0.5) * classes, 1.0)
+    return p_values

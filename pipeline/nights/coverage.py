@@ -1,4 +1,4 @@
-"""How much of a night is, or would be, labelled at each precision that can be promised."""
+"""Coverage of a night: the share of its rows that each selective policy labels."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from pipeline.metrics.selective import SelectivePolicy
 from pipeline.models.bundle import Bundle
@@ -16,34 +15,30 @@ from pipeline.nights.summary import LabelledNight
 def night_coverage(
     night: LabelledNight, bundle: Bundle, policies: Mapping[float, SelectivePolicy]
 ) -> dict[float, float]:
-    """Return the share of a night's rows with text that each promise would label, by target.
+    """Return the share of a night's non-empty rows that each policy labels, by target precision.
 
-    Batches that the model learnt from are left out, because it is surer of them; if there are no others, so is all.
+    Training batches are left out, because the model's confidence on them is too high. Empty without other batches.
 
     Args:
         night: labelled by this version.
         bundle: the model.
-        promises: by target.
+        policies: by target precision.
     """
+    columns = ["label", "confidence", *(["scores.list.element"] if bundle.thresholds is not None else [])]
     labelled, rows = dict.fromkeys(policies, 0), 0
     for batch in night.batches:
         if (batch.id, batch.manifest["documents_fingerprint"]) in bundle.training_batches:
             continue
         for part in batch.parts:
-            likeliest, confidence = _claims(pq.ParquetFile(part), bundle)
-            rows += len(confidence)
+            table = pq.ParquetFile(part).read(columns=columns)
+            table = table.filter(pc.is_valid(table["confidence"]))
+            confidence = table["confidence"].to_numpy()
+            if bundle.thresholds is None:
+                likeliest = pc.index_in(table["label"], pa.array(bundle.labels)).to_numpy().astype(np.int64)
+            else:  # a row without a label has a likeliest class too
+                scores = table["scores"].combine_chunks().flatten().to_numpy()
+                likeliest = scores.reshape(len(table), len(bundle.labels)).argmax(axis=1)
+            rows += len(table)
             for target, policy in policies.items():
                 labelled[target] += int(np.count_nonzero(confidence >= policy.thresholds[likeliest]))
     return {target: count / rows for target, count in labelled.items()} if rows else {}
-
-
-def _claims(part: pq.ParquetFile, bundle: Bundle) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return the likeliest class and the confidence of each row with text; a row may have no label, but a likeliest."""
-    multi_label = bundle.thresholds is not None
-    table = part.read(columns=["label", "confidence", *(["scores.list.element"] if multi_label else [])])
-    table = table.filter(pc.is_valid(table["confidence"]))
-    confidence = table["confidence"].to_numpy()
-    if multi_label:
-        scores = table["scores"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
-        return scores.argmax(axis=1) if len(table) else np.empty(0, np.int64), confidence
-    return pc.index_in(table["label"], pa.array(bundle.labels)).to_numpy().astype(np.int64), confidence

@@ -1,4 +1,4 @@
-"""The end of a night's scoring: drift checks, accounting, and the manifest that makes the labels exist."""
+"""The end of a night's scoring: drift checks, accounting, and the manifest that commits the labels."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,15 +16,15 @@ def score_batch(
     workspace: Workspace,
     batch: Batch,
     scorer: Scorer,
-    health: DriftConfig = DriftConfig(),  # noqa: B008 - frozen
+    drift: DriftConfig = DriftConfig(),  # noqa: B008 - frozen
 ) -> BatchReport:
-    """Label a whole batch, without an orchestrator; parts already labelled are left as they are.
+    """Label a whole batch without an orchestrator; parts that are labelled already are skipped.
 
     Raises:
-        Exception: the first part that fails stops the others, and its error is raised.
+        Exception: that of the first part that fails; the other parts are stopped.
     """
     report = score_parts(workspace, batch, scorer)
-    return finish_batch(workspace, batch, scorer, report.parts, report.seconds, health)
+    return finish_batch(workspace, batch, scorer, report.parts, report.seconds, drift)
 
 
 def finish_batch(
@@ -33,14 +33,11 @@ def finish_batch(
     scorer: Scorer,
     parts: Sequence[PartReport],
     seconds: float,
-    health: DriftConfig = DriftConfig(),  # noqa: B008 - frozen
+    drift: DriftConfig,
 ) -> BatchReport:
-    """Account for every document of a batch and make its labels exist; return what became of it.
-
-    What is out of the ordinary by `health` is written but not published.
-    """
+    """Account for every document of a batch and commit its labels, published or, if a drift check says so, held."""
     report = batch_report(workspace, batch, scorer, parts, seconds)
-    drift_report = check_batch_drift(workspace, batch, scorer.bundle, report, health)
+    drift_report = check_batch_drift(workspace, batch, scorer.bundle, report, drift)
     facts = {
         "published": not drift_report.holds,
         **asdict(drift_report),

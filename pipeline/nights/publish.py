@@ -1,4 +1,4 @@
-"""Which labels may be read: nights that are out of the ordinary wait until a person has looked."""
+"""Publishing: which labels readers may use, and releasing a held batch."""
 
 import datetime
 
@@ -9,10 +9,7 @@ from pipeline.workspace import Workspace, user_name
 
 
 def published_batches(workspace: Workspace, model: str) -> list[LabelledBatch]:
-    """Return the labels by a model that may be read, by batch: those that are held are left out.
-
-    So are labels of documents that have been replaced since.
-    """
+    """Return a model's published labels, by batch; labels of replaced documents are left out."""
     documents = {batch.id: batch for batch in workspace.batches()}
     return [
         batch
@@ -22,17 +19,17 @@ def published_batches(workspace: Workspace, model: str) -> list[LabelledBatch]:
 
 
 def publish(workspace: Workspace, batch_id: str, model: str | None = None, reason: str = "by hand") -> LabelledBatch:
-    """Publish the labels of a batch that was held; its manifest keeps who did so, when and why.
+    """Publish the labels of a held batch; the manifest records who did so, when and why.
 
     Args:
         workspace: where the labels lie.
         batch_id: the batch.
-        model: name of the model whose labels are meant; None for the only one that has labelled the batch.
-        reason: why, for the record.
+        model: name of the model; None if only one has labelled the batch.
+        reason: for the record.
 
     Raises:
         BatchError: there is no such batch.
-        PublicationError: it has no labels, or they are published already.
+        PublicationError: the batch has no labels, or they are published already.
     """
     batch = workspace.batch(batch_id)
     models = workspace.models_that_labelled(batch_id)
@@ -45,11 +42,11 @@ def publish(workspace: Workspace, batch_id: str, model: str | None = None, reaso
     labels = LabelledBatch(batch_id, path, read_json(path / "manifest.json"))
     if labels.published:
         raise PublicationError(f"the labels of batch {batch_id} by {name} are published already")
-    by = {
+    publication = {
         "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "by": user_name(),
         "reason": reason,
     }
-    manifest = {**labels.manifest, "published": True, "publication": by}
+    manifest = {**labels.manifest, "published": True, "publication": publication}
     write_json(path / "manifest.json", manifest)
     return LabelledBatch(batch_id, path, manifest)

@@ -1,7 +1,8 @@
-"""What a night's labels come to, and what changed since the night before: the facts of the morning's report."""
+"""The facts of the morning's report: counts, label shifts since the night before, estimated accuracy, outliers."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import BatchError
 from pipeline.files import read_json
-from pipeline.metrics.outliers import MAX_OUTLIERS, Outlier
+from pipeline.metrics.outliers import MAX_OUTLIERS
 from pipeline.metrics.profile import MEASURES, Profile, merge_profiles
 from pipeline.models.bundle import Bundle
 from pipeline.models.registry import Registry
@@ -20,23 +21,24 @@ from pipeline.scoring.explanations import format_evidence
 from pipeline.scoring.labels import LabelledBatch, is_labelled_at, labelled_batches, read_outliers
 from pipeline.workspace import Batch, Workspace
 
-SHIFT_Z = 3.0  # standard errors within which a share may move by chance
-LEAST_MOVE = 0.01  # a share that moved by less is of no interest, however sure that is
+SHIFT_Z = 3.0  # standard errors; a smaller shift of a share is within noise
+MIN_SHIFT = 0.01  # a smaller shift is ignored, however significant
 
 
 @dataclass(frozen=True)
 class LabelledNight:
-    """The batches that one night labelled, at least one, all by the same version of a model."""
+    """The batches that one night labelled: at least one, all by the same version of a model."""
 
     batches: Sequence[LabelledBatch]
 
     @property
     def names(self) -> str:
+        """The ids of the batches, joined."""
         return ", ".join(batch.id for batch in self.batches)
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """Of the last batch: model, device and precision are those of all."""
+        """The manifest of the last batch; model, device and variant are the same in all."""
         return self.batches[-1].manifest
 
     @property
@@ -51,34 +53,36 @@ class LabelledNight:
 
     @property
     def rows(self) -> int:
+        """Rows, empty ones included."""
         return self.counts["documents"]
 
     @property
     def non_empty(self) -> int:
-        """Rows that are not empty."""
+        """Rows with text."""
         return self.rows - self.counts["empty"]
 
     @property
     def profile(self) -> Profile | None:
-        """What the model saw and said; None where that is not known of all of it."""
-        found = [profile for profile in (batch.profile for batch in self.batches) if profile]
-        if len(found) < len(self.batches) or not all(one.comparable(found[0]) for one in found):
+        """The data profile; None if a batch has none, or other bins."""
+        profiles = [batch.profile for batch in self.batches if batch.profile]
+        if len(profiles) < len(self.batches) or not all(profile.comparable(profiles[0]) for profile in profiles):
             return None
-        return merge_profiles(found)
+        return merge_profiles(profiles)
 
     @property
     def rows_per_second(self) -> float:
-        """Of the parts that the night labelled itself, together."""
+        """The speed over the parts that were not skipped."""
         seconds = sum(batch.manifest["seconds"] for batch in self.batches)
         rows = sum(batch.manifest["rows_per_second"] * batch.manifest["seconds"] for batch in self.batches)
         return float(rows / max(seconds, 1e-9))
 
     def share(self, label: str) -> float:
-        """Return the share of a label among the rows that are not empty."""
+        """Return the share of a label among the rows with text."""
         return self.labels.get(label, 0) / max(self.non_empty, 1)
 
     @property
     def review_share(self) -> float:
+        """The share of the rows with status "review"."""
         return self.counts["review"] / max(self.rows, 1)
 
 
@@ -90,51 +94,44 @@ def _total(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 
 
 def labelled_night(workspace: Workspace, model: str, batches: Iterable[Batch]) -> LabelledNight | None:
-    """Return those of some batches that a model has labelled whole; None if there are none.
+    """Return the batches of a night that a model has labelled completely; None without any.
 
     Args:
         workspace: where the labels lie.
-        model: its name.
-        batches: those that a night was to label.
+        model: name of the model.
+        batches: the batches of the night.
     """
-    found = []
+    labelled = []
     for batch in batches:
         folder = workspace.labels_dir(model, batch.id)
         if is_labelled_at(folder, batch):
-            found.append(LabelledBatch(batch.id, folder, read_json(folder / "manifest.json")))
-    return LabelledNight(found) if found else None
+            labelled.append(LabelledBatch(batch.id, folder, read_json(folder / "manifest.json")))
+    return LabelledNight(labelled) if labelled else None
 
 
 def held_batches(workspace: Workspace) -> list[tuple[str, LabelledBatch]]:
-    """Return the labels by all models that wait until a person has looked, each with the model's name.
+    """Return the held labels of all models, each with the model's name.
 
-    Labels of documents that are gone or have been replaced since are left out: nobody can publish them.
+    Labels of documents that are gone or have been replaced are left out: nobody can publish them.
     """
-    models = Registry(workspace).names()
-    return [
-        (model, labels)
-        for model in models
-        for labels in labelled_batches(workspace, model)
-        if not labels.published and _documents_stand(workspace, labels)
-    ]
-
-
-def _documents_stand(workspace: Workspace, labels: LabelledBatch) -> bool:
-    try:
-        return is_labelled_at(labels.path, workspace.batch(labels.id))
-    except BatchError:
-        return False
+    held = []
+    for model in Registry(workspace).names():
+        for labels in labelled_batches(workspace, model):
+            with suppress(BatchError):  # the documents are gone
+                if not labels.published and is_labelled_at(labels.path, workspace.batch(labels.id)):
+                    held.append((model, labels))
+    return held
 
 
 def night_before(workspace: Workspace, model: str, tonight: Sequence[str]) -> LabelledNight | None:
-    """Return the newest labels by a model, in whatever version, of a night before; published or held.
+    """Return the newest labels of a model, by any version, from before tonight; published or held.
 
-    What the model was trained on is no night, and has no checks.
+    Training batches are no nights; they have no checks.
 
     Args:
         workspace: where the labels lie.
-        model: its name.
-        tonight: the batches that count as tonight.
+        model: name of the model.
+        tonight: the batches of tonight.
     """
     nights = [
         batch
@@ -148,7 +145,7 @@ def night_before(workspace: Workspace, model: str, tonight: Sequence[str]) -> La
 
 @dataclass(frozen=True)
 class RowAccounting:
-    """What became of the rows of a batch; of one that has no labels yet, `statuses` is None."""
+    """The rows of a batch by outcome; `statuses` is None without labels."""
 
     batch: str
     rows_read: int
@@ -159,6 +156,7 @@ class RowAccounting:
 
     @classmethod
     def of(cls, batch: Batch, labels: LabelledBatch | None) -> Self:
+        """Read the counts of the manifests."""
         read = batch.manifest["counts"]
         statuses = {name: labels.manifest["counts"][name] for name in STATUSES} if labels else None
         return cls(batch.id, read["rows_read"], read["duplicates"], read["rejects"], read["documents"], statuses)
@@ -177,37 +175,41 @@ class LabelShift:
     label: str
     before: float
     tonight: float
-    within_noise: bool  # or so small that nobody minds
+    within_noise: bool  # or smaller than `MIN_SHIFT`
 
     @property
     def size(self) -> float:
+        """The absolute difference."""
         return abs(self.tonight - self.before)
 
 
 def label_shifts(tonight: LabelledNight, before: LabelledNight) -> list[LabelShift]:
-    """Return how the share of each label moved between two nights, the largest move first, and up before down."""
+    """Return the change of each label's share between two nights, the largest first, and increases before decreases.
+
+    Noise is the standard error of the difference of two proportions, with the pooled proportion.
+    """
     noise = 1 / max(tonight.non_empty, 1) + 1 / max(before.non_empty, 1)
-    moves = []
+    rows = max(tonight.non_empty + before.non_empty, 1)
+    shifts = []
     for label in sorted({*tonight.labels, *before.labels}):
-        now, then = tonight.share(label), before.share(label)
-        both = (tonight.labels.get(label, 0) + before.labels.get(label, 0)) / max(
-            tonight.non_empty + before.non_empty, 1
-        )
-        error = (max(both * (1 - both), 0.0) * noise) ** 0.5
-        moves.append(LabelShift(label, then, now, abs(now - then) < max(LEAST_MOVE, SHIFT_Z * error)))
-    return sorted(moves, key=lambda move: (-round(move.size, 6), -move.tonight))
+        pooled = (tonight.labels.get(label, 0) + before.labels.get(label, 0)) / rows
+        error = (max(pooled * (1 - pooled), 0.0) * noise) ** 0.5
+        share, share_before = tonight.share(label), before.share(label)
+        within_noise = abs(share - share_before) < max(MIN_SHIFT, SHIFT_Z * error)
+        shifts.append(LabelShift(label, share_before, share, within_noise))
+    return sorted(shifts, key=lambda shift: (-round(shift.size, 6), -shift.tonight))
 
 
 @dataclass(frozen=True)
 class AccuracyEstimate:
-    """How many labels of a night are right, if its confidence means what it meant on the test texts.
+    """The estimated accuracy of a night, if confidence is calibrated as on the test texts.
 
     Attributes:
-        share: the mean confidence of the rows with text; None if of no batch anything can be said.
-        rows: how many these are.
-        calibration_error: how far confidence and truth were apart on the test texts, 0 to 1; None if not known.
-        batches: those it is about.
-        left_out: for each other batch, why nothing can be said of it.
+        share: the mean confidence of the rows with text; None if all batches are left out.
+        rows: number of these rows.
+        calibration_error: expected calibration error on the test texts, 0 to 1; None without test texts.
+        batches: the batches that are estimated.
+        left_out: for each other batch, the reason.
     """
 
     share: float | None
@@ -218,12 +220,12 @@ class AccuracyEstimate:
 
 
 def estimate_accuracy(night: LabelledNight, bundle: Bundle) -> AccuracyEstimate:
-    """Return the expected share of right labels of a night, from its confidence.
+    """Return the estimated accuracy of a night, from its confidence.
 
-    Confidence was calibrated on texts like those of the reference. Of a batch whose texts are of another kind it
-    tells nothing, and of one that the model learnt from too much.
+    Confidence is calibrated for texts like those of the reference: batches that drifted are left out, and training
+    batches, on which confidence is too high.
     """
-    left_out = {batch.id: why for batch in night.batches if (why := _why_unknown(batch, bundle))}
+    left_out = {batch.id: reason for batch in night.batches if (reason := _reason_left_out(batch, bundle))}
     used = [batch for batch in night.batches if batch.id not in left_out]
     rows = sum(batch.profile.non_empty for batch in used if batch.profile)
     certainty = sum(batch.profile.certainty for batch in used if batch.profile)
@@ -237,48 +239,52 @@ def estimate_accuracy(night: LabelledNight, bundle: Bundle) -> AccuracyEstimate:
     )
 
 
-def _why_unknown(batch: LabelledBatch, bundle: Bundle) -> str | None:
-    """Return why the confidence of a batch says nothing of how many labels are right, if so."""
+def _reason_left_out(batch: LabelledBatch, bundle: Bundle) -> str | None:
+    """Return why the accuracy of a batch cannot be estimated, if so."""
     if (batch.id, batch.manifest["documents_fingerprint"]) in bundle.training_batches:
         return f"{bundle.title} was trained on it"
     if batch.profile is None:
-        return "some of it was labelled before confidence was kept"
+        return "some of it was labelled before data profiles were stored"
     if not batch.profile.non_empty:
         return "it has no text"
-    found = [
-        one["measure"].replace("_", " ") for one in batch.manifest.get("findings", []) if one["measure"] in MEASURES
-    ]
-    return f"its texts are of another kind than those of the test ({', '.join(found)})" if found else None
+    drifted = [finding["measure"] for finding in batch.manifest.get("findings", []) if finding["measure"] in MEASURES]
+    measures = ", ".join(drifted).replace("_", " ")
+    return f"its texts are of another kind than those of the test ({measures})" if drifted else None
 
 
 @dataclass(frozen=True)
 class OutlierRow:
-    """One of the strangest rows of a night, with its text."""
+    """An outlier of a night, with its text."""
 
     batch: str
     doc_id: str
-    label: str  # several are joined; "" if none was given
+    label: str  # of a multi-label model joined; "" without a label
     confidence: float
     why: str
     text: str
-    evidence: str = ""  # what carried the label; "" unless that was asked for
+    evidence: str = ""  # the words that the label rests on; "" unless scored with evidence
 
 
 def outlier_rows(workspace: Workspace, night: LabelledNight) -> list[OutlierRow]:
-    """Return the most surprising different texts of a night, at most `MOST`, the most surprising first.
+    """Return the distinct texts of a night with the highest surprisal, at most `MAX_OUTLIERS`, the highest first.
 
-    Each part knows its own, so only their texts are read.
+    Each labels part lists its own outliers, so only their texts are read.
     """
-    ranked = sorted(_strange_places(night), key=lambda place: -place[2].surprisal)
-    found: dict[bytes, OutlierRow] = {}
-    for batch, part, outlier in ranked:
-        if len(found) == MAX_OUTLIERS:
+    outliers = [
+        (batch, part, outlier)
+        for batch in night.batches
+        for part in batch.parts
+        for outlier in read_outliers(part) or []
+    ]
+    rows: dict[bytes, OutlierRow] = {}
+    for batch, part, outlier in sorted(outliers, key=lambda listed: -listed[2].surprisal):
+        if len(rows) == MAX_OUTLIERS:
             break
         document = _read_row(
             workspace.documents_dir(batch.id) / part.name, outlier.row, ["doc_id", "text", "content_hash"]
         )
         labels = _read_row(part, outlier.row, ["label", "labels", "confidence", "evidence"])
-        found.setdefault(
+        rows.setdefault(
             document["content_hash"],
             OutlierRow(
                 batch=batch.id,
@@ -290,24 +296,16 @@ def outlier_rows(workspace: Workspace, night: LabelledNight) -> list[OutlierRow]
                 evidence=format_evidence(labels.get("evidence")),
             ),
         )
-    return list(found.values())
-
-
-def _strange_places(night: LabelledNight) -> Iterator[tuple[LabelledBatch, Path, Outlier]]:
-    for batch in night.batches:
-        for part in batch.parts:
-            for outlier in read_outliers(part) or []:
-                yield batch, part, outlier
+    return list(rows.values())
 
 
 def _read_row(path: Path, row: int, columns: Sequence[str]) -> dict[str, Any]:
-    """Return some columns of one row of a Parquet file, those that it has, reading no other row group than its own."""
+    """Return those of some columns that a Parquet file has, of one row; only its row group is read."""
     with pq.ParquetFile(path) as file:
         group = 0
         while row >= file.metadata.row_group(group).num_rows:
             row -= file.metadata.row_group(group).num_rows
             group += 1
-        there = [name for name in columns if name in file.schema_arrow.names]
-        table: pa.Table = file.read_row_group(group, columns=there, use_threads=False)
-    (found,) = table.slice(row, 1).to_pylist()
-    return dict(found)
+        present = [name for name in columns if name in file.schema_arrow.names]
+        table: pa.Table = file.read_row_group(group, columns=present, use_threads=False)
+    return {name: table[name][row].as_py() for name in present}

@@ -62,7 +62,7 @@ CORPORA = {
     "banking77": parquet("banking77"),
     "clinc150": Corpus(CLINC, strangers="clinc150/oos_test.parquet"),
     "clinc150_none": Corpus(
-        CLINC + STRANGERS, settings=["promise.none_label=oos"], strangers="clinc150/oos_test.parquet"
+        CLINC + STRANGERS, settings=["selective.none_label=oos"], strangers="clinc150/oos_test.parquet"
     ),
     "sms_spam": parquet("sms_spam"),
 }

@@ -8,7 +8,7 @@ def test_a_card_says_what_a_version_learnt_from_what_it_is_good_at_how_sure_and_
     card, metrics = model_card(trained.bundle), trained.bundle.metrics
     assert card.startswith("# Model weather@1\n")
     assert "one of 2 labels (rain, sun)" in card
-    assert f"{metrics['counts']['train']:,} labelled texts to learn from" in card
+    assert f"{metrics['counts']['train']:,} labelled texts to train on" in card
     assert f"Of {metrics['test']['n']:,} test texts the label is right for" in card
     assert "A linear model reaches" in card
     assert f"off by {100 * metrics['test']['calibration_error']:.1f} points" in card

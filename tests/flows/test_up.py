@@ -191,7 +191,7 @@ def test_neither_a_dead_worker_nor_ctrl_c_loses_a_row_or_labels_one_twice(
     stopped = up.start("nightly")
     labels.await_parts([0, 1, 2])
     up.process.send_signal(signal.SIGINT)
-    up.said("waiting for the parts under way of nightly")
+    up.said("waiting for the parts in progress of nightly")
     labels.let_go(3, 4)
     assert up.ended() == 0, up.lines
     assert up.lines[-1] == "stopped"

@@ -158,7 +158,7 @@ def test_a_part_from_before_leaves_the_batch_without_health_and_that_is_said(
     (folder / "manifest.json").unlink()
     manifest = label(workspace, trained.bundle, batch)
     assert (manifest["published"], manifest["health"], manifest["parts_skipped"]) == (True, None, 3)
-    assert manifest["notes"] == ["Not compared: some of its parts were labelled before their health was kept."]
+    assert manifest["notes"] == ["Not compared: some of its parts were labelled before data profiles were stored."]
 
 
 def test_a_held_batch_is_left_out_until_a_person_publishes_it(
@@ -229,7 +229,7 @@ def test_an_older_bundle_is_compared_with_nothing_and_says_so(
     labels = label(workspace, Registry(workspace).find(), add_batch(STRANGE, "bad"))
     assert (labels["published"], labels["findings"]) == (True, [])
     assert labels["notes"] == [
-        "Not compared: the model was trained before references were kept; train again to get one."
+        "Not compared: the model was trained before references were stored; train again to get one."
     ]
 
 

@@ -10,8 +10,8 @@ from matplotlib.patches import Rectangle
 
 from pipeline.metrics.drift import Histogram
 from pipeline.metrics.profile import Profile, label_counts
-from pipeline.nights import plots as night_figures
-from pipeline.nights.plots import MOST_LABELS, label_mix, label_shares, profile_histograms
+from pipeline.nights import plots as night_plots
+from pipeline.nights.plots import MAX_LABELS, label_mix, label_shares, profile_histograms
 
 LARGEST = 60_000
 
@@ -26,8 +26,8 @@ def size(png: bytes) -> tuple[int, int]:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Collect the figures that are drawn."""
     figures: list[Any] = []
-    as_png = night_figures.as_png
-    monkeypatch.setattr(night_figures, "as_png", lambda figure: figures.append(figure) or as_png(figure))
+    as_png = night_plots.as_png
+    monkeypatch.setattr(night_plots, "as_png", lambda figure: figures.append(figure) or as_png(figure))
     return figures
 
 
@@ -57,14 +57,14 @@ def test_a_label_mix_stays_small_and_draws_a_pair_of_bars_for_each_of_the_most_f
 ) -> None:
     tonight, reference = np.arange(classes, 0, -1), np.arange(1, classes + 1)
     png = label_mix(mix(tonight.tolist()), mix(reference.tolist()))
-    shown = min(classes, MOST_LABELS)
+    shown = min(classes, MAX_LABELS)
     assert size(png)[0] == 700
     assert size(png)[1] < 700
     assert len(png) < LARGEST
     (axes,) = drawn[0].axes
     assert len(bars(axes)) == 2 * shown
     assert len(axes.get_yticklabels()) == shown
-    assert ("other label" in axes.get_xlabel()) == (classes > MOST_LABELS)
+    assert ("other label" in axes.get_xlabel()) == (classes > MAX_LABELS)
 
 
 def test_bars_are_as_long_as_the_shares(drawn: list[Any]) -> None:
@@ -85,9 +85,9 @@ def test_labels_that_only_the_reference_has_are_seen_to_be_missing() -> None:
     counts = [*range(1, 31), 0]
     usual = [1] * 30 + [500]
     shares = label_shares(mix(counts), mix(usual))
-    assert shares[MOST_LABELS - 1].name == names(31)[30]
-    assert shares[MOST_LABELS - 1].tonight == 0
-    assert [share.rest for share in shares] == [False] * MOST_LABELS + [True]
+    assert shares[MAX_LABELS - 1].name == names(31)[30]
+    assert shares[MAX_LABELS - 1].tonight == 0
+    assert [share.is_remainder for share in shares] == [False] * MAX_LABELS + [True]
     assert shares[-1].name == "19 other labels"
     assert sum(share.rows for share in shares) == sum(counts)
     assert sum(share.tonight for share in shares) == pytest.approx(1)

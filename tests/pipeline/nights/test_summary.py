@@ -220,7 +220,7 @@ def test_labels_from_before_health_was_kept_are_read(station: Station) -> None:
     assert night is not None
     assert night.profile is None
     found = estimate_accuracy(night, Registry(station.workspace).find())
-    assert found.left_out == {"old": "some of it was labelled before confidence was kept"}
+    assert found.left_out == {"old": "some of it was labelled before data profiles were stored"}
     before = night_before(station.workspace, "weather", [])
     assert before is not None
     assert before.names == "old"

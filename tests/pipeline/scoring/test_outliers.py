@@ -32,7 +32,7 @@ TORN = "day 3 was bright wet shine cloud and long 4"
 
 
 def score(workspace: Workspace, bundle: Bundle, batch: Batch) -> BatchReport:
-    with Scorer(bundle, ScoringConfig(device="cpu", precision="fp32", threads=1)) as scorer:
+    with Scorer(bundle, ScoringConfig(device="cpu", variant="fp32", threads=1)) as scorer:
         return score_batch(workspace, batch, scorer)
 
 
