@@ -167,7 +167,7 @@ def _check_columns(path: Path, names: Sequence[str], labels: Sequence[str]) -> s
     doc_id = next((name for name in ID_NAMES if name in names), None)
     if doc_id is None:
         raise InputError(
-            f"{path}: no column 'doc_id' (there are: {_listed(names)}); add the id of the document of each row"
+            f"{path}: no column 'doc_id' (there are: {_listed(names)}); add the document ids"
         )
     missing = [label for label in labels if label not in names]
     if missing:
