@@ -24,8 +24,8 @@ from flows.reports.model import model_report
 from flows.reports.model_card import CARD_FILE as CARD
 from flows.reports.model_card import model_card
 from pipeline.config import Recipe, load_recipe
-from pipeline.promotion.register import Registration, register
-from pipeline.promotion.rule import check_force
+from pipeline.promotion.register import register
+from pipeline.promotion.rule import Registration, check_force
 from pipeline.training.evaluate import assess
 from pipeline.training.loop import TrainedModel
 from pipeline.training.prepare import PreparedData, WarmStart, prepare

@@ -42,7 +42,7 @@ def version_report(workspace: str, spec: str) -> str:
     """
     from flows.reports.model import model_report
     from pipeline.promotion.comparison import read_comparison
-    from pipeline.promotion.register import Registration
+    from pipeline.promotion.rule import Registration
 
     registry = Registry(Workspace(workspace))
     bundle = registry.find(spec)

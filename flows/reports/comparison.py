@@ -10,8 +10,7 @@ from pipeline.promotion.rule import points, promotion_rule
 
 if TYPE_CHECKING:  # these bring PyTorch along
     from pipeline.promotion.comparison import Comparison, PairedEvaluation
-    from pipeline.promotion.register import Registration
-    from pipeline.promotion.rule import Decision
+    from pipeline.promotion.rule import Decision, Registration
 
 LISTED_CLASSES = 12
 

@@ -9,7 +9,7 @@ from flows.reports.markdown import percent, picture, table
 from flows.reports.selective import policy_section
 
 if TYPE_CHECKING:  # these bring PyTorch along
-    from pipeline.promotion.register import Registration
+    from pipeline.promotion.rule import Registration
 
 WORST_CLASSES = 12  # a table of 150 classes is read by nobody
 

@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.config import PretrainingConfig, Recipe, TokenizerConfig
 from pipeline.dataset.corpus import TEST, read_columns, select, text_position
 from pipeline.dataset.minibatches import TokenLists
-from pipeline.dataset.token_cache import read_vocabulary, write_vocabulary
-from pipeline.dataset.tokenizer import Tokenizer, WordSplitter
+from pipeline.dataset.tokenizer import Tokenizer, WordSplitter, read_vocabulary, write_vocabulary
 from pipeline.errors import ConfigError, TrainingDataError
 from pipeline.files import read_json, value_digest, write_json
 from pipeline.schemas import CHUNKS

@@ -1,7 +1,7 @@
 """Token ids of the labelled documents as Parquet, for training. A cache, safe to delete."""
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -12,43 +12,11 @@ import pyarrow.parquet as pq
 from pipeline.config import TokenizerConfig
 from pipeline.dataset.corpus import TRAIN, Corpus
 from pipeline.dataset.minibatches import TokenLists
-from pipeline.dataset.tokenizer import Tokenizer, TokenStats
+from pipeline.dataset.token_set import TokenSet
+from pipeline.dataset.tokenizer import Tokenizer, TokenStats, read_vocabulary, write_vocabulary
 from pipeline.files import read_json, value_digest, write_json
 from pipeline.schemas import SPLITS, TOKENS
 from pipeline.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class TokenSet:
-    """One split, ready for training or evaluation.
-
-    Attributes:
-        doc_ids: strings [texts].
-        label_ids: int32 [texts], the label set of each text; -1 for soft labels only.
-        tokens: the token ids of the texts.
-        label_sets: bool [label sets, classes]; in a single-label task a set is a class.
-        soft_labels: float32 [texts, classes], the probabilities of a teacher, NaN where it has none; None without one.
-    """
-
-    doc_ids: pa.Array
-    label_ids: np.ndarray
-    tokens: TokenLists
-    label_sets: np.ndarray
-    soft_labels: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.label_ids)
-
-    @property
-    def classes(self) -> int:
-        return int(self.label_sets.shape[1])
-
-    def targets(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Return float32 [rows, classes]: 1 for each class of a text, 0 everywhere for a text without a label."""
-        label_ids = self.label_ids[rows]
-        targets = self.label_sets[label_ids].astype(np.float32)
-        targets[label_ids < 0] = 0.0
-        return targets
 
 
 class TokenCache:
@@ -144,13 +112,3 @@ def _write_split(path: Path, corpus: Corpus, split: int, tokenizer: Tokenizer) -
             rows = pa.record_batch([doc_ids, pa.array(label_ids), encoded.token_ids], schema=TOKENS)
             writer.write_batch(rows.filter(pa.array(encoded.lengths > 0)))
     return stats
-
-
-def write_vocabulary(path: Path, tokenizer: Tokenizer) -> None:
-    """Write one word on each line, in the order of their ids; no word contains white space."""
-    path.write_text("\n".join(tokenizer.vocabulary.to_pylist()), encoding="utf-8", newline="\n")
-
-
-def read_vocabulary(path: Path) -> list[str]:
-    """Return the words that `write_vocabulary` wrote."""
-    return path.read_text(encoding="utf-8").split("\n") if path.stat().st_size else []

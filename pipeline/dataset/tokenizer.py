@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -260,3 +261,13 @@ def english_stop_words() -> set[str]:
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
     return set(ENGLISH_STOP_WORDS - NEGATIONS)
+
+
+def write_vocabulary(path: Path, tokenizer: Tokenizer) -> None:
+    """Write one word on each line, in the order of their ids; no word contains white space."""
+    path.write_text("\n".join(tokenizer.vocabulary.to_pylist()), encoding="utf-8", newline="\n")
+
+
+def read_vocabulary(path: Path) -> list[str]:
+    """Return the words that `write_vocabulary` wrote."""
+    return path.read_text(encoding="utf-8").split("\n") if path.stat().st_size else []

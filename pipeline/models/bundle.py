@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import PromotionConfig, SelectiveConfig, stored_recipe
-from pipeline.dataset.token_cache import read_vocabulary
-from pipeline.dataset.tokenizer import Tokenizer
+from pipeline.dataset.tokenizer import Tokenizer, read_vocabulary
 from pipeline.errors import ModelError
 from pipeline.files import read_json, value_digest, verified_manifest
 from pipeline.metrics.predictions import PREDICTIONS_FILE, Predictions, read_predictions

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import torch
 
-from pipeline.dataset.token_cache import TokenSet
+from pipeline.dataset.token_set import TokenSet
 from pipeline.errors import ParityError
 from pipeline.training.model import Classifier, packed_logits
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 
 from pipeline.config import Recipe, stored_recipe
-from pipeline.dataset.token_cache import TokenSet, write_vocabulary
-from pipeline.dataset.tokenizer import Tokenizer
+from pipeline.dataset.token_set import TokenSet
+from pipeline.dataset.tokenizer import Tokenizer, write_vocabulary
 from pipeline.files import write_json
 from pipeline.models.bundle import Bundle
 from pipeline.models.onnx_graph import build_graph

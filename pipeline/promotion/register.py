@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,14 @@ from pipeline.metrics.plots import confusion_matrix, precision_coverage, reliabi
 from pipeline.metrics.predictions import PREDICTIONS_FILE, Predictions, write_predictions
 from pipeline.metrics.profile import REFERENCE_FILE, Profile, label_counts
 from pipeline.metrics.selective import fit_policies
-from pipeline.models.bundle import Bundle
 from pipeline.models.engine import temporary_engine
 from pipeline.models.registry import Registry
 from pipeline.models.variants import VARIANT_FILES
 from pipeline.models.write_bundle import write_model
 from pipeline.promotion.churn import expected_coverage
-from pipeline.promotion.comparison import COMPARISON_FILE, Comparison, write_comparison
+from pipeline.promotion.comparison import COMPARISON_FILE, write_comparison
 from pipeline.promotion.plots import class_changes
-from pipeline.promotion.rule import check_force, decide_promotion, promotion_record
+from pipeline.promotion.rule import Registration, check_force, decide_promotion, promotion_record
 from pipeline.promotion.version import ModelVersion
 from pipeline.schemas import SPLITS
 from pipeline.training.evaluate import assess
@@ -36,16 +35,6 @@ from pipeline.training.prepare import COLD_START, PreparedData, WarmStart, prepa
 from pipeline.training.resumable import Progress
 from pipeline.training.selection import delete_checkpoints, fit
 from pipeline.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class Registration:
-    """A registered version, and whether it is the champion now."""
-
-    bundle: Bundle
-    promoted: bool
-    reason: str
-    comparison: Comparison | None = None  # with the champion at its registration
 
 
 def register(
@@ -136,7 +125,9 @@ def _write_bundle(
     targets = {SPLITS[split]: prepared.read(split).targets() > 0 for split in (VALIDATION, TEST)}
     predictions = {split: Predictions.of(exported[split], targets[split], thresholds) for split in targets}
     write_predictions(folder / PREDICTIONS_FILE, predictions)
-    challenger = ModelVersion.staged(name, version, folder / VARIANT_FILES["fp32"], prepared, thresholds)
+    challenger = ModelVersion.staged(
+        name, version, folder / VARIANT_FILES["fp32"], prepared.corpus, prepared.cache.tokenizer, thresholds
+    )
     policies = fit_policies(predictions["validation"], recipe.selective, challenger.labels)
     last_night = expected_coverage(workspace, challenger, policies)
     provenance = {"parity": parity.as_dict(), "speed": speed, "last_night": last_night}

@@ -25,6 +25,7 @@ from typing import Any
 from pipeline.dataset.corpus import Corpus
 from pipeline.errors import ConfigError, ModelError, TrainingDataError
 from pipeline.metrics.significance import SIGNIFICANCE_LEVEL
+from pipeline.models.bundle import Bundle
 from pipeline.models.registry import Registry
 from pipeline.promotion.comparison import Comparison, compare_versions
 from pipeline.promotion.version import ModelVersion
@@ -173,3 +174,13 @@ def decide_promotion(
         return decision, comparison
     prefix = f"forced over {comparison.champion}: " if comparison else "forced: "
     return Decision(True, [f"{prefix}{force.strip()}", *decision.reasons], forced=True), comparison
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A registered version, and whether it is the champion now."""
+
+    bundle: Bundle
+    promoted: bool
+    reason: str
+    comparison: Comparison | None = None  # with the champion at its registration

@@ -18,7 +18,7 @@ from pipeline.metrics.classification import confidences, decide
 from pipeline.models.bundle import TRAINED_ON_SHARE, Bundle
 
 if TYPE_CHECKING:
-    from pipeline.training.prepare import PreparedData
+    from pipeline.dataset.corpus import Corpus
 
 SLICE_TEXTS = 16_384  # tokenized and labelled at once
 
@@ -49,16 +49,21 @@ class ModelVersion:
 
     @classmethod
     def staged(
-        cls, name: str, version: int, graph: Path, prepared: PreparedData, thresholds: NDArray[np.float32] | None
+        cls,
+        name: str,
+        version: int,
+        graph: Path,
+        corpus: Corpus,
+        tokenizer: Tokenizer,
+        thresholds: NDArray[np.float32] | None,
     ) -> Self:
         """Return a version that is about to be registered: its graph is written and proven."""
-        corpus = prepared.corpus
         trained_rows = zip(corpus.batches, corpus.trained_on_rows, strict=True)
         return cls(
             name=name,
             title=f"{name}@{version}",
             graph=graph,
-            tokenizer=prepared.cache.tokenizer,
+            tokenizer=tokenizer,
             labels=corpus.labels,
             thresholds=thresholds,
             trained_batches=frozenset(

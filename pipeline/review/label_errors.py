@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pipeline.config import stored_recipe
 from pipeline.dataset.corpus import TRAIN, Corpus
 from pipeline.dataset.minibatches import TokenLists, plan_minibatches
-from pipeline.dataset.token_cache import TokenSet
+from pipeline.dataset.token_set import TokenSet
 from pipeline.dataset.tokenizer import Tokenizer
 from pipeline.errors import ModelError, ReviewError
 from pipeline.models.bundle import Bundle

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from pipeline.dataset.minibatches import plan_minibatches
-from pipeline.dataset.token_cache import TokenSet
+from pipeline.dataset.token_set import TokenSet
 from pipeline.metrics.classification import best_thresholds, decide, log_loss, macro_f1
 from pipeline.training.model import Classifier
 from pipeline.training.parallel import CorePool

@@ -16,7 +16,7 @@ from scipy import sparse
 from torch import Tensor
 
 from pipeline.dataset.minibatches import plan_minibatches
-from pipeline.dataset.token_cache import TokenSet
+from pipeline.dataset.token_set import TokenSet
 from pipeline.training.baseline import fit_svm
 from pipeline.training.model import MeanEmbeddingLinear, NgramLinear
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.config import TrainingConfig
 from pipeline.dataset.minibatches import plan_minibatches, shuffled_minibatches
-from pipeline.dataset.token_cache import TokenSet
+from pipeline.dataset.token_set import TokenSet
 from pipeline.dataset.tokenizer import PADDING, UNKNOWN
 from pipeline.errors import DeviceError
 from pipeline.metrics.classification import best_thresholds, decide, log_loss, macro_f1

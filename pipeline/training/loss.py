@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from pipeline.config import TrainingConfig
-from pipeline.dataset.token_cache import TokenSet
+from pipeline.dataset.token_set import TokenSet
 
 SOFT_LABEL_FLOOR = 1e-6  # soft labels are clamped to this distance from 0 and 1
 

@@ -10,7 +10,8 @@ from pipeline.config import Recipe, SelectiveConfig
 from pipeline.dataset.corpus import TRAIN, VALIDATION, Corpus, select
 from pipeline.dataset.reviews import read_reviewed_labels
 from pipeline.dataset.soft_labels import SoftLabels, check_soft_label_ids, read_soft_labels
-from pipeline.dataset.token_cache import TokenCache, TokenSet, build_tokens
+from pipeline.dataset.token_cache import TokenCache, build_tokens
+from pipeline.dataset.token_set import TokenSet
 from pipeline.dataset.word_vectors import WordVectors, read_vectors
 from pipeline.errors import ConfigError
 from pipeline.metrics.selective import check_none_provable, check_provable

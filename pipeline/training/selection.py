@@ -12,7 +12,7 @@ import torch
 
 from pipeline.config import Recipe, TrainingConfig, training_digest_values
 from pipeline.dataset.corpus import TRAIN, VALIDATION
-from pipeline.dataset.token_cache import TokenSet
+from pipeline.dataset.token_set import TokenSet
 from pipeline.dataset.tokenizer import RESERVED
 from pipeline.files import value_digest
 from pipeline.metrics.classification import standard_error

@@ -19,7 +19,8 @@ from torch import nn
 
 from pipeline.config import Recipe, TrainingConfig, apply_overrides
 from pipeline.dataset.corpus import TRAIN, VALIDATION
-from pipeline.dataset.token_cache import TokenCache, TokenSet
+from pipeline.dataset.token_cache import TokenCache
+from pipeline.dataset.token_set import TokenSet
 from pipeline.training import loop as training
 from pipeline.training.loop import Trainer, epoch_minibatches
 from pipeline.training.model import Classifier

@@ -26,7 +26,8 @@ from pipeline.dataset.minibatches import TokenLists
 from pipeline.ingest import ingest
 from pipeline.metrics.selective import REPORTED_PRECISIONS, SelectivePolicy, SelectiveResult
 from pipeline.models.engine import temporary_engine
-from pipeline.promotion.register import Registration, train
+from pipeline.promotion.register import train
+from pipeline.promotion.rule import Registration
 from pipeline.workspace import Workspace
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

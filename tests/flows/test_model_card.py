@@ -1,7 +1,7 @@
 """The model card says in plain words what a version is, from its own figures."""
 
 from flows.reports.model_card import model_card
-from pipeline.promotion.register import Registration
+from pipeline.promotion.rule import Registration
 
 
 def test_a_card_says_what_a_version_learnt_from_what_it_is_good_at_how_sure_and_how_fast(trained: Registration) -> None:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pipeline.promotion.register import Registration
+from pipeline.promotion.rule import Registration
 
 HEAVY = ("torch", "sklearn", "scipy.stats", "matplotlib", "optuna", "prefect")
 RUN = f"""

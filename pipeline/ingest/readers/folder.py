@@ -5,14 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.ingest.columns import SPLIT_NAMES
-from pipeline.ingest.readers.base import (
-    RawRows,
-    ReadOptions,
-    Reject,
-    chunked,
-    escape_invalid_text,
-    invalid_text_reason,
-)
+from pipeline.ingest.readers.base import RawRows, ReadOptions, Reject, chunked, escape_invalid_text, invalid_text_reason
 from pipeline.ingest.readers.streams import data_suffix, open_text
 
 UNLABELLED = {"unsup", "unsupervised", "unlabelled", "unlabeled"}

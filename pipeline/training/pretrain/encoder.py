@@ -16,8 +16,7 @@ from torch import Tensor
 
 from pipeline.config import Recipe, stored_recipe
 from pipeline.dataset.chunks import ChunkCache, build_chunks
-from pipeline.dataset.token_cache import read_vocabulary, write_vocabulary
-from pipeline.dataset.tokenizer import Tokenizer, WordSplitter
+from pipeline.dataset.tokenizer import Tokenizer, WordSplitter, read_vocabulary, write_vocabulary
 from pipeline.errors import ModelError
 from pipeline.files import read_json, value_digest, verified_manifest, write_json, write_manifest
 from pipeline.training.loop import choose_training_device

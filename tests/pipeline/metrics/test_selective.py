@@ -29,7 +29,8 @@ from pipeline.metrics.selective import (
 from pipeline.nights.coverage import night_coverage
 from pipeline.nights.finish import score_batch
 from pipeline.nights.summary import LabelledNight, labelled_night
-from pipeline.promotion.register import Registration, train
+from pipeline.promotion.register import train
+from pipeline.promotion.rule import Registration
 from pipeline.scoring.labels import part_fingerprint
 from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Batch, Workspace

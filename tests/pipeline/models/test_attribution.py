@@ -14,7 +14,7 @@ from test_onnx_graph import ragged_texts, trained_model
 from torch import Tensor
 
 from pipeline.dataset.minibatches import TokenLists
-from pipeline.dataset.token_cache import TokenSet
+from pipeline.dataset.token_set import TokenSet
 from pipeline.errors import ModelError
 from pipeline.models.attribution import with_attributions
 from pipeline.models.engine import BoundRunner, HostRunner, bucket_length

@@ -7,7 +7,8 @@ from pipeline.config import Recipe, apply_overrides, load_recipe
 from pipeline.errors import ConfigError, ModelError, ParityError
 from pipeline.files import read_json
 from pipeline.models.registry import Registry
-from pipeline.promotion.register import Registration, train
+from pipeline.promotion.register import train
+from pipeline.promotion.rule import Registration
 from pipeline.workspace import Batch, Workspace
 
 AddBatch = Callable[..., Batch]

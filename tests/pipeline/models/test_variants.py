@@ -17,7 +17,7 @@ from pipeline.models.onnx_graph import build_graph
 from pipeline.models.quantization import agreement_with_fp32, write_variants
 from pipeline.models.session import cuda_obstacle
 from pipeline.models.variants import VARIANT_FILES, choose_variant
-from pipeline.promotion.register import Registration
+from pipeline.promotion.rule import Registration
 
 GOOD: dict[str, Any] = {
     "texts": 1000, "equal_labels": 0.998, "macro_f1": 0.9, "fp32_macro_f1": 0.901, "speed": 1.9,

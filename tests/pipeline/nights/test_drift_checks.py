@@ -25,7 +25,8 @@ from pipeline.models.registry import Registry
 from pipeline.nights.finish import score_batch
 from pipeline.nights.hold import DriftReport, PastNight, check_drift
 from pipeline.nights.publish import publish, published_batches
-from pipeline.promotion.register import Registration, train
+from pipeline.promotion.register import train
+from pipeline.promotion.rule import Registration
 from pipeline.scoring.labels import METADATA_KEY
 from pipeline.scoring.score import score_part
 from pipeline.scoring.scorer import Scorer

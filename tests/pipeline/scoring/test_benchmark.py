@@ -14,7 +14,7 @@ from pipeline.config import ScoringConfig
 from pipeline.errors import BatchError, ModelError
 from pipeline.models.session import usable_cores
 from pipeline.models.variants import choose_variant
-from pipeline.promotion.register import Registration
+from pipeline.promotion.rule import Registration
 from pipeline.scoring.benchmark import bench
 from pipeline.scoring.benchmark_subject import take_rows, workspace_subject
 from pipeline.scoring.benchmark_tuning import rows_of
@@ -105,7 +105,7 @@ def test_the_first_rows_of_a_batch_are_a_batch_too(
     tmp_path: Path, add_batch: AddBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.ingest.parts.PART_ROWS", 40)
-    monkeypatch.setattr("pipeline.ingest.readers.jsonl.CHUNK_ROWS", 40)
+    monkeypatch.setattr("pipeline.ingest.readers.base.CHUNK_ROWS", 40)
     batch = add_batch(weather_rows(100), "night")
     some = take_rows(batch, tmp_path / "some", 50)
     assert (some.rows, [part["rows"] for part in some.manifest["parts"]]) == (50, [40, 10])

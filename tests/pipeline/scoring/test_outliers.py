@@ -19,7 +19,7 @@ from pipeline.metrics.profile import CONFIDENCES, LENGTHS, UNKNOWN_SHARES, Profi
 from pipeline.models.bundle import Bundle
 from pipeline.nights.finish import score_batch
 from pipeline.nights.summary import LabelledNight, OutlierRow, labelled_night, outlier_rows
-from pipeline.promotion.register import Registration
+from pipeline.promotion.rule import Registration
 from pipeline.scoring.labels import METADATA_KEY, read_outliers
 from pipeline.scoring.report import BatchReport
 from pipeline.scoring.scorer import Scorer

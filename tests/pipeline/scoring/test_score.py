@@ -19,7 +19,7 @@ from pipeline.files import file_digest, read_json
 from pipeline.models.engine import Engine, HostRunner
 from pipeline.models.session import CPU, CUDA, cuda_obstacle, open_session, processor_name
 from pipeline.nights.finish import score_batch
-from pipeline.promotion.register import Registration
+from pipeline.promotion.rule import Registration
 from pipeline.schemas import LABELS
 from pipeline.scoring.labels import is_labelled
 from pipeline.scoring.score import score_part

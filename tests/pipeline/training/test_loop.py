@@ -10,7 +10,7 @@ from conftest import tiny_recipe, weather_rows
 from pipeline.config import Recipe
 from pipeline.dataset.corpus import TRAIN, VALIDATION
 from pipeline.dataset.minibatches import TokenLists
-from pipeline.dataset.token_cache import TokenSet
+from pipeline.dataset.token_set import TokenSet
 from pipeline.errors import DeviceError
 from pipeline.training.loop import (
     TrainedModel,

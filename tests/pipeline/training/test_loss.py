@@ -8,7 +8,7 @@ from torch import nn
 
 from pipeline.config import TrainingConfig
 from pipeline.dataset.minibatches import TokenLists
-from pipeline.dataset.token_cache import TokenSet
+from pipeline.dataset.token_set import TokenSet
 from pipeline.training.loss import Objective, positive_weights
 
 CPU = torch.device("cpu")
