@@ -1,4 +1,4 @@
-"""What all flows share: when a retry helps, what a run is called, and what its log and its page in the UI show."""
+"""Shared by all flows: retries, run names, logs, progress and reports in the UI, the scoring slot, events."""
 
 import datetime
 import logging
@@ -27,15 +27,15 @@ from prefect.utilities.urls import url_for
 from flows.server.automations import BATCH
 from pipeline.errors import NightlabelError
 
-DEFAULT_WORKSPACE = ""  # a run that names no workspace takes the one of the process it runs in
-SCORING_SLOT = "nightlabel-scoring"  # of the server's concurrency limit: how many score at once
-LEASE_SECONDS = 60.0  # the slot of a run that was killed is free after so long
-PATIENCE_SECONDS = 180.0  # for a server that is away, with what a run cannot do without
-UI_SECONDS = 5.0  # progress in the UI is a call to the API each time
+DEFAULT_WORKSPACE = ""  # the workspace of the process that runs the flow
+SCORING_SLOT = "nightlabel-scoring"  # the server's concurrency limit of scoring runs
+LEASE_SECONDS = 60.0  # after which the slot of a killed run is free
+PATIENCE_SECONDS = 180.0  # how long a report waits for a server that does not answer
+UI_SECONDS = 5.0  # between two progress updates, each of which is an API call
 
 
 def is_transient(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001 - Prefect's signature
-    """Return whether trying again can help: a disk or network that failed, not input that is wrong."""
+    """Return whether a retry can help: after a failed disk or network, not after wrong input."""
     try:
         state.result()
     except (NightlabelError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError):
@@ -51,52 +51,48 @@ RETRY: dict[str, Any] = {"retries": 2, "retry_delay_seconds": [5, 30], "retry_co
 
 
 def scheduled_day() -> datetime.date:
-    """Return the day this run was scheduled for, in local time: a late run belongs to its own night."""
+    """Return the day this run was scheduled for, in local time, however late it starts."""
     scheduled = flow_run.scheduled_start_time
     return scheduled.astimezone().date() if scheduled else datetime.datetime.now().astimezone().date()
 
 
 def file_names(sources: Sequence[str]) -> str:
-    """Return what a run's name says of its sources: the first one without its folders, and how many follow."""
+    """Return the sources for a run's name: the first file name, and the number of others."""
     first = PurePath(sources[0]).name or sources[0]
     return first if len(sources) == 1 else f"{first} and {len(sources) - 1} more"
 
 
 class _UserErrors(logging.Filter):
-    """A user's error says by itself what to do: it takes one line of the run's log, not four tracebacks."""
+    """Log a user's error as one line, without the traceback: its message says what to do."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, NightlabelError) and os.environ.get("NIGHTLABEL_DEBUG") != "1":
-            record.exc_text = f"{type(error).__name__}: {error}"  # what a formatter finds here it takes as it is
+            record.exc_text = f"{type(error).__name__}: {error}"  # a formatter takes this as it is
         return True
 
 
 class _OnlyInRuns(logging.Filter):
-    """Library lines belong to a run's log; outside a run Prefect would warn about each of them."""
+    """Pass the library's lines inside a run only: outside a run Prefect warns about each of them."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not record.name.startswith("pipeline") or bool(FlowRunContext.get() or TaskRunContext.get())
 
 
-def _prepare_logs() -> None:
-    for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(_UserErrors())
-    library = logging.getLogger("pipeline")
-    library.setLevel(logging.INFO)
-    for handler in library.handlers:  # Prefect's, where its setting `extra_loggers` names this logger
-        handler.addFilter(_OnlyInRuns())
-
-
-_prepare_logs()
+for run_logger in ("prefect.flow_runs", "prefect.task_runs"):
+    logging.getLogger(run_logger).addFilter(_UserErrors())
+library_logger = logging.getLogger("pipeline")
+library_logger.setLevel(logging.INFO)
+for handler in library_logger.handlers:  # Prefect's, if its setting `extra_loggers` names this logger
+    handler.addFilter(_OnlyInRuns())
 
 
 class PartTimeoutError(Exception):
-    """Work that gave no result for longer than it may take."""
+    """No part finished within the time limit."""
 
 
 class RunProgress:
-    """Shows how far a long task is: every line in the run's log, a bar in the UI now and then."""
+    """Reports the progress of a task: lines in the run's log, and a progress bar in the UI."""
 
     def __init__(self, description: str) -> None:
         self._logger = get_run_logger()
@@ -106,11 +102,11 @@ class RunProgress:
 
     def __call__(self, share: float, line: str) -> None:
         self._logger.info(line)
-        now = time.monotonic()
-        if share < 1 and now - self._updated < UI_SECONDS:
+        seconds = time.monotonic()
+        if share < 1 and seconds - self._updated < UI_SECONDS:
             return
-        self._updated = now
-        with suppress(httpx.TransportError):  # a bar is no reason to wait for a server that is away
+        self._updated = seconds
+        with suppress(httpx.TransportError):  # do not wait for the server because of a progress bar
             if self._artifact is None:
                 # In a synchronous task Prefect returns the id itself, whatever its annotation says.
                 self._artifact = cast(UUID, create_progress_artifact(progress=0.0, description=self._description))
@@ -118,9 +114,9 @@ class RunProgress:
 
 
 def show_report(key: str, markdown: str, description: str) -> UUID | None:
-    """Attach a report to the run, where the UI shows it; return the artifact's id.
+    """Attach a report to the run as an artifact; return its id.
 
-    A server that is away is waited for; if it stays away, the run goes on without the artifact, and None is returned.
+    Waits `PATIENCE_SECONDS` for a server that does not answer, then returns None.
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
@@ -128,16 +124,16 @@ def show_report(key: str, markdown: str, description: str) -> UUID | None:
             return cast(UUID, create_markdown_artifact(markdown, key=key, description=description))
         except httpx.TransportError as error:
             if time.monotonic() > deadline:
-                get_run_logger().warning("the report %s is not in the UI: the server stayed away (%s)", key, error)
+                get_run_logger().warning("the report %s is not in the UI: the server does not answer (%s)", key, error)
                 return None
             time.sleep(UI_SECONDS)
 
 
 @contextmanager
 def scoring_slot() -> Iterator[None]:
-    """Wait for a place among those that score at once on this server; without such a limit there is room for all.
+    """Hold a slot of the server's limit of concurrent scoring runs, if there is such a limit.
 
-    The place of a run that was killed is free after `LEASE_SECONDS`.
+    The slot of a killed run is free after `LEASE_SECONDS`.
     """
     with get_client(sync_client=True) as client:
         try:
@@ -148,10 +144,10 @@ def scoring_slot() -> Iterator[None]:
         yield
         return
     if limit.active_slots >= limit.limit:
-        get_run_logger().info("another run is scoring: waiting until it is done")
+        get_run_logger().info("another run is scoring: waiting until it ends")
     finished = False
     try:
-        # Neither losing the place to a server that was away, nor giving it back to one, is a reason to fail.
+        # Losing the slot because the server does not answer, or failing to release it, does not fail the run.
         with concurrency(SCORING_SLOT, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False):
             yield
             finished = True
@@ -161,13 +157,13 @@ def scoring_slot() -> Iterator[None]:
 
 
 def announce(event: str, batch: str, workspace: Path, text: str) -> None:
-    """Tell the server's automations something about a batch.
+    """Emit an event about a batch for the server's automations.
 
     Args:
         event: one of `flows.server.automations`.
-        batch: its id.
-        workspace: where it lies.
-        text: a sentence for a person.
+        batch: the batch id.
+        workspace: the workspace folder.
+        text: a sentence for people.
     """
     night = UUID(flow_run.root_flow_run_id)
     emit_event(
@@ -183,15 +179,15 @@ def announce(event: str, batch: str, workspace: Path, text: str) -> None:
 
 
 def end_process(message: str) -> NoReturn:
-    """End this process and mark its runs as failed: for work in threads that nothing else can stop.
+    """End this process and mark its runs as failed: the only way to stop a thread that hangs.
 
     Args:
-        message: what went wrong, for the runs' page.
+        message: the reason, shown on the runs' page.
     """
     client = get_client(sync_client=True)
-    ids = [UUID(one) for one in (flow_run.id, flow_run.parent_flow_run_id) if one]
-    for run in ids:
-        client.set_flow_run_state(run, Failed(message=message), force=True)
+    for run_id in (flow_run.id, flow_run.parent_flow_run_id):
+        if run_id:
+            client.set_flow_run_state(UUID(run_id), Failed(message=message), force=True)
     get_run_logger().error(message)
     time.sleep(UI_SECONDS)  # for the log to reach the server
     os._exit(1)

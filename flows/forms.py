@@ -1,6 +1,6 @@
-"""What the forms in the UI ask for: each parameter's title, its limits, and a type that the UI draws well.
+"""Parameter types of the flows: title, limits, and a JSON schema that the forms in the UI draw well.
 
-A parameter's sentence is in the docstring of its flow, where Prefect looks for it.
+A parameter's description is in the docstring of its flow, where Prefect reads it.
 """
 
 import datetime
@@ -15,17 +15,17 @@ A_NAME = f"^{NAME_PATTERN.pattern}$"
 
 
 def titled(title: str, **schema: Any) -> Any:
-    """Return what gives a parameter its title, which Prefect takes from nowhere else.
+    """Return the annotation that gives a parameter its title in the form.
 
     Args:
-        title: what stands above the input.
-        schema: more of the parameter's JSON schema, which only the form checks: the library's errors say more.
+        title: shown above the input.
+        schema: further JSON schema, checked by the form only.
     """
     return Field(json_schema_extra={"title": title, **schema})
 
 
 def optional(title: str, **schema: Any) -> tuple[Any, ...]:
-    """Return the same for a parameter that may be None: one input, empty at first, instead of a choice of types."""
+    """Return the annotations of a parameter that may be None: one input, empty by default."""
     kind = {"type": "string", **schema}
     empty = "" if kind["type"] == "string" else 0
     return (
@@ -35,36 +35,24 @@ def optional(title: str, **schema: Any) -> tuple[Any, ...]:
     )
 
 
-def _preset_schema() -> dict[str, Any]:
-    names = preset_names()
-    file = "Path of a .toml file, for example of one that tune has written: workspace/presets/tuned.toml."
-    return {
-        "anyOf": [
-            {"title": "By name", "type": "string", "enum": names},
-            {"title": "From a file", "type": "string", "description": file},
-        ],
-        "pattern": rf"^({'|'.join(names)}|.*\.toml)$",
-    }
-
-
 def setting_changes(title: str, sentence: str) -> Any:
-    """Return what describes a list of settings that differ from the preset's, with the names that there are.
+    """Return the annotation of a list of changed settings, whose description lists all sections and fields.
 
     Args:
-        title: what stands above the input.
-        sentence: what happens to them.
+        title: shown above the input.
+        sentence: the start of the description.
     """
     sections = {name: type(field.default).model_fields for name, field in Recipe.model_fields.items()}
-    known = "; ".join(f"in {name}: {', '.join(fields)}" for name, fields in sections.items())
+    listing = "; ".join(f"in {name}: {', '.join(fields)}" for name, fields in sections.items())
     return titled(
         title,
-        description=f"{sentence}, each as section.field=value, for example training.epochs=6. There are {known}.",
-        items={"type": "string", "pattern": rf"^({'|'.join(sections)})\.[a-z_]+ *=.+$"},
+        description=f"{sentence}, each as section.field=value, for example training.epochs=6. Settings: {listing}.",
+        items={"type": "string", "pattern": rf"^({'|'.join(Recipe.current_names())})\.[a-z_]+ *=.+$"},
     )
 
 
 def named(title: str) -> tuple[Any, ...]:
-    """Return what describes the optional name of something in the workspace."""
+    """Return the annotations of an optional name in the workspace."""
     return optional(title, pattern=f"^({NAME_PATTERN.pattern})?$")
 
 
@@ -72,7 +60,18 @@ WorkspacePath = Annotated[str, titled("Workspace folder")]
 OptionalDay = Annotated[datetime.date | None, *optional("Date", pattern=r"^(\d{4}-\d{2}-\d{2})?$")]
 Batches = Annotated[list[str], titled("Batches", items={"type": "string", "pattern": A_NAME})]
 ModelName = Annotated[str | None, *optional("Model")]
-Preset = Annotated[str, WithJsonSchema(_preset_schema()), titled("Preset")]
+PRESET_SCHEMA = {
+    "anyOf": [
+        {"title": "By name", "type": "string", "enum": preset_names()},
+        {
+            "title": "From a file",
+            "type": "string",
+            "description": "Path of a .toml file, for example written by tune: workspace/presets/tuned.toml.",
+        },
+    ],
+    "pattern": rf"^({'|'.join(preset_names())}|.*\.toml)$",
+}
+Preset = Annotated[str, WithJsonSchema(PRESET_SCHEMA), titled("Preset")]
 SettingChanges = Annotated[list[str], setting_changes("Settings", "Changes to the preset")]
 WordVectorsFile = Annotated[str | None, *optional("Word vectors")]
 EncoderName = Annotated[str | None, *named("Encoder")]

@@ -1,4 +1,4 @@
-"""Raw files in, a batch of documents out."""
+"""The flow ingest: raw files in, a batch of documents out."""
 
 import datetime
 from typing import Annotated
@@ -16,38 +16,33 @@ from flows.server.automations import BATCH_READY
 from pipeline.config import IngestConfig
 from pipeline.ingest import IngestReport
 from pipeline.ingest import ingest as ingest_documents
+from pipeline.models.registry import Registry
 from pipeline.workspace import Workspace
 
 
 def _run_name() -> str:
-    given = flow_run.parameters
-    batch = given.get("batch") or given.get("date") or datetime.date.today()
-    return f"ingest {batch}: {file_names(given['sources'])}"
+    parameters = flow_run.parameters
+    batch = parameters.get("batch") or parameters.get("date") or datetime.date.today()
+    return f"ingest {batch}: {file_names(parameters['sources'])}"
 
 
-def _read_name() -> str:
-    return f"read {file_names(task_run.parameters['sources'])}"
-
-
-@task(name="read", task_run_name=_read_name, cache_policy=NO_CACHE, **RETRY)
-def _read(
+@task(
+    name="read",
+    task_run_name=lambda: f"read {file_names(task_run.parameters['sources'])}",
+    cache_policy=NO_CACHE,
+    **RETRY,
+)
+def read_task(
     sources: list[str],
     config: IngestConfig,
     batch: str | None,
     replace: bool,
     date: datetime.date | None,
-    workspace: str,
+    workspace: Workspace,
 ) -> IngestReport:
-    logger = get_run_logger()
-    return ingest_documents(
-        Workspace(workspace),
-        sources,
-        config,
-        batch_id=batch,
-        replace=replace,
-        date=date,
-        progress=logger.info,
-    )
+    """Read the sources into a batch."""
+    log = get_run_logger().info
+    return ingest_documents(workspace, sources, config, batch_id=batch, replace=replace, date=date, progress=log)
 
 
 @flow(name="ingest", flow_run_name=_run_name, validate_parameters=True)
@@ -63,28 +58,21 @@ def ingest(
 
     Args:
         sources: Files, folders or globs, read in this order.
-        config: How the files are read.
-        batch: Name of the batch. Empty: the date, with a number behind it where that is taken.
+        config: File format and columns.
+        batch: Name of the batch. Empty: the date, numbered if that is taken.
         replace: Replace a batch of this name that has other content.
-        date: The day the batch is for, as 2026-11-20. Empty: today.
-        workspace: Folder in which everything is kept. Empty: the one that the worker was started with.
+        date: The day of the batch, as 2026-11-20. Empty: today.
+        workspace: Workspace folder. Empty: the one that the worker was started with.
     """
-    report = _read(sources, config, batch, replace, date, workspace)
+    folder = Workspace(workspace)
+    report = read_task(sources, config, batch, replace, date, folder)
     show_report("ingest", ingest_report(report), f"Batch {report.batch_id}: every row accounted for")
-    if not flow_run.parent_flow_run_id:  # a night labels by itself what it has read
-        _announce(Workspace(workspace), report)
+    is_night = flow_run.parent_flow_run_id is not None  # a night labels the batch itself
+    if is_night or report.already_ingested or not report.unlabelled:
+        return report
+    registry = Registry(folder)
+    if len([name for name in registry.names() if registry.champion(name)]) == 1:
+        text = f"batch {report.batch_id} is ready: {report.documents:,} documents"
+        get_run_logger().info("%s; announced as %s", text, BATCH_READY)
+        announce(BATCH_READY, report.batch_id, folder.root, text)
     return report
-
-
-def _announce(workspace: Workspace, report: IngestReport) -> None:
-    """Tell the server of texts that want labels, if there is one model that can give them."""
-    if report.already_ingested or not report.unlabelled:
-        return
-    from pipeline.models.registry import Registry  # brings PyTorch along, which reading files does not need
-
-    registry = Registry(workspace)
-    if len([name for name in registry.names() if registry.champion(name)]) != 1:
-        return
-    text = f"batch {report.batch_id} is ready: {report.documents:,} documents"
-    get_run_logger().info("%s; announced as %s", text, BATCH_READY)
-    announce(BATCH_READY, report.batch_id, workspace.root, text)

@@ -1,4 +1,4 @@
-"""Text without labels in, an encoder for later trainings out."""
+"""The flow pretrain: texts without labels in, an encoder for later trainings out."""
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -13,6 +13,7 @@ from pipeline.workspace import Workspace
 
 @task(name="pretrain", task_run_name="pretrain", cache_policy=NO_CACHE, **RETRY)
 def pretrain_task(workspace: Workspace, recipe: Recipe, batches: list[str]) -> Encoder:
+    """Pretrain an encoder on all texts of the batches."""
     return pretrain_encoder(workspace, recipe, batches, RunProgress("Share of the pretraining done"))
 
 
@@ -23,14 +24,14 @@ def pretrain(
     batches: Batches = [],  # noqa: B006
     workspace: WorkspacePath = DEFAULT_WORKSPACE,
 ) -> Encoder:
-    """Learn from every text there is, labelled or not, so that later trainings start from what it holds.
+    """Pretrain an encoder on all texts, labelled or not, for later trainings to start from.
 
     Args:
         preset: Settings to start from.
         settings: Changes to the preset, each as section.field=value, for example pretraining.epochs=6.
-        batches: Batches to learn from. Empty: all of them.
-        workspace: Folder in which everything is kept. Empty: the one that the worker was started with.
+        batches: Batches to pretrain on. Empty: all.
+        workspace: Workspace folder. Empty: the one that the worker was started with.
     """
     encoder = pretrain_task(Workspace(workspace), load_recipe(preset, settings), batches)
-    show_report("encoder", encoder_report(encoder, pictures=True), "What was pretrained, on what, and how well")
+    show_report("encoder", encoder_report(encoder, pictures=True), "The pretrained encoder: its data, its perplexity")
     return encoder

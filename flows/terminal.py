@@ -1,4 +1,4 @@
-"""What a run shows on the terminal: our own lines and warnings; the run's log in the UI keeps the rest."""
+"""The terminal's log of a run: our own lines, and warnings of others; the UI keeps the full log."""
 
 import logging
 from pathlib import Path
@@ -13,7 +13,7 @@ OURS = (str(Path(__file__).parent), str(Path(__file__).parent.parent / "pipeline
 
 
 class _OwnLines(logging.Filter):
-    """Passes lines of this product, and warnings of others; a user's error is told once, by the command line."""
+    """Pass lines of this product, and warnings of others; the command line prints a user's error."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], NightlabelError):
@@ -24,7 +24,7 @@ class _OwnLines(logging.Filter):
 
 
 def quiet(*, debug: bool) -> None:
-    """Reduce the console to what a person wants to read while waiting; `debug` leaves it as Prefect made it."""
+    """Reduce the console to our own lines and warnings; with `debug`, leave it as Prefect made it."""
     if debug:
         return
     for handler in logging.getLogger().handlers:
@@ -34,14 +34,14 @@ def quiet(*, debug: bool) -> None:
 
 
 def temporary_server_note() -> str | None:
-    """Return what to say where no Prefect server is configured: a temporary one takes its time to start.
+    """Return a note that a temporary Prefect server starts, if none is configured.
 
     Raises:
-        ConfigError: one is configured, and it does not answer, or does not let us in.
+        ConfigError: the configured server does not answer, or refuses the password.
     """
     if check_configured():
         return None
     return (
-        "Starting a temporary Prefect server, which takes some seconds. To skip this and see runs in the UI: "
+        "Starting a temporary Prefect server, which takes some seconds. To avoid this and see runs in the UI: "
         "nightlabel up, and in this shell: export PREFECT_API_URL=http://127.0.0.1:4200/api"
     )

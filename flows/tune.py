@@ -1,4 +1,4 @@
-"""Labelled documents in, better settings out, as a preset."""
+"""The flow tune: labelled documents in, a preset with better settings out."""
 
 from typing import Annotated
 
@@ -27,7 +27,8 @@ from pipeline.workspace import Workspace
 
 
 @task(name="search", task_run_name="search", cache_policy=NO_CACHE, **RETRY)
-def _search(workspace: Workspace, plan: SearchPlan) -> SearchResult:
+def search_task(workspace: Workspace, plan: SearchPlan) -> SearchResult:
+    """Run the trials of a search."""
     return tuning.search(workspace, plan, RunProgress("Share of the trials done"))
 
 
@@ -45,20 +46,20 @@ def tune(
     teacher: TeacherFile = None,
     workspace: WorkspacePath = DEFAULT_WORKSPACE,
 ) -> SearchResult:
-    """Search for settings that suit the labelled documents, and write the best as a preset.
+    """Search for better settings on the labelled documents, and write the best as a preset.
 
     Args:
-        name: Name of the search, and of the preset that it writes. A search of that name goes on.
+        name: Name of the search, and of the preset that it writes. A search of that name continues.
         preset: Start from default, imdb-lstm100, keras-lstm64, stacked-lstm128, or the path of a .toml file.
-        settings: Settings that are fixed, not searched, each as section.field=value, for example training.epochs=6.
-        only: Settings to search, for example training.learning_rate. Empty: all that matter.
-        trials: Most trainings, those of earlier runs of this search included.
-        minutes: Minutes spent in trainings, earlier runs included, after which no other begins. 0: no limit.
-        batches: Batches to learn from. Empty: all of them.
-        embeddings: File of word vectors to start from, a word and its numbers on each line. Empty: none.
+        settings: Fixed settings, not searched, each as section.field=value, for example training.epochs=6.
+        only: Settings to search, for example training.learning_rate. Empty: all.
+        trials: Maximum trials, those of earlier runs of this search included.
+        minutes: Minutes of training, earlier runs included, after which no trial starts. 0: no limit.
+        batches: Batches to train on. Empty: all.
+        embeddings: File of pretrained word vectors, a word and its numbers on each line. Empty: none.
         encoder: Name of the pretrained encoder to start from. Empty: none.
-        teacher: File with a doc_id and a column of probabilities for each class, from another model. Empty: none.
-        workspace: Folder in which everything is kept. Empty: the one that the worker was started with.
+        teacher: File with soft labels: doc_id and a probability column per class. Empty: none.
+        workspace: Workspace folder. Empty: the one that the worker was started with.
     """
     plan = make_search_plan(
         name,
@@ -72,6 +73,6 @@ def tune(
         encoder=encoder,
         teacher=teacher,
     )
-    found = _search(Workspace(workspace), plan)
-    show_report("tuning", tuning_report(found, pictures=True), f"{name}: what the search found, and what it gained")
-    return found
+    result = search_task(Workspace(workspace), plan)
+    show_report("tuning", tuning_report(result, pictures=True), f"{name}: the best settings, and what they gain")
+    return result

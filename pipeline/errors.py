@@ -1,28 +1,28 @@
-"""The errors a user can meet. Each message says what is wrong, where, and what to do next."""
+"""The errors of the product. Each message says what is wrong, where, and what to do next."""
 
 
 class NightlabelError(Exception):
-    """Something the user can mend. Becomes one line on the command line, exit status 2."""
+    """A failure the user can fix; the command line prints it as one line and exits with status 2."""
 
 
 class InputError(NightlabelError):
-    """A source cannot be read as what it claims to be: missing file, wrong column, no text."""
+    """A source cannot be read: missing file, wrong format or column, no text."""
 
 
 class RejectRateError(InputError):
-    """More rows were refused than `max_reject_rate` allows; nothing was committed."""
+    """More rows were rejected than `max_reject_rate` allows; nothing was committed."""
 
 
 class BatchError(NightlabelError):
-    """A batch is missing, damaged, or exists with other content."""
+    """A batch is missing, damaged, or exists with different content."""
 
 
 class PublicationError(NightlabelError):
-    """Labels cannot be published: there are none, or they are published already."""
+    """Labels cannot be published: there are none, or they are already published."""
 
 
 class ReviewError(NightlabelError):
-    """Rows cannot be given out for review, or what came back does not fit."""
+    """Rows cannot be exported for review, or the answers do not match them."""
 
 
 class WorkspaceError(NightlabelError):
@@ -30,11 +30,11 @@ class WorkspaceError(NightlabelError):
 
 
 class ConfigError(NightlabelError):
-    """A setting has a value that cannot work."""
+    """A setting has an invalid value."""
 
 
 class TrainingDataError(NightlabelError):
-    """The labelled documents cannot train a classifier: none, one class, an example too few."""
+    """The labelled documents cannot train a classifier: none, one class only, or too few examples."""
 
 
 class ModelError(NightlabelError):
@@ -42,7 +42,7 @@ class ModelError(NightlabelError):
 
 
 class PromotionError(NightlabelError):
-    """A version is not shown to be good enough to replace the champion."""
+    """A version has not been shown to be good enough to replace the champion."""
 
 
 class DeviceError(NightlabelError):
@@ -50,7 +50,7 @@ class DeviceError(NightlabelError):
 
 
 class AccountingError(Exception):
-    """Rows in and rows out do not add up: a defect of ours, never of the user (exit status 1)."""
+    """Rows in and rows out do not add up: a bug, never a user error (exit status 1)."""
 
 
 class ParityError(Exception):
@@ -58,12 +58,12 @@ class ParityError(Exception):
 
 
 class DeviceMemoryError(DeviceError):
-    """A batch does not fit into the device's memory: smaller batches may."""
+    """A minibatch does not fit into the device's memory; a smaller one may."""
 
 
 class StoppedError(Exception):
-    """Work that was given up because other work failed."""
+    """Work was cancelled because other work failed."""
 
 
 class ScoringError(Exception):
-    """A part could not be labelled for a reason that is not the user's; says which rows (exit status 1)."""
+    """A part could not be labelled, for a reason that is not a user error; names the rows (exit status 1)."""

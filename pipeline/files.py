@@ -1,4 +1,4 @@
-"""Writes that are whole or absent: temporary name, flush, rename."""
+"""Atomic writes (temporary name, flush, rename), digests, and manifests of sealed folders."""
 
 import datetime
 import hashlib
@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,14 @@ def sync_directory(path: Path) -> None:
 
 
 def not_writable_error(path: Path, error: OSError) -> WorkspaceError:
+    """Return the error for a folder that cannot be written."""
     return WorkspaceError(
         f"cannot write to {path}: {error.strerror}; choose another folder with --workspace or NIGHTLABEL_WORKSPACE"
     )
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -62,7 +64,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file whose bytes depend on the table alone."""
+    """Write a Parquet file atomically; its bytes depend on the table alone."""
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=8192)
 
@@ -74,7 +76,7 @@ def file_digest(path: Path) -> str:
 
 
 def value_digest(value: Any) -> str:
-    """Return the SHA-256 of a JSON value, in hex, whatever the order of its keys."""
+    """Return the SHA-256 of a JSON value, in hex; the order of keys does not matter."""
     canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -83,29 +85,33 @@ LIBRARIES = ("torch", "onnx", "onnxruntime-gpu", "onnxruntime", "pyarrow", "nump
 
 
 def write_manifest(folder: Path, **facts: Any) -> None:
-    """Write the manifest: digests of all files, the libraries, and what else is worth knowing."""
+    """Write the manifest of a folder: `facts`, library versions, and the digest of every file."""
+    versions = {}
+    for library in LIBRARIES:
+        with suppress(importlib.metadata.PackageNotFoundError):  # only one of the ONNX Runtimes is installed
+            versions[library] = importlib.metadata.version(library)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
     write_json(
         folder / "manifest.json",
         {
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             **facts,
-            "libraries": _library_versions(),
+            "libraries": versions,
             "files": {path.relative_to(folder).as_posix(): file_digest(path) for path in files},
         },
     )
 
 
 def verified_manifest(path: Path, *, damaged: str, changed: str) -> dict[str, Any]:
-    """Return the manifest of a sealed folder, all of whose files are those that were sealed.
+    """Return the manifest of a folder after comparing every file with its digest.
 
     Args:
         path: the folder.
-        damaged: what to do where the manifest cannot be read.
-        changed: what to do where a file is another.
+        damaged: advice for a manifest that cannot be read.
+        changed: advice for a file that is missing or changed.
 
     Raises:
-        ModelError: a file is missing or is not the one that was sealed.
+        ModelError: the manifest cannot be read, or a file is missing or changed.
     """
     try:
         manifest: dict[str, Any] = read_json(path / "manifest.json")
@@ -116,13 +122,3 @@ def verified_manifest(path: Path, *, damaged: str, changed: str) -> dict[str, An
         if not (path / file).is_file() or file_digest(path / file) != digest:
             raise ModelError(f"{path / file} is not the file that was registered (missing or changed); {changed}")
     return manifest
-
-
-def _library_versions() -> dict[str, str]:
-    versions = {}
-    for library in LIBRARIES:
-        try:
-            versions[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # only one of the two ONNX Runtimes is there
-    return versions

@@ -1,10 +1,9 @@
-"""What all pictures share: their size, colours and fonts, and the way to PNG bytes."""
+"""The style that all figures share (size, colours, fonts), and their rendering to PNG."""
 
 import io
 import math
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +14,12 @@ if TYPE_CHECKING:
 WIDTH, DPI = 7.0, 100  # inches, dots per inch: 700 pixels
 INK, MUTED, FAINT = "#1f2933", "#6b7785", "#d9dee4"
 BLUE, ORANGE = "#2563eb", "#ea580c"
+NAME_LENGTH = 34  # characters of a class name on an axis
 SERIES = (BLUE, "#64748b", "#0d9488", "#9333ea", "#b45309", "#be185d")
 
 
 def new_figure(height: float) -> "Figure":
-    """Return an empty picture, 700 pixels wide and `height` inches high."""
+    """Return an empty figure, 700 pixels wide and `height` inches high."""
     # The object interface keeps no global state, so it works in threads and never opens a window.
     from matplotlib.figure import Figure
 
@@ -29,37 +29,31 @@ def new_figure(height: float) -> "Figure":
 
 
 def as_png(figure: "Figure") -> bytes:
-    """Return a picture as PNG bytes; the same picture gives the same bytes."""
+    """Render a figure to PNG; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    with _quiet_fonts():
+    with warnings.catch_warnings():
+        # A label in a script without an installed font becomes boxes; the numbers beside it are still right.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
-@contextmanager
-def _quiet_fonts() -> Iterator[None]:
-    with warnings.catch_warnings():
-        # A label in a script without a font here becomes boxes; the numbers beside it are still right.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        yield
-
-
 def label_fonts() -> list[str]:
-    """Return the default font, then what is installed here for scripts that it lacks."""
+    """Return the default font, then the installed fonts for scripts that it lacks."""
     from matplotlib import font_manager
 
-    wanted = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Source Han Sans SC", "Noto Sans")
+    fallbacks = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Source Han Sans SC", "Noto Sans")
     installed = {font.name for font in font_manager.fontManager.ttflist}
-    return ["DejaVu Sans", *(name for name in wanted if name in installed)]
+    return ["DejaVu Sans", *(name for name in fallbacks if name in installed)]
 
 
 def add_title(figure: "Figure", text: str) -> None:
-    """Write what a picture says above it."""
+    """Put a title above a figure."""
     figure.suptitle(text, x=0.015, ha="left", color=INK, fontsize=12, fontweight="bold")
 
 
 def style_axes(axes: "Axes") -> None:
-    """Leave of the axes what is needed to read them."""
+    """Remove from the axes everything but the bottom and left line, the ticks and a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
@@ -68,17 +62,17 @@ def style_axes(axes: "Axes") -> None:
 
 
 def truncate_middle(text: str, length: int) -> str:
-    """Return a text of at most `length` characters, cut in the middle: names of classes often start alike."""
+    """Shorten a text to `length` characters by cutting its middle: class names often start alike."""
     return text if len(text) <= length else f"{text[: length // 2]}…{text[-((length - 1) // 2) :]}"
 
 
 def score_or_nan(value: Any) -> float:
-    """Return a number to draw; of one that is not there nothing is drawn."""
+    """Return a score as a float, NaN (not drawn) for None."""
     return math.nan if value is None else float(value)
 
 
 def integer_ticks(axes: "Axes", epochs: Sequence[int]) -> None:
-    """Put ticks at whole numbers only."""
+    """Put the ticks of the x axis at whole epochs only."""
     from matplotlib.ticker import MaxNLocator
 
     if len(epochs) <= 12:
@@ -88,16 +82,13 @@ def integer_ticks(axes: "Axes", epochs: Sequence[int]) -> None:
 
 
 def drawable(name: str, number: int) -> str:
-    """Return a name as it fits beside the bars, or its number where no font here has its letters."""
-    return truncate_middle(name, NAME_LENGTH) if set(map(ord, name)) <= _letters() else f"no. {number}"
+    """Return a class name short enough for an axis, or its number where no font has its characters."""
+    return truncate_middle(name, NAME_LENGTH) if set(map(ord, name)) <= drawable_characters() else f"no. {number}"
 
 
 @cache
-def _letters() -> frozenset[int]:
-    """Return the characters that the fonts for names can draw."""
+def drawable_characters() -> frozenset[int]:
+    """Return the code points that the fonts of `label_fonts` have."""
     from matplotlib.font_manager import findfont, get_font
 
     return frozenset(code for font in label_fonts() for code in get_font(findfont(font)).get_charmap())
-
-
-NAME_LENGTH = 34

@@ -1,16 +1,16 @@
-"""One Arrow schema for each dataset. Every read and every write uses it."""
+"""The Arrow schema of each dataset, used by every read and every write."""
 
 from collections.abc import Iterable
 
 import pyarrow as pa
 
-# What a document is, whatever it came from. The user's other columns follow these, passed through.
+# A document, from any source. The user's other columns are passed through behind these.
 DOCUMENTS = pa.schema(
     [
         pa.field("doc_id", pa.string(), nullable=False),
         pa.field("text", pa.string(), nullable=False),
-        pa.field("label", pa.string()),  # null = unlabelled; several are joined, see join_labels
-        pa.field("split", pa.string()),  # train, validation, test; null = decided by content_hash
+        pa.field("label", pa.string()),  # null = unlabelled; several labels are joined, see join_labels
+        pa.field("split", pa.string()),  # train, validation, test; null = assigned by content_hash
         pa.field("content_hash", pa.binary(16), nullable=False),
         pa.field("source", pa.string(), nullable=False),  # the file it came from
         pa.field("row", pa.int64(), nullable=False),  # its row in that file, counting from 1
@@ -35,61 +35,61 @@ TOKENS = pa.schema(
     ]
 )
 
-# Token ids for pretraining: texts, long ones in pieces.
+# Token ids for pretraining: texts, long ones cut into chunks.
 CHUNKS = pa.schema([pa.field("token_ids", pa.list_(pa.int32()), nullable=False)])
 
 LABELS = pa.schema(
     [
         pa.field("doc_id", pa.string(), nullable=False),
-        pa.field("label", pa.string()),  # the likeliest; null where status is "empty" or no class was given
-        pa.field("labels", pa.list_(pa.string())),  # all that were given; null where a document has just one label
+        pa.field("label", pa.string()),  # the most probable class; null where status is "empty" or there is none
+        pa.field("labels", pa.list_(pa.string())),  # all assigned classes; null where a document has exactly one label
         pa.field("confidence", pa.float32()),
         pa.field("scores", pa.list_(pa.float32())),  # one per class, in the bundle's label order
-        # What words and word pairs add to the logit of the likeliest class, the most first; null unless asked for.
+        # What words and word pairs add to the logit of the most probable class, descending; null unless requested.
         pa.field("evidence", pa.list_(pa.struct([("word", pa.string()), ("weight", pa.float32())]))),
         pa.field("status", pa.string(), nullable=False),  # scored, review, empty
         pa.field("model", pa.string(), nullable=False),  # name@version
     ]
 )
 
-# What a model claimed of texts whose label is known: promises are made from it.
+# Predictions for held-out texts whose label is known: the selective policy is fitted on them.
 PREDICTIONS = pa.schema(
     [
         pa.field("split", pa.string(), nullable=False),  # validation, test
         pa.field("predicted", pa.int32(), nullable=False),
-        pa.field("truth", pa.int32(), nullable=False),  # -1 where a document can have several classes
+        pa.field("truth", pa.int32(), nullable=False),  # -1 in a multi-label model
         pa.field("confidence", pa.float32(), nullable=False),
         pa.field("correct", pa.bool_(), nullable=False),
     ]
 )
 
-# A row that a person was asked to review, and what the model, or the corpus, said of it.
+# A row exported for review, with the label of the model or of the corpus.
 REVIEW_REQUESTS = pa.schema(
     [
         pa.field("batch", pa.string(), nullable=False),
         pa.field("doc_id", pa.string(), nullable=False),
-        pa.field("content_hash", pa.binary(16), nullable=False),  # a review is of this text, wherever it stands
-        pa.field("why", pa.string(), nullable=False),  # see REASONS
-        pa.field("label", pa.string(), nullable=False),  # several are joined, see join_labels
-        pa.field("several", pa.bool_(), nullable=False),  # whether a document can have several labels
-        pa.field("second", pa.string()),  # the class next to it
+        pa.field("content_hash", pa.binary(16), nullable=False),  # the answer holds for every document with this text
+        pa.field("why", pa.string(), nullable=False),  # see REVIEW_REASONS
+        pa.field("label", pa.string(), nullable=False),  # several labels are joined, see join_labels
+        pa.field("several", pa.bool_(), nullable=False),  # whether the model is multi-label
+        pa.field("second", pa.string()),  # the second most probable class
         pa.field("confidence", pa.float32()),
-        pa.field("status", pa.string(), nullable=False),  # of the labels; "labelled" where the label is the corpus's
+        pa.field("status", pa.string(), nullable=False),  # as in LABELS; "labelled" where the label is from the corpus
         pa.field("model", pa.string(), nullable=False),  # name@version
         pa.field("asked_at", pa.timestamp("us", tz="UTC"), nullable=False),
     ]
 )
 
-# What people answered. Nothing is ever changed here: a later answer for the same text counts, both are kept.
+# Answers of reviewers. Append-only: both answers for a text are kept, and the later one counts.
 REVIEW_ANSWERS = pa.schema(
     [
         *REVIEW_REQUESTS,
-        pa.field("correct", pa.string(), nullable=False),  # the right label, joined likewise
-        pa.field("new_class", pa.bool_(), nullable=False),  # whether it was allowed though no document had it
+        pa.field("correct", pa.string(), nullable=False),  # the right label, joined like `label`
+        pa.field("new_class", pa.bool_(), nullable=False),  # whether it was accepted although no document had it
         pa.field("note", pa.string(), nullable=False),
         pa.field("reviewer", pa.string(), nullable=False),
         pa.field("reviewed_at", pa.timestamp("us", tz="UTC"), nullable=False),
-        pa.field("file_digest", pa.string(), nullable=False),  # SHA-256 of the file that it came in
+        pa.field("file_digest", pa.string(), nullable=False),  # SHA-256 of the imported file
     ]
 )
 
@@ -102,9 +102,10 @@ LABEL_SEPARATOR = "|"
 
 
 def join_labels(labels: Iterable[str]) -> str:
-    """Return several labels of one document as a documents part keeps them; "" for none of the classes."""
+    """Return the labels of one document as one string, as documents store them; "" for none of the classes."""
     return LABEL_SEPARATOR.join(sorted(set(labels)))
 
 
 def split_labels(joined: str) -> list[str]:
+    """Return the labels that `join_labels` joined."""
     return joined.split(LABEL_SEPARATOR) if joined else []

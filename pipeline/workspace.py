@@ -1,4 +1,4 @@
-"""Where everything lies. The only code that builds a path, and the one place where a batch is committed.
+"""The layout of a workspace: the only code that builds its paths, and that commits a batch.
 
 A batch exists when its `manifest.json` does; readers read only what a manifest lists.
 """
@@ -27,10 +27,10 @@ def default_root() -> Path:
 
 
 def check_name(kind: str, name: str) -> str:
-    """Return `name` if it can be a folder; names are used in paths as they are.
+    """Return `name` if it can be the name of a folder.
 
     Raises:
-        ConfigError: it has a character other than letters, digits, dot, dash and underscore.
+        ConfigError: it has characters other than letters, digits, dot, dash and underscore, or too many.
     """
     if not NAME_PATTERN.fullmatch(name) or len(name) > 100:
         raise ConfigError(
@@ -58,21 +58,21 @@ class Batch:
 
     @property
     def multi_label(self) -> bool:
-        """Whether its documents can have several labels."""
+        """Whether a document of this batch can have several labels."""
         return bool(self.manifest.get("multi_label"))
 
 
 class Workspace:
-    """A folder with documents, rejects, tokens, models and labels; without a name, that of the environment."""
+    """A folder with documents, rejects, tokens, models and labels; by default that of NIGHTLABEL_WORKSPACE."""
 
     def __init__(self, root: Path | str | None = None) -> None:
         self.root = Path(root) if root else default_root()
 
     def ensure_writable(self) -> "Workspace":
-        """Create the folder and prove that it can be written.
+        """Create the folder and check that it can be written.
 
         Raises:
-            WorkspaceError: it cannot.
+            WorkspaceError: it cannot be written.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -118,7 +118,7 @@ class Workspace:
         return self.root / "presets" / f"{check_name('preset', name)}.toml"
 
     def next_report_path(self, day: datetime.date) -> Path:
-        """Return where the next report of a day goes: numbered where the day has one already."""
+        """Return a free path for a report of a day; from the second on they are numbered."""
         first = self.root / "reports" / f"{day.isoformat()}.md"
         numbered = (first.with_stem(f"{first.stem}-{number}") for number in itertools.count(2))
         return next(path for path in itertools.chain([first], numbered) if not path.exists())
@@ -131,7 +131,7 @@ class Workspace:
 
     @contextmanager
     def request_stop(self) -> Iterator[None]:
-        """Ask whatever works in this workspace to end where it can go on later."""
+        """Ask every process working in this workspace to stop where it can resume later."""
         self._stop.write_text(str(os.getpid()), encoding="ascii")
         try:
             yield
@@ -139,12 +139,12 @@ class Workspace:
             self.withdraw_stop_request()
 
     def withdraw_stop_request(self) -> None:
-        """Take the request to stop back."""
+        """Remove the request to stop."""
         self._stop.unlink(missing_ok=True)
 
     @property
     def stop_requested(self) -> bool:
-        """Whether a process that is still there asks to stop."""
+        """Whether a process that is still running asks to stop."""
         try:
             os.kill(int(self._stop.read_text(encoding="ascii")), 0)
         except (OSError, ValueError):
@@ -166,7 +166,7 @@ class Workspace:
         return self.root / "models"
 
     def batches(self) -> list[Batch]:
-        """Return the committed batches, by id."""
+        """Return the committed batches, sorted by id."""
         manifests = sorted((self.root / "documents").glob("batch=*/manifest.json"))
         return [self._read(path) for path in manifests]
 
@@ -174,12 +174,12 @@ class Workspace:
         """Return one committed batch.
 
         Raises:
-            BatchError: there is none of that id.
+            BatchError: it does not exist, or its manifest is damaged.
         """
         manifest = self.documents_dir(batch_id) / "manifest.json"
         if not manifest.exists():
-            known = ", ".join(batch.id for batch in self.batches()) or "none yet"
-            raise BatchError(f"no batch {batch_id!r} in {self.root} (there: {known})")
+            ids = ", ".join(batch.id for batch in self.batches()) or "none yet"
+            raise BatchError(f"no batch {batch_id!r} in {self.root} (there: {ids})")
         return self._read(manifest)
 
     @staticmethod
@@ -192,7 +192,7 @@ class Workspace:
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Yield an empty folder on the workspace's own disk, removed afterwards whatever happens."""
+        """Yield an empty folder on the disk of the workspace, and remove it afterwards."""
         self.ensure_writable()
         folder = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.root))
         try:
@@ -201,15 +201,15 @@ class Workspace:
             shutil.rmtree(folder, ignore_errors=True)
 
     def commit_batch(self, batch_id: str, documents: Path, rejects: Path) -> Batch:
-        """Give a staged batch its place: rejects first, then the documents with their manifest.
+        """Move a staged batch into place: rejects first, then the documents with their manifest.
 
         Args:
-            batch_id: the batch's name.
+            batch_id: name of the batch.
             documents: staged folder of parts and a `manifest.json`.
             rejects: staged folder of parts, possibly empty.
         """
         target = self.documents_dir(batch_id)
-        (target / "manifest.json").unlink(missing_ok=True)  # from here on the batch does not exist
+        (target / "manifest.json").unlink(missing_ok=True)  # from here the batch does not exist
         self._replace(self.rejects_dir(batch_id), rejects)
         self._replace(target, documents)
         return self.batch(batch_id)
@@ -226,8 +226,8 @@ class Workspace:
 
 
 def user_name() -> str:
-    """Return the name of the user, or "unknown"."""
+    """Return the login name of the user, or "unknown"."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
-        return "unknown"  # a container may run under a number without a name
+        return "unknown"  # a container may run under a user id without a name

@@ -17,7 +17,8 @@ from server import SECONDS, Office, open_office
 from pipeline.config import IngestConfig, Recipe
 from pipeline.ingest import ingest
 from pipeline.models.registry import Registry
-from pipeline.promotion.register import Registration, train
+from pipeline.promotion.register import train
+from pipeline.promotion.rule import Registration
 from pipeline.workspace import Batch, Workspace
 
 # A test that builds a model outside of any run says so to no server.

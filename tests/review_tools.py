@@ -12,7 +12,8 @@ from pipeline.config import DriftConfig, IngestConfig, ScoringConfig
 from pipeline.ingest import ingest
 from pipeline.models.registry import Registry
 from pipeline.nights.finish import score_batch
-from pipeline.promotion.register import Registration, train
+from pipeline.promotion.register import train
+from pipeline.promotion.rule import Registration
 from pipeline.review.answers import ReviewImport, import_review
 from pipeline.review.export import ReviewExport, export_review
 from pipeline.scoring.scorer import Scorer

@@ -42,6 +42,7 @@ LIGHT = (
     "pipeline.nights.hold",
     "pipeline.nights.summary",
     "pipeline.review.export",
+    "pipeline.training.tune.search_space",
 )
 
 

@@ -10,13 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.reports.model import model_report
+from flows.reports.model_card import model_card
+from flows.reports.morning_sections import outliers_section, trust_section
 from pipeline.config import ScoringConfig, stored_recipe
 from pipeline.models.registry import Registry
 from pipeline.models.write_bundle import load_classifier
 from pipeline.nights.finish import score_batch
-from pipeline.nights.publish import published_batches
+from pipeline.nights.publish import publish, published_batches
+from pipeline.nights.summary import labelled_night
 from pipeline.promotion.comparison import read_comparison
-from pipeline.promotion.register import Registration
+from pipeline.promotion.rule import Registration
+from pipeline.scoring.labels import labelled_batches
 from pipeline.scoring.scorer import Scorer
 from pipeline.training.pretrain.encoder import named_encoder
 from pipeline.workspace import Workspace
@@ -57,6 +61,8 @@ def test_its_models_label_as_they_did(folder: Path, old: Workspace, version: int
 
 
 def test_its_labels_are_not_made_again(old: Workspace) -> None:
+    assert [(batch.id, batch.published) for batch in labelled_batches(old, "weather")] == [(NIGHT, False)]
+    publish(old, NIGHT)
     assert [batch.id for batch in published_batches(old, "weather")] == [NIGHT]
     config = ScoringConfig(device="cpu", variant="fp32", evidence=True)
     with Scorer(Registry(old).find("weather"), config) as scorer:
@@ -77,7 +83,12 @@ def test_its_reports_can_be_read(old: Workspace) -> None:
     comparison = read_comparison(bundle)
     assert comparison is not None
     text = model_report(Registration(bundle, True, "", comparison), pictures=False)
-    assert "weather@1" in text
+    assert "### Compared with weather@1" in text
+    assert model_card(bundle).startswith("# Model weather@2")
+    night = labelled_night(old, "weather", [old.batch(NIGHT)])
+    assert night is not None
+    assert "### Drift checks of 2026-11-20" in "\n".join(trust_section(old, night, bundle, pictures=True))
+    assert "| document | label |" in "\n".join(outliers_section(old, night))
 
 
 def test_its_weights_and_its_encoder_open_in_pytorch(old: Workspace) -> None:

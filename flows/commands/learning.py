@@ -1,4 +1,4 @@
-"""Commands that make models, and choose among their versions."""
+"""Commands that train models, and choose among their versions."""
 
 from typing import Annotated, Any
 
@@ -6,15 +6,18 @@ import typer
 
 from flows.commands.options import (
     EncoderName,
-    LearnFrom,
+    ForceOption,
     PresetName,
+    ReasonOption,
+    SettingChanges,
     TeacherFile,
+    TrainingBatches,
+    VersionArgument,
     WordVectorsFile,
-    Workspace,
-    check_encoder,
-    check_file,
-    console,
+    WorkspaceOption,
+    check_training_inputs,
     field_help,
+    print_line,
     quiet_prefect,
     show,
 )
@@ -25,70 +28,52 @@ from pipeline.errors import ConfigError
 def train(
     model: Annotated[str, typer.Option("--model", "-m", help="Name of the model.")] = "default",
     preset: PresetName = "default",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="section.field=value, for example training.epochs=5. Repeatable.")
-    ] = None,
-    batch: LearnFrom = None,
+    settings: SettingChanges = None,
+    batch: TrainingBatches = None,
     target_precision: Annotated[float, typer.Option(help=field_help(SelectiveConfig, "target_precision"))] = 0.0,
     embeddings: WordVectorsFile = None,
     pretrain: Annotated[
-        bool, typer.Option("--pretrain", help="Start from what all text here teaches, labelled or not.")
+        bool, typer.Option("--pretrain", help="Start from an encoder pretrained on all texts, labelled or not.")
     ] = False,
     encoder: EncoderName = None,
     teacher: TeacherFile = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Promote it even if it is not shown to be as good as the champion.")
-    ] = False,
-    reason: Annotated[str | None, typer.Option(help="Why it is promoted by force, for the record.")] = None,
-    workspace: Workspace = "workspace",
+    force: ForceOption = False,
+    reason: ReasonOption = None,
+    workspace: WorkspaceOption = "workspace",
 ) -> None:
-    """Train on the labelled documents, prove the export, and promote the version if it is not worse.
+    """Train on the labelled documents, verify the export, and promote the version if it is not worse.
 
-    Both versions label the same test texts; the report says what changed, and why it was promoted or not.
-    A training that was killed goes on from its last checkpoint when the same command is given again.
+    Champion and new version label the same test texts; the report shows what changed, and why the version was promoted
+    or not. The same command resumes a killed training from its last checkpoint.
 
     Examples:
 
-        nightlabel train
+        nightlabel train --model tickets --set training.epochs=6 --target-precision 0.95
 
-        nightlabel train --model tickets --set training.epochs=6 --set model.pooling=attention
+        nightlabel train --preset workspace/presets/tuned.toml --pretrain
 
-        nightlabel train --target-precision 0.95
-
-        nightlabel train --preset imdb-lstm100
-
-        nightlabel train --preset workspace/presets/tuned.toml
-
-        nightlabel train --pretrain
-
-        nightlabel train --embeddings glove.6B.100d.txt.gz --set model.embedding_size=100
-
-        nightlabel train --teacher opinions.parquet --set training.teacher_weight=0.7
-
-        nightlabel train --set promotion.margin=0
+        nightlabel train --embeddings glove.6B.100d.txt.gz --teacher probabilities.parquet
 
         nightlabel train --force --reason "the old classes are gone"
     """
     if force:
-        from pipeline.promotion.rule import check_force  # brings PyTorch along
+        from pipeline.promotion.rule import check_force
 
         check_force(force, reason)
-    # A wrong setting is told at once, not after the server has started.
-    promised = [f"promise.target_precision={target_precision}"] if target_precision else []
-    recipe = load_recipe(preset, [*(settings or []), *promised])
-    check_file("--embeddings", embeddings)
-    check_file("--teacher", teacher)
     if embeddings and (pretrain or encoder):
-        raise ConfigError("--embeddings and a pretrained encoder are two beginnings: choose one")
-    check_encoder(workspace, encoder, recipe)
+        raise ConfigError("--embeddings excludes --pretrain and --encoder: choose one to start from")
+    changes = settings or []
+    target = [f"selective.target_precision={target_precision}"] if target_precision else []
+    recipe = load_recipe(preset, [*changes, *target])
+    check_training_inputs(workspace, recipe, embeddings=embeddings, encoder=encoder, teacher=teacher)
     quiet_prefect()
     from flows import train as train_flow
     from flows.reports.model import model_report
 
-    publication = train_flow.train(
+    registration = train_flow.train(
         model,
         preset,
-        settings or [],
+        changes,
         batches=batch or [],
         target_precision=target_precision,
         embeddings=str(embeddings) if embeddings else None,
@@ -99,8 +84,8 @@ def train(
         reason=reason,
         workspace=workspace,
     )
-    show(model_report(publication, pictures=False))
-    console.print(f"Bundle: {publication.bundle.path}\nNext: nightlabel score", soft_wrap=True)
+    show(model_report(registration, pictures=False))
+    print_line(f"Bundle: {registration.bundle.path}\nNext: nightlabel score")
 
 
 def tune(
@@ -113,25 +98,22 @@ def tune(
     only: Annotated[
         list[str] | None, typer.Option(metavar="FIELD", help="section.field: search only this one. Repeatable.")
     ] = None,
-    trials: Annotated[int, typer.Option(help="Most trainings, those of earlier runs of this search included.")] = 20,
+    trials: Annotated[int, typer.Option(help="Maximum trials, those of earlier runs of this search included.")] = 20,
     minutes: Annotated[
-        float | None, typer.Option(help="Minutes spent in trainings after which no other begins; no limit if empty.")
+        float | None, typer.Option(help="Start no trial after this many minutes of training; no limit if empty.")
     ] = None,
-    batch: LearnFrom = None,
+    batch: TrainingBatches = None,
     embeddings: WordVectorsFile = None,
     encoder: EncoderName = None,
     teacher: TeacherFile = None,
-    workspace: Workspace = "workspace",
+    workspace: WorkspaceOption = "workspace",
 ) -> None:
-    """Search for settings that suit the labelled documents, and write the best as a preset.
+    """Search for better settings on the labelled documents, and write the best as a preset.
 
-    Each trial is a training, measured on the validation split; those that fall behind are stopped early. The first
-    has the starting preset, so that the report can say what was gained. A search that was killed goes on when the
-    same command is given again; a larger budget continues it.
+    Each trial is a training, measured on the validation split; trials that fall behind are pruned. The first trial is
+    the starting preset. The same command resumes a killed search, and continues it with a larger budget.
 
     Examples:
-
-        nightlabel tune
 
         nightlabel tune --trials 40 --minutes 120
 
@@ -142,51 +124,36 @@ def tune(
     from pipeline.training.tune.search_space import make_search_plan
 
     inputs: dict[str, Any] = {
+        "trials": trials,
+        "minutes": minutes,
         "batches": batch or [],
         "embeddings": str(embeddings) if embeddings else None,
         "encoder": encoder,
         "teacher": str(teacher) if teacher else None,
     }
-    # A wrong setting is told at once, not after the server has started.
-    plan = make_search_plan(name, preset, settings or [], only or [], trials=trials, minutes=minutes, **inputs)
-    check_file("--embeddings", embeddings)
-    check_file("--teacher", teacher)
-    check_encoder(workspace, encoder, plan.start)
+    plan = make_search_plan(name, preset, settings or [], only or [], **inputs)
+    check_training_inputs(workspace, plan.start, embeddings=embeddings, encoder=encoder, teacher=teacher)
     quiet_prefect()
     from flows import tune as tune_flow
     from flows.reports.tuning import tuning_report
 
-    tuning = tune_flow.tune(
-        name,
-        preset,
-        settings or [],
-        only or [],
-        trials=trials,
-        minutes=minutes,
-        **inputs,
-        workspace=workspace,
-    )
-    show(tuning_report(tuning, pictures=False))
-    console.print(f"Preset: {tuning.preset or 'none'}\nPicture: {tuning.picture}", soft_wrap=True)
+    result = tune_flow.tune(name, preset, settings or [], only or [], **inputs, workspace=workspace)
+    show(tuning_report(result, pictures=False))
+    print_line(f"Preset: {result.preset or 'none'}\nPicture: {result.picture}")
 
 
 def pretrain(
     preset: PresetName = "default",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="section.field=value, for example pretraining.epochs=6. Repeatable."),
-    ] = None,
-    batch: LearnFrom = None,
-    workspace: Workspace = "workspace",
+    settings: SettingChanges = None,
+    batch: TrainingBatches = None,
+    workspace: WorkspaceOption = "workspace",
 ) -> None:
-    """Learn from every text there is, labelled or not, for later trainings to start from.
+    """Pretrain an encoder on all texts, labelled or not, for later trainings to start from.
 
-    A pretraining that was killed goes on from its last checkpoint when the same command is given again. The texts of
-    the test split are left out, so that the test stays one; labels are never used.
+    Labels and the texts of the test split are not used. The same command resumes a killed pretraining from its last
+    checkpoint.
 
     Examples:
-
-        nightlabel pretrain
 
         nightlabel pretrain --set pretraining.epochs=8
 
@@ -199,20 +166,18 @@ def pretrain(
 
     encoder = pretrain_flow.pretrain(preset, settings or [], batches=batch or [], workspace=workspace)
     show(encoder_report(encoder, pictures=False))
-    console.print(f"Encoder: {encoder.path}\nNext: nightlabel train --pretrain", soft_wrap=True)
+    print_line(f"Encoder: {encoder.path}\nNext: nightlabel train --pretrain")
 
 
-def models_list(workspace: Workspace = "workspace") -> None:
-    """List all versions; the champions are marked."""
+def models_list(workspace: WorkspaceOption = "workspace") -> None:
+    """List all versions and their test scores; the champions are marked."""
     from flows.commands.registry import versions_table
 
     show(versions_table(workspace))
 
 
-def models_show(
-    spec: Annotated[str, typer.Argument(metavar="NAME[@VERSION]")], workspace: Workspace = "workspace"
-) -> None:
-    """Show how good a version is, and what it was trained on."""
+def models_show(spec: VersionArgument, workspace: WorkspaceOption = "workspace") -> None:
+    """Show the report of a version: its test scores, and the data it was trained on."""
     from flows.commands.registry import version_report
 
     show(version_report(workspace, spec))
@@ -221,11 +186,11 @@ def models_show(
 def models_compare(
     champion: Annotated[str, typer.Argument(metavar="A", help="NAME@VERSION, or NAME for its champion.")],
     challenger: Annotated[str, typer.Argument(metavar="B", help="NAME@VERSION, or NAME for its champion.")],
-    workspace: Workspace = "workspace",
+    workspace: WorkspaceOption = "workspace",
 ) -> None:
-    """Have two versions label the same texts, and show what differs: scores, classes, and last night's labels.
+    """Compare two versions on the same texts: scores, classes, and prediction churn on last night's labels.
 
-    The texts are B's test split, less those that A learnt from.
+    The texts are B's test split, without those that A was trained on.
 
     Examples:
 
@@ -238,10 +203,8 @@ def models_compare(
     show(compare(workspace, champion, challenger))
 
 
-def models_card(
-    spec: Annotated[str, typer.Argument(metavar="NAME[@VERSION]")], workspace: Workspace = "workspace"
-) -> None:
-    """Say in plain words what a version learnt from, what it is good and bad at, how sure it is, and how fast.
+def models_card(spec: VersionArgument, workspace: WorkspaceOption = "workspace") -> None:
+    """Print the model card of a version: training data, strengths and weaknesses, confidence, speed.
 
     Examples:
 
@@ -258,13 +221,11 @@ def models_card(
 
 def models_promote(
     spec: Annotated[str, typer.Argument(metavar="NAME@VERSION")],
-    force: Annotated[
-        bool, typer.Option("--force", help="Promote it even if it is not shown to be as good as the champion.")
-    ] = False,
-    reason: Annotated[str | None, typer.Option(help="Why, for the record; --force needs one.")] = None,
-    workspace: Workspace = "workspace",
+    force: ForceOption = False,
+    reason: ReasonOption = None,
+    workspace: WorkspaceOption = "workspace",
 ) -> None:
-    """Make a version the one that scoring uses by default, if it is not worse than the champion.
+    """Make a version the champion, which scoring uses, if it is not worse than the present one.
 
     Examples:
 
@@ -274,11 +235,15 @@ def models_promote(
     """
     from flows.commands.registry import promote
 
-    console.print(promote(workspace, spec, force=force, reason=reason), soft_wrap=True)
+    print_line(promote(workspace, spec, force=force, reason=reason))
 
 
-def models_rollback(name: Annotated[str, typer.Argument(metavar="NAME")], workspace: Workspace = "workspace") -> None:
-    """Make the champion before this one champion again."""
-    from flows.commands.registry import rollback
+def models_rollback(
+    name: Annotated[str, typer.Argument(metavar="NAME")], workspace: WorkspaceOption = "workspace"
+) -> None:
+    """Make the previous champion the champion again."""
+    from pipeline.models.registry import Registry
+    from pipeline.workspace import Workspace
 
-    console.print(rollback(workspace, name))
+    version = Registry(Workspace(workspace)).rollback(name)
+    print_line(f"{name}@{version} is champion again.")

@@ -1,4 +1,4 @@
-"""Commands of every night: read, label, make up for what was missed, publish."""
+"""Commands of every night: ingest, score, nightly, backfill, publish."""
 
 import datetime
 from typing import Annotated
@@ -9,9 +9,9 @@ from flows.commands.options import (
     DeviceOption,
     ModelSpec,
     VariantOption,
-    Workspace,
-    console,
+    WorkspaceOption,
     field_help,
+    print_line,
     quiet_prefect,
     show,
 )
@@ -25,7 +25,7 @@ SCORING = ScoringConfig()
 def ingest(
     sources: Annotated[list[str], typer.Argument(help="Files, folders or globs.", metavar="PATH...")],
     text: Annotated[
-        list[str], typer.Option("--text", "-t", help=field_help(IngestConfig, "text") + " Repeat it to join several.")
+        list[str], typer.Option("--text", "-t", help=field_help(IngestConfig, "text") + " Repeatable.")
     ] = INGEST.text,
     label: Annotated[str | None, typer.Option("--label", "-l", help=field_help(IngestConfig, "label"))] = None,
     label_separator: Annotated[str | None, typer.Option(help=field_help(IngestConfig, "label_separator"))] = None,
@@ -36,14 +36,12 @@ def ingest(
     file_format: Annotated[str, typer.Option("--format", help=field_help(IngestConfig, "format"))] = INGEST.format,
     header: Annotated[bool, typer.Option(help=field_help(IngestConfig, "header"))] = True,
     encoding: Annotated[str, typer.Option(help=field_help(IngestConfig, "encoding"))] = INGEST.encoding,
-    join: Annotated[
-        str, typer.Option(help="What stands between several text columns; a new line if not given.")
-    ] = "\n",
+    join: Annotated[str, typer.Option(help="Inserted between several text columns; a line break if not given.")] = "\n",
     clean_html: Annotated[bool, typer.Option("--clean-html", help=field_help(IngestConfig, "clean_html"))] = False,
     max_reject_rate: Annotated[
         float, typer.Option(help=field_help(IngestConfig, "max_reject_rate"))
     ] = INGEST.max_reject_rate,
-    workspace: Workspace = "workspace",
+    workspace: WorkspaceOption = "workspace",
 ) -> None:
     """Read raw files into a batch of documents, every row accounted for.
 
@@ -75,7 +73,7 @@ def ingest(
     )
     from pipeline.ingest.sources import find_sources
 
-    find_sources(sources, config)  # a mistyped name is told at once, not after the server has started
+    find_sources(sources, config)  # a mistyped name fails before a server starts
     quiet_prefect()
     from flows import ingest as ingest_flow
     from flows.reports.ingest import ingest_report
@@ -83,23 +81,23 @@ def ingest(
     report = ingest_flow.ingest(sources, config, batch=batch, replace=replace, workspace=workspace)
     show(ingest_report(report))
     next_step = "nightlabel train" if report.labelled else "nightlabel score"
-    console.print(f"Documents: {report.path}\nNext: {next_step}", soft_wrap=True)
+    print_line(f"Documents: {report.path}\nNext: {next_step}")
 
 
 def score(
-    batch: Annotated[list[str] | None, typer.Option(help="Batches to label; all without labels if not given.")] = None,
+    batch: Annotated[list[str] | None, typer.Option(help="Batches to label; all unlabelled ones if not given.")] = None,
     model: ModelSpec = None,
     device: DeviceOption = "auto",
-    precision: VariantOption = "auto",
+    variant: VariantOption = "auto",
     target_precision: Annotated[float | None, typer.Option(help=field_help(ScoringConfig, "target_precision"))] = None,
     review_below: Annotated[float | None, typer.Option(help=field_help(ScoringConfig, "review_below"))] = None,
     evidence: Annotated[bool, typer.Option("--evidence", help=field_help(ScoringConfig, "evidence"))] = False,
     batch_tokens: Annotated[int, typer.Option(help=field_help(ScoringConfig, "batch_tokens"))] = SCORING.batch_tokens,
     threads: Annotated[int, typer.Option(help=field_help(ScoringConfig, "threads"))] = SCORING.threads,
     hold: Annotated[bool, typer.Option("--hold/--no-hold", help=field_help(DriftConfig, "hold"))] = True,
-    workspace: Workspace = "workspace",
+    workspace: WorkspaceOption = "workspace",
 ) -> None:
-    """Label documents; what is labelled already is left as it is.
+    """Label documents; parts that are labelled already are skipped.
 
     Examples:
 
@@ -107,9 +105,7 @@ def score(
 
         nightlabel score --batch 2026-11-20 --model tickets@3 --device cuda
 
-        nightlabel score --precision fp32
-
-        nightlabel score --evidence
+        nightlabel score --variant fp32 --evidence
 
         nightlabel score --target-precision 0.98
     """
@@ -117,7 +113,7 @@ def score(
         ScoringConfig,
         {
             "device": device,
-            "precision": precision,
+            "variant": variant,
             "target_precision": target_precision,
             "review_below": review_below,
             "evidence": evidence,
@@ -130,10 +126,10 @@ def score(
     from pipeline.models.variants import choose_variant
     from pipeline.workspace import Workspace
 
-    # An unknown model, one without the variant, or a promise it cannot make, is told at once.
+    # An unknown model, a missing variant, or an unprovable target precision fails before a server starts.
     bundle = Registry(Workspace(workspace)).find(model)
     on_gpu = device == "cuda" or (device == "auto" and cuda_obstacle() is None)
-    choose_variant(precision, bundle.variants, on_gpu=on_gpu, title=bundle.title)
+    choose_variant(variant, bundle.variants, on_gpu=on_gpu, title=bundle.title)
     bundle.policy(target_precision)
     quiet_prefect()
     from flows import score as score_flow
@@ -141,14 +137,14 @@ def score(
 
     reports = score_flow.score(batch or [], model, config, DriftConfig(hold=hold), workspace=workspace)
     if not reports or all(report.skipped for report in reports):
-        console.print("Nothing to do: everything asked for is labelled already.")
+        print_line("Nothing to do: all of it is labelled already.")
     if reports:
         show(labels_report(reports, Workspace(workspace)))
-        console.print("\n".join(f"Labels: {report.path}" for report in reports), soft_wrap=True)
+        print_line("\n".join(f"Labels: {report.path}" for report in reports))
 
 
 def nightly(
-    source: Annotated[list[str] | None, typer.Option(help="Files, folders or globs that came in.")] = None,
+    source: Annotated[list[str] | None, typer.Option(help="Files, folders or globs to ingest.")] = None,
     date: Annotated[
         datetime.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The day of the night; today if empty.")
     ] = None,
@@ -158,11 +154,11 @@ def nightly(
     device: DeviceOption = "auto",
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="ingest.FIELD=VALUE, score.FIELD=VALUE or health.FIELD=VALUE. Repeatable."),
+        typer.Option("--set", help="ingest.FIELD=VALUE, score.FIELD=VALUE or drift.FIELD=VALUE. Repeatable."),
     ] = None,
-    workspace: Workspace = "workspace",
+    workspace: WorkspaceOption = "workspace",
 ) -> None:
-    """Ingest what came in, label everything that has no labels yet, and report.
+    """Ingest new files, label every unlabelled batch, and report.
 
     Examples:
 
@@ -170,7 +166,7 @@ def nightly(
 
         nightlabel nightly --source news.jsonl --text body --set ingest.clean_html=true --set score.review_below=0.8
 
-        nightlabel nightly --source news.jsonl --set health.hold=false --set health.psi_warn=0.2
+        nightlabel nightly --source news.jsonl --set drift.hold=false --set drift.psi_warn=0.2
     """
     named = validated(NightConfig, {"ingest": {"text": text, "id": id_column}, "score": {"device": device}})
     config = apply_overrides(named, settings or [])
@@ -179,34 +175,33 @@ def nightly(
 
     day = date.date() if date else None
     report = nightly_flow.nightly(
-        source or [], day, model, config.ingest, config.score, config.health, workspace=workspace
+        source or [], day, model, config.ingest, config.score, config.drift, workspace=workspace
     )
     show(report)
 
 
 def backfill(
-    first: Annotated[datetime.datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="The first day.")],
+    first: Annotated[datetime.datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First day.")],
     last: Annotated[
-        datetime.datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="The last day; today if empty.")
+        datetime.datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Last day; today if empty.")
     ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="missing|failed|stale-model", help="What to make up for; missing and failed if empty. Repeatable."
+            metavar="missing|failed|stale-model", help="Reasons to run; missing and failed if empty. Repeatable."
         ),
     ] = None,
     model: ModelSpec = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
-    wait: Annotated[bool, typer.Option(help="Wait for the runs, and say how they end.")] = True,
-    workspace: Workspace = "workspace",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan only.")] = False,
+    wait: Annotated[bool, typer.Option(help="Wait for the runs, and show how they end.")] = True,
+    workspace: WorkspaceOption = "workspace",
 ) -> None:
-    """Make up for nights on the server at PREFECT_API_URL: show what is to be done, then have its workers do it.
+    """Run missed and failed nights on the server at PREFECT_API_URL: show the plan, then let its workers run it.
 
-    A night is missing if it never ran, and a batch if it has no labels though its night completed; a night has failed
-    if its last run did so, crashed or was cancelled, and the labels still are not there. `--only stale-model` labels
-    again what has labels by another version of the model. A night is run again as its schedule would run it now, or
-    as the person had asked for it who ran it by hand. However often this is given, nothing is run twice; what failed
-    is run again.
+    A night is missing if it never ran, a batch if it has no labels though its night completed. A night has failed if
+    its last run failed, crashed or was cancelled, and the labels are still missing. `--only stale-model` labels batches
+    again that another version has labelled. A night runs as its schedule would run it now, or with the parameters of
+    its run by hand. Repeating the command runs nothing twice; failed runs are retried.
 
     Examples:
 
@@ -225,27 +220,28 @@ def backfill(
     url = check_configured()
     if not url:
         raise ConfigError("no server is named: nightlabel up, and export PREFECT_API_URL=http://127.0.0.1:4200/api")
-    from flows.server.backfill import backfill as make_up
+    from flows.server.backfill import backfill as run_backfill
 
-    password = configured_password()
-
-    def say(line: str) -> None:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
-
-    good = make_up(url, password, workspace, *days, reasons, model, dry_run=dry_run, wait=wait, show=show, say=say)
-    if not good:
+    completed = run_backfill(
+        *(url, configured_password(), workspace, *days, reasons, model),
+        dry_run=dry_run,
+        wait=wait,
+        show=show,
+        say=print_line,
+    )
+    if not completed:
         raise typer.Exit(1)
 
 
 def publish(
     batch: Annotated[str, typer.Argument(metavar="BATCH")],
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="NAME; may be left out if one model has labelled the batch.")
+        str | None, typer.Option("--model", "-m", help="NAME; optional if only one model has labelled the batch.")
     ] = None,
-    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "by hand",
-    workspace: Workspace = "workspace",
+    reason: Annotated[str, typer.Option(help="Reason for the record.")] = "by hand",
+    workspace: WorkspaceOption = "workspace",
 ) -> None:
-    """Publish the labels of a batch that was held, after a look at its report.
+    """Publish the labels of a held batch, after a look at its report.
 
     Examples:
 
@@ -257,4 +253,4 @@ def publish(
     from pipeline.workspace import Workspace
 
     labels = publish_labels(Workspace(workspace), batch, model, reason)
-    console.print(f"Published: {labels.path}", soft_wrap=True)
+    print_line(f"Published: {labels.path}")

@@ -1,20 +1,17 @@
-"""Looks at the registry, and changes of champion, for the command line."""
+"""Lists, compares and promotes model versions for the command line. Heavy modules are imported where they are used."""
 
-from flows.reports.comparison import comparison_report
 from flows.reports.markdown import percent, table
-from flows.reports.model import model_report
 from pipeline.errors import ModelError, PromotionError
 from pipeline.models.registry import Registry
-from pipeline.promotion.comparison import compare_bundles, read_comparison
-from pipeline.promotion.register import Registration
-from pipeline.promotion.rule import check_force, decide_promotion, gate, promotion_rule
-from pipeline.promotion.test_set import corpus_of
-from pipeline.promotion.version import ModelVersion
 from pipeline.workspace import Workspace
 
 
 def versions_table(workspace: str) -> str:
-    """Return all versions of all models as a Markdown table."""
+    """Return all versions of all models as a Markdown table.
+
+    Raises:
+        ModelError: the workspace has no model, or a bundle is damaged.
+    """
     registry = Registry(Workspace(workspace))
     if not registry.names():
         raise ModelError(f"no model in {workspace} yet: train one with nightlabel train")
@@ -38,38 +35,53 @@ def versions_table(workspace: str) -> str:
 
 
 def version_report(workspace: str, spec: str) -> str:
-    """Return the report of one version, as training showed it."""
+    """Return the report of a version, as after its training.
+
+    Raises:
+        ModelError: the version is unknown or damaged.
+    """
+    from flows.reports.model import model_report
+    from pipeline.promotion.comparison import read_comparison
+    from pipeline.promotion.rule import Registration
+
     registry = Registry(Workspace(workspace))
     bundle = registry.find(spec)
-    promotion = bundle.manifest["promotion"]
-    champion = registry.champion(bundle.name) == bundle.version
-    publication = Registration(bundle, champion, promotion["reason"], read_comparison(bundle))
-    return model_report(publication, pictures=False)
+    is_champion = registry.champion(bundle.name) == bundle.version
+    reason = bundle.manifest["promotion"]["reason"]
+    return model_report(Registration(bundle, is_champion, reason, read_comparison(bundle)), pictures=False)
 
 
 def compare(workspace: str, champion: str, challenger: str) -> str:
-    """Return two versions beside each other, and what the rule of the second says of it.
+    """Return the comparison of two versions, and the verdict of the challenger's promotion rule.
 
     Raises:
-        ModelError: one of them is unknown or damaged, both are the same, or nothing is left to test them on.
+        ModelError: a version is unknown or damaged, both are the same, or no text is left to test them on.
     """
-    place = Workspace(workspace)
-    one, other = Registry(place).find(champion), Registry(place).find(challenger)
-    if one.title == other.title:
-        raise ModelError(f"{one.title} and {other.title}: compare two different versions, for example NAME@1 NAME@2")
-    limits = other.promotion_config.model_dump()
-    comparison = compare_bundles(place, one, other)
+    from flows.reports.comparison import comparison_report
+    from pipeline.promotion.comparison import compare_bundles
+    from pipeline.promotion.rule import gate, promotion_rule
+
+    folder = Workspace(workspace)
+    before, after = Registry(folder).find(champion), Registry(folder).find(challenger)
+    if before.title == after.title:
+        raise ModelError(f"{before.title} and {after.title}: compare two different versions, for example NAME@1 NAME@2")
+    limits = after.promotion_config.model_dump()
+    comparison = compare_bundles(folder, before, after)
     return comparison_report(comparison, gate(comparison, **limits), promotion_rule(**limits), pictures=False)
 
 
 def promote(workspace: str, spec: str, *, force: bool = False, reason: str | None = None) -> str:
-    """Make `name@version` champion if it is not worse than the one there is, or by force, and say so.
+    """Make `name@version` champion if it is not worse than the present one, or by force; return the outcome.
 
     Raises:
         ModelError: no version is named, or it is unknown or damaged.
         ConfigError: force without a reason.
-        PromotionError: it does not pass; says why, and how to promote it all the same.
+        PromotionError: the version does not pass; says why, and how to force it.
     """
+    from pipeline.promotion.rule import check_force, decide_promotion
+    from pipeline.promotion.test_set import corpus_of
+    from pipeline.promotion.version import ModelVersion
+
     check_force(force, reason)
     name, _, version = spec.partition("@")
     if not version.isdecimal():
@@ -78,24 +90,18 @@ def promote(workspace: str, spec: str, *, force: bool = False, reason: str | Non
     bundle = registry.load(name, int(version))
     if registry.champion(name) == bundle.version:
         return f"{bundle.title} is champion already."
-    limits = bundle.promotion_config.model_dump()
     decision, _ = decide_promotion(
         registry,
         ModelVersion.of(bundle),
         lambda: corpus_of(registry.workspace, bundle),
         force=reason if force else None,
-        **limits,
+        **bundle.promotion_config.model_dump(),
     )
     if not decision.promoted:
         raise PromotionError(
-            f"{bundle.title} is not promoted: {decision.reason}. To do so all the same: "
+            f"{bundle.title} is not promoted: {decision.reason}. To force it: "
             f'nightlabel models promote {bundle.title} --force --reason "..."'
         )
-    told = decision.reason if decision.forced or not reason else f"{reason}; {decision.reason}"
-    registry.promote(name, bundle.version, told, forced=decision.forced)
-    return f"{bundle.title} is champion now: {told}."
-
-
-def rollback(workspace: str, name: str) -> str:
-    version = Registry(Workspace(workspace)).rollback(name)
-    return f"{name}@{version} is champion again."
+    record = decision.reason if decision.forced or not reason else f"{reason}; {decision.reason}"
+    registry.promote(name, bundle.version, record, forced=decision.forced)
+    return f"{bundle.title} is champion now: {record}."

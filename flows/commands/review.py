@@ -1,38 +1,37 @@
-"""Commands that give rows to people, and take their answers back."""
+"""Commands that export rows for people to review, and import their answers."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from flows.commands.options import ModelSpec, Workspace, console, show
+from flows.commands.options import ModelSpec, WorkspaceOption, print_line, show
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t"}
 
 
 def review_export(
-    batch: Annotated[list[str] | None, typer.Option(help="Labelled batches; the newest night if not given.")] = None,
+    batch: Annotated[list[str] | None, typer.Option(help="Labelled batches; the newest if not given.")] = None,
     model: ModelSpec = None,
-    rows: Annotated[int, typer.Option(min=1, help="Most rows to give out.")] = 100,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write the table.")] = Path("review.csv"),
+    rows: Annotated[int, typer.Option(min=1, help="Maximum rows.")] = 100,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write.")] = Path("review.csv"),
     suspicious: Annotated[
-        bool, typer.Option("--suspicious", help="A third of the rows are training labels that look wrong.")
+        bool, typer.Option("--suspicious", help="Make a third of the rows suspected label errors of the training data.")
     ] = False,
     delimiter: Annotated[
         Literal["comma", "semicolon", "tab"],
-        typer.Option(help="Between the cells; semicolon where a spreadsheet writes 1,5 for one and a half."),
+        typer.Option(help="Cell delimiter; semicolon for a spreadsheet with decimal commas."),
     ] = "comma",
-    replace: Annotated[bool, typer.Option("--replace", help="Overwrite a file that is there.")] = False,
-    workspace: Workspace = "workspace",
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite an existing file.")] = False,
+    workspace: WorkspaceOption = "workspace",
 ) -> None:
-    """Write the rows that are worth a person's minute as a table for a spreadsheet.
+    """Write rows for people to review as a table for a spreadsheet.
 
-    A third of the rows, or 30 if that is more, but never more than half, are a random sample of those that the model
-    is sure of, to measure how many of these are right. The others are those that it is least sure of. Different
-    texts only, and none that was reviewed before.
+    A third of the rows, at least 30 and at most half, are a random sample of those labelled with confidence, to
+    measure their precision. The others have the lowest confidence. Each text occurs once, and none was reviewed before.
 
-    In the column correct_label write ok where the label is right, the right label where it is wrong, and nothing
-    where you did not look. Several labels are joined with |, and (none) means none of them.
+    In the column correct_label write ok if the label is right, the right label if it is wrong, and nothing for a row
+    you skipped. Join several labels with |; (none) means no label.
 
     Examples:
 
@@ -57,23 +56,22 @@ def review_export(
         delimiter=DELIMITERS[delimiter],
     )
     show(export_report(exported))
-    console.print(f"Table: {exported.path}\nNext: nightlabel review import {exported.path}", soft_wrap=True)
+    print_line(f"Table: {exported.path}\nNext: nightlabel review import {exported.path}")
 
 
 def review_import(
     file: Annotated[Path, typer.Argument(metavar="FILE")],
-    by: Annotated[str | None, typer.Option(metavar="NAME", help="Who reviewed; you if not given.")] = None,
-    new_labels: Annotated[bool, typer.Option("--new-labels", help="Take labels that no document has yet.")] = False,
+    by: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the reviewer; you if not given.")] = None,
+    new_labels: Annotated[bool, typer.Option("--new-labels", help="Accept labels that no document has yet.")] = False,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Import what fits; the other rows are written to FILE.rejected.csv.")
+        bool, typer.Option("--skip-bad", help="Import the valid rows; write the others to FILE.rejected.csv.")
     ] = False,
-    workspace: Workspace = "workspace",
+    workspace: WorkspaceOption = "workspace",
 ) -> None:
-    """Take a reviewed table back: from the next training on its labels count.
+    """Import a reviewed table: the next training uses its labels.
 
-    Comma, semicolon or tab between the cells, UTF-8, UTF-16 or Windows-1252: as spreadsheets save it. A row that does
-    not fit refuses all of it, unless --skip-bad is given. The same file twice changes nothing; a later review of a text
-    counts instead of an earlier one.
+    Delimiter comma, semicolon or tab; UTF-8, UTF-16 or Windows-1252. One invalid row rejects the file, unless
+    --skip-bad is given. Importing a file again changes nothing; a later review of a text replaces an earlier one.
 
     Examples:
 
@@ -89,4 +87,4 @@ def review_import(
 
     imported = import_review(Workspace(workspace), file, by, new_labels=new_labels, skip_bad=skip_bad)
     show(import_report(imported))
-    console.print("Next: nightlabel train" if imported.imported else "Nothing is new.", soft_wrap=True)
+    print_line("Next: nightlabel train" if imported.imported else "Nothing is new.")

@@ -1,1 +1,1 @@
-""""""
+"""The demo: made-up support tickets, and the whole pipeline over them."""

@@ -1,4 +1,4 @@
-"""A benchmark over the demo's tickets, for a workspace that has no model yet."""
+"""The benchmark's subject in a workspace without a model: the demo's tickets and a model trained on them."""
 
 import tempfile
 from collections.abc import Iterator
@@ -13,14 +13,12 @@ from pipeline.scoring.benchmark_subject import Say, Subject
 from pipeline.workspace import Workspace
 
 DEMO_ROWS = 20_000
-
-
 DEMO_RECIPE = ["training.epochs=2", "training.baseline=false"]
 
 
 @contextmanager
 def demo_subject(say: Say) -> Iterator[Subject]:
-    """Make the demo's tickets and a model trained on them for two passes, enough to be a real one."""
+    """Make up tickets, and train a model on them for two epochs."""
     with tempfile.TemporaryDirectory(prefix="nightlabel-bench-") as folder:
         workspace = Workspace(folder)
         say("making up tickets and training a model on them (pass --workspace for your own)")

@@ -1,4 +1,4 @@
-"""The files of `nightlabel demo`: labelled support tickets and a night's batch, damaged as exports are."""
+"""The files of `nightlabel demo`: labelled support tickets and a night's batch, damaged like real exports."""
 
 import csv
 import io
@@ -25,12 +25,12 @@ DAMAGED_BYTES = {"invalid UTF-8": b"\xe9", "NUL byte": b"\0"}  # the first is an
 
 @dataclass(frozen=True)
 class Planted:
-    """What a file holds, counted in rows (of CSV, not lines) without its header."""
+    """The planted content of a file, counted in rows (of CSV, not lines) without its header."""
 
     rows: int
     broken: dict[str, int]  # by kind; rows that ingest should refuse
     repeated_rows: int  # the same id and the same text a second time
-    sent_again: int  # the text of an earlier row under an id of its own
+    sent_again: int  # the text of an earlier row under a new id
     mislabelled: int
     ambiguous: int
     empty: int
@@ -38,7 +38,7 @@ class Planted:
 
 @dataclass(frozen=True)
 class DemoFiles:
-    """Where the files of the demo lie, and what is in them."""
+    """The files of the demo, and their planted content."""
 
     tickets: Path
     night: Path
@@ -64,10 +64,10 @@ def write_tickets(folder: Path, *, labelled: int = 6000, night: int = 1500, seed
     """Write `tickets.csv` (with the column `queue`) and `night.csv` (without it) into `folder`.
 
     The same seed and numbers give the same bytes. About one row in a hundred is broken, and four in a hundred
-    are ambiguous or mislabelled, so that rejects, reviews and an honest accuracy are seen.
+    are ambiguous or mislabelled, so that the demo shows rejects, reviews and a realistic accuracy.
 
     Args:
-        folder: created where it does not exist.
+        folder: created if it does not exist.
         labelled: rows of `tickets.csv`, broken and repeated ones included.
         night: rows of `night.csv`, likewise.
         seed: chooses the tickets.
@@ -77,12 +77,12 @@ def write_tickets(folder: Path, *, labelled: int = 6000, night: int = 1500, seed
     past = _rows(random, labelled, first_id=100_001, start=FIRST_DAY, span=NIGHT - FIRST_DAY)
     tonight = _rows(random, night, first_id=100_001 + labelled, start=NIGHT, span=timedelta(days=1))
     tickets_path, night_path = folder / "tickets.csv", folder / "night.csv"
-    return DemoFiles(
-        tickets=tickets_path,
-        night=night_path,
-        planted_tickets=_write(tickets_path, random, past, COLUMNS),
-        planted_night=_write(night_path, random, _emptied(random, tonight), COLUMNS[:-1]),
-    )
+    planted_tickets = _write(tickets_path, random, past, COLUMNS)
+    nothing = Ticket(subject="", body="", queue="")
+    for position in random.sample(range(0, night, 2), round(night * EMPTY)):
+        tonight[position] = replace(tonight[position], ticket=nothing, sent_again=False)
+    planted_night = _write(night_path, random, tonight, COLUMNS[:-1])
+    return DemoFiles(tickets_path, night_path, planted_tickets, planted_night)
 
 
 def _rows(random: Random, count: int, first_id: int, start: datetime, span: timedelta) -> list[_Row]:
@@ -103,22 +103,12 @@ def _rows(random: Random, count: int, first_id: int, start: datetime, span: time
     return rows
 
 
-def _emptied(random: Random, rows: list[_Row]) -> list[_Row]:
-    """Return the rows with a few messages lost."""
-    chosen = set(random.sample(range(0, len(rows), 2), round(len(rows) * EMPTY)))
-    nothing = Ticket(subject="", body="", queue="")
-    return [
-        replace(row, ticket=nothing, sent_again=False) if position in chosen else row
-        for position, row in enumerate(rows)
-    ]
-
-
 def _write(path: Path, random: Random, rows: list[_Row], columns: Sequence[str]) -> Planted:
     repeats = min(REPEATED_ROWS, len(rows) // 100)
     unique = rows[: len(rows) - repeats]
     damage = _plan_damage(random, len(unique))
-    whole = [position for position in range(len(unique)) if position not in damage]
-    repeated = set(random.sample(whole, repeats))
+    undamaged = [position for position in range(len(unique)) if position not in damage]
+    repeated = set(random.sample(undamaged, repeats))
     with path.open("wb") as file:
         file.write(_record(columns))
         for position, row in enumerate(unique):
@@ -129,11 +119,20 @@ def _write(path: Path, random: Random, rows: list[_Row], columns: Sequence[str])
                 else _broken_record(row, unique[position - 1].id, kind, len(columns))
             )
             file.write(record * (1 + (position in repeated)))
-    return _count([unique[position] for position in whole], damage, repeats)
+    intact = [unique[position] for position in undamaged]
+    return Planted(
+        rows=len(rows),
+        broken=dict(sorted(Counter(damage.values()).items())),
+        repeated_rows=repeats,
+        sent_again=sum(row.sent_again for row in intact),
+        mislabelled=sum(row.ticket.mislabelled for row in intact),
+        ambiguous=sum(row.ticket.ambiguous for row in intact),
+        empty=sum(not row.ticket.body for row in intact),
+    )
 
 
 def _plan_damage(random: Random, count: int) -> dict[int, str]:
-    """Return which rows are broken, and how. Even ones are not, so the row before a broken one is whole."""
+    """Return which rows are broken, and how; only odd positions, so the row before a broken one is intact."""
     broken = round(count * BROKEN)
     if not broken:
         return {}
@@ -161,15 +160,3 @@ def _broken_record(row: _Row, id_before: str, kind: str, width: int) -> bytes:
     middle = len(fields[4]) // 2
     fields[4] = fields[4][:middle] + DAMAGE + fields[4][middle:]
     return _record(fields).replace(DAMAGE.encode(), DAMAGED_BYTES[kind])
-
-
-def _count(whole: list[_Row], damage: dict[int, str], repeats: int) -> Planted:
-    return Planted(
-        rows=len(whole) + len(damage) + repeats,
-        broken=dict(sorted(Counter(damage.values()).items())),
-        repeated_rows=repeats,
-        sent_again=sum(row.sent_again for row in whole),
-        mislabelled=sum(row.ticket.mislabelled for row in whole),
-        ambiguous=sum(row.ticket.ambiguous for row in whole),
-        empty=sum(not row.ticket.body for row in whole),
-    )

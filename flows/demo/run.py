@@ -18,43 +18,45 @@ from pipeline.workspace import Workspace
 
 MODEL = "tickets"
 LABELLED_BATCH, NIGHT_BATCH = "labelled", "2026-11-20"
-PROMISED = 0.95  # precision of the labelled rows
+TARGET_PRECISION = 0.95
 
 
 def run_demo(root: Path, console: Console) -> None:
-    """Make up tickets, then ingest, train, score, and show what a morning looks like.
+    """Make up tickets, ingest them, train, score a night, and print the labelled rows.
 
     Args:
         root: the workspace of the demo.
-        console: where to print.
+        console: prints the reports.
     """
     started = time.monotonic()
     workspace = Workspace(root).ensure_writable()
-    place = str(root)
+    path = str(root)
     files = write_tickets(root / "raw")
     columns = IngestConfig(text=["subject", "body"], id="id")
 
     console.rule("1 of 3  Ingest: raw files become documents")
     labelled = ingest(
-        [str(files.tickets)], columns.model_copy(update={"label": "queue"}), batch=LABELLED_BATCH, workspace=place
+        [str(files.tickets)], columns.model_copy(update={"label": "queue"}), batch=LABELLED_BATCH, workspace=path
     )
     _show(console, ingest_report(labelled))
 
     console.rule("2 of 3  Train: labelled documents become a model")
-    publication = train(MODEL, batches=[LABELLED_BATCH], target_precision=PROMISED, workspace=place)
-    _show(console, model_report(publication, pictures=False))
+    registration = train(MODEL, batches=[LABELLED_BATCH], target_precision=TARGET_PRECISION, workspace=path)
+    _show(console, model_report(registration, pictures=False))
 
     console.rule("3 of 3  Score: the night's batch is labelled")
-    night = ingest([str(files.night)], columns, batch=NIGHT_BATCH, workspace=place)
+    night = ingest([str(files.night)], columns, batch=NIGHT_BATCH, workspace=path)
     _show(console, ingest_report(night))
-    (report,) = score([NIGHT_BATCH], MODEL, workspace=place)
-    _show(console, _night_counts(report.rows, report.counts, night.rejects))
+    (report,) = score([NIGHT_BATCH], MODEL, workspace=path)
+    scored, review, empty = (report.counts[status] for status in ("scored", "review", "empty"))
+    counts = f"{scored:,} scored + {review:,} for review + {empty:,} empty"
+    _show(console, f"**The night: {report.rows:,} documents = {counts}; {night.rejects:,} rows were refused before.**")
     _show(console, sample_table(workspace, report))
 
     console.rule(f"Done in {time.monotonic() - started:.0f} s")
     console.print(
         f"Labels       {report.path}\n"
-        f"Model        {publication.bundle.path} (its figures are in figures/)\n"
+        f"Model        {registration.bundle.path} (its figures are in figures/)\n"
         f"Rejects      {workspace.rejects_dir(NIGHT_BATCH)}\n\n"
         "Your own data:\n"
         "  nightlabel ingest tickets.csv --text body --label queue\n"
@@ -62,13 +64,6 @@ def run_demo(root: Path, console: Console) -> None:
         "  nightlabel nightly --source new_tickets.csv --text body",
         soft_wrap=True,
         highlight=False,
-    )
-
-
-def _night_counts(documents: int, counts: dict[str, int], refused: int) -> str:
-    return (
-        f"**The night: {documents:,} documents = {counts['scored']:,} scored + {counts['review']:,} for review + "
-        f"{counts['empty']:,} empty; {refused:,} rows were refused before.**"
     )
 
 

@@ -1,4 +1,4 @@
-"""The report of a benchmark."""
+"""The report of a benchmark: the speed of each stage, end to end, and the recommended settings."""
 
 from typing import Any
 
@@ -7,46 +7,43 @@ from flows.reports.markdown import percent, table
 LISTED_SETTINGS = 8
 
 
-def bench_report(found: dict[str, Any]) -> str:
-    """Return what a benchmark found: speeds of each stage beside the whole, and the settings it recommends."""
-    whole, best = found["end_to_end"], found["recommended"]
-    driver = f", driver {found['driver']}" if found["driver"] else ""
+def bench_report(results: dict[str, Any]) -> str:
+    """Return the speed of each stage and end to end, and the recommended settings."""
+    end_to_end, evidence = results["end_to_end"], results["evidence"]
+    variant = end_to_end["precision"]
+    driver = f", driver {results['driver']}" if results["driver"] else ""
     rows: list[tuple[object, ...]] = [
-        _speed("reading, one thread", found["reading"]),
-        _speed("tokenizing, one thread", found["tokenizing"]),
-        *(_speed(f"the model alone, {name}", rates) for name, rates in found["variants"].items()),
-        _speed(f"end to end, {whole['precision']}", whole),
+        _speed("reading, one thread", results["reading"]),
+        _speed("tokenizing, one thread", results["tokenizing"]),
+        *(_speed(f"the model alone, {name}", rates) for name, rates in results["variants"].items()),
+        _speed(f"end to end, {variant}", end_to_end),
     ]
-    told = found["evidence"]
-    if told:
-        rows.insert(-1, _speed(f"the model alone, {whole['precision']}, with evidence", told["model"]))
-        rows.append(_speed(f"end to end, {whole['precision']}, with evidence", told["end_to_end"]))
-    memory = f"{whole['peak_memory_mb']:,.0f} MB" if whole["peak_memory_mb"] else "unknown"
-    tried = sorted(found["settings_tried"], key=lambda trial: -trial["rows_per_s"])
+    cost = "Evidence: this model cannot tell which words carried a label."
+    if evidence:
+        rows.insert(-1, _speed(f"the model alone, {variant}, with evidence", evidence["model"]))
+        rows.append(_speed(f"end to end, {variant}, with evidence", evidence["end_to_end"]))
+        cost = (
+            f"With evidence it takes {percent(evidence['end_to_end_cost'])} longer end to end, and the model alone "
+            f"{percent(evidence['model_cost'])}."
+        )
+    memory = f"{end_to_end['peak_memory_mb']:,.0f} MB" if end_to_end["peak_memory_mb"] else "unknown"
+    fastest = sorted(results["settings_tried"], key=lambda trial: -trial["rows_per_s"])[:LISTED_SETTINGS]
     settings = [
-        (trial["precision"], trial["batch_tokens"], trial["threads"], f"{trial['rows_per_s']:,.0f}") for trial in tried
+        (trial["precision"], trial["batch_tokens"], trial["threads"], f"{trial['rows_per_s']:,.0f}")
+        for trial in fastest
     ]
     return "\n\n".join(
         [
-            f"## Speed of {found['model']} on {found['device']}{driver}",
-            f"{found['rows']:,} rows of {found['subject']}, medians of {found['rounds']} rounds.",
+            f"## Speed of {results['model']} on {results['device']}{driver}",
+            f"{results['rows']:,} rows of {results['subject']}, medians of {results['rounds']} rounds.",
             table(["", "rows/s", "tokens/s", "MB/s of text"], rows),
-            f"**{percent(whole['ceiling_share'])} of the model's own speed is reached end to end**; "
-            f"{percent(whole['padding_share'])} of the token slots are padding; peak memory {memory}. "
-            f"Tokenizing with all threads: {found['tokenizing']['mb_per_s_all_threads']:,.0f} MB/s."
-            + _evidence_cost(told),
-            table(["precision", "batch tokens", "threads", "rows/s when tried"], settings[:LISTED_SETTINGS]),
-            f"Recommended here: `{best['command']}`",
+            f"**{percent(end_to_end['ceiling_share'])} of the model's own speed is reached end to end**; "
+            f"{percent(end_to_end['padding_share'])} of the token slots are padding; peak memory {memory}. "
+            f"Tokenizing with all threads: {results['tokenizing']['mb_per_s_all_threads']:,.0f} MB/s. {cost}",
+            table(["variant", "minibatch tokens", "threads", "rows/s when tried"], settings),
+            f"Recommended here: `{results['recommended']['command']}`",
         ]
     )
-
-
-def _evidence_cost(told: dict[str, Any] | None) -> str:
-    """Return what it costs to tell the words that carried each label."""
-    if not told:
-        return " Evidence: this model cannot tell which words carried a label."
-    model, whole = (percent(told[kind]) for kind in ("model_cost", "end_to_end_cost"))
-    return f" With evidence it takes {whole} longer end to end, and the model alone {model}."
 
 
 def _speed(name: str, rates: dict[str, Any]) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""Two versions beside each other, as Markdown: the tables that a promotion is judged by."""
+"""The report of a comparison: scores of champion and challenger, and how a promotion is decided."""
 
 from __future__ import annotations
 
@@ -6,30 +6,29 @@ from typing import TYPE_CHECKING
 
 from flows.reports.markdown import embedded, first_words, percent, table
 from pipeline.metrics.significance import SIGNIFICANCE_LEVEL
+from pipeline.promotion.rule import points, promotion_rule
 
 if TYPE_CHECKING:  # these bring PyTorch along
-    from pipeline.promotion.churn import Churn
-    from pipeline.promotion.comparison import ClassChange, Comparison, PairedEvaluation
-    from pipeline.promotion.register import Registration
-    from pipeline.promotion.rule import Decision
+    from pipeline.promotion.comparison import Comparison, PairedEvaluation
+    from pipeline.promotion.rule import Decision, Registration
 
-MOST_CLASSES = 12
+LISTED_CLASSES = 12
 
 
-def comparison_report(comparison: Comparison, decision: Decision, promotion_rule: str, *, pictures: bool) -> str:
-    """Return two versions beside each other, and whether the second would replace the first.
+def comparison_report(comparison: Comparison, decision: Decision, rule: str, *, pictures: bool) -> str:
+    """Return the comparison of two versions, and whether the second would replace the first.
 
     Args:
         comparison: of the two.
-        decision: what the rule says of it.
+        decision: by the rule.
         rule: the rule, as a sentence.
         pictures: embed the figure (for the UI; a terminal cannot show it).
     """
     verdict = "passes" if decision.promoted else "does **not** pass"
     parts = [
-        f"## {comparison.challenger} beside {comparison.champion}",
+        f"## {comparison.challenger} compared with {comparison.champion}",
         f"By the rule {comparison.challenger} {verdict}: {decision.reason}.",
-        promotion_rule,
+        rule,
         *_sections(comparison),
     ]
     if pictures and comparison.tested:
@@ -39,117 +38,104 @@ def comparison_report(comparison: Comparison, decision: Decision, promotion_rule
     return "\n\n".join(parts)
 
 
-def comparison_section(publication: Registration) -> str:
-    """Return the part of a model's report about the champion of its day; nothing where there was none."""
-    from pipeline.promotion.rule import promotion_rule
-
-    comparison = publication.comparison
+def comparison_section(registration: Registration) -> str:
+    """Return the section of a model's report about the champion at its registration; "" without a champion."""
+    comparison = registration.comparison
     if comparison is None:
         return ""
-    told = promotion_rule(**publication.bundle.promotion_config.model_dump())
-    return "\n\n".join([f"### Beside {comparison.champion}", told, *_sections(comparison)])
+    rule = promotion_rule(**registration.bundle.promotion_config.model_dump())
+    return "\n\n".join([f"### Compared with {comparison.champion}", rule, *_sections(comparison)])
 
 
 def _sections(comparison: Comparison) -> list[str]:
-    parts = [_left_out(comparison)]
-    if comparison.tested:
-        parts += [_overall(comparison, comparison.tested), _classes(comparison.tested), _moved(comparison.tested)]
-    elif not comparison.same_classes:
-        parts.append("The classes differ, so there is no score that both can have.")
-    else:
-        parts.append("No test text is left that both can be tested on.")
-    parts.append(_flips(comparison.flips, comparison))
-    return [part for part in parts if part]
-
-
-def _left_out(comparison: Comparison) -> str:
-    lines = list(comparison.notes)
+    notes = list(comparison.notes)
     if comparison.left_out:
-        lines.append(
+        notes.append(
             f"{comparison.left_out:,} test texts of {comparison.challenger} are left out, because "
-            f"{comparison.champion} learnt from them."
+            f"{comparison.champion} was trained on them."
         )
     if comparison.unreadable:
-        lines.append(f"{comparison.unreadable:,} empty test texts are left out.")
-    return "\n".join(lines)
-
-
-def _overall(comparison: Comparison, tested: PairedEvaluation) -> str:
-    difference = tested.difference
-    rows: list[tuple[object, ...]] = [
-        (f"macro-F1 of {comparison.champion}", percent(tested.before)),
-        (f"macro-F1 of {comparison.challenger}", percent(tested.after)),
-        ("difference, points", _points(difference.value)),
-        ("95 % interval of it", f"{_points(difference.low)} to {_points(difference.high)}"),
-        ("it is more than, with 95 % confidence", _points(tested.at_least)),
-        ("probability that it is worse", percent(tested.probability_worse)),
-    ]
-    return table([f"{tested.n:,} test texts, the same for both", ""], rows)
-
-
-def _points(difference: float) -> str:
-    from pipeline.promotion.rule import points
-
-    return points(difference)
-
-
-def _classes(tested: PairedEvaluation) -> str:
-    """Return the classes, those that changed most first."""
-    listed = sorted(tested.classes, key=lambda one: (-abs(one.change.value), one.label))[:MOST_CLASSES]
-    rows = [
-        (
-            one.label,
-            f"{percent(one.before.f1)} → {percent(one.after.f1)}",
-            f"{_points(one.change.value)} ({_points(one.change.low)} to {_points(one.change.high)}){_beyond(one)}",
-            f"{percent(one.before.precision)} → {percent(one.after.precision)}",
-            f"{percent(one.before.recall)} → {percent(one.after.recall)}",
-            one.support,
-        )
-        for one in listed
-    ]
-    left = len(tested.classes) - len(listed)
-    lines = [f"{left} that changed less are in the bundle's `comparison.json`."] if left else []
-    if len(tested.classes) > 2:
-        lines.append(
-            "Each interval stands for itself; worse beyond chance is what an exact test finds that reckons with all "
-            f"{len(tested.classes)} classes at once."
-        )
-    text = table(["class", "F1", "change, points (95 % interval)", "precision", "recall", "test texts"], rows)
-    return "\n\n".join([text, " ".join(lines)] if lines else [text])
-
-
-def _beyond(one: ClassChange) -> str:
-    return ", **worse beyond chance**" if one.change.value < 0 and one.chance < SIGNIFICANCE_LEVEL else ""
-
-
-def _moved(tested: PairedEvaluation) -> str:
-    rows = [(one.truth, one.given, one.before, one.after, f"{one.after - one.before:+d}") for one in tested.moved]
-    return table(["true class", "given instead", "champion", "challenger", "change"], rows) if rows else ""
-
-
-def _flips(flips: Churn | None, comparison: Comparison) -> str:
-    if flips is None:
-        return "No labelled night that neither version learnt from: what would change in one is not known."
-    sampled = f", evenly spread over its {flips.documents:,} documents" if flips.rows < flips.documents else ""
-    lines = [
-        f"**{percent(flips.share)} of the labels of {flips.batch} would be others**: "
-        f"{flips.changed:,} of {flips.rows:,} rows{sampled}."
-    ]
-    if flips.most:
-        rows = [(_label(one.before), _label(one.after), one.rows) for one in flips.most]
-        lines.append(table([comparison.champion, comparison.challenger, "rows"], rows))
-        examples = [
-            (
-                one.doc_id,
-                f"{_label(one.before)} ({percent(one.sure_before)})",
-                f"{_label(one.after)} ({percent(one.sure_after)})",
-                first_words(one.text),
-            )
-            for one in flips.examples
+        notes.append(f"{comparison.unreadable:,} empty test texts are left out.")
+    if tested := comparison.tested:
+        difference = tested.difference
+        rows: list[tuple[object, ...]] = [
+            (f"macro-F1 of {comparison.champion}", percent(tested.before)),
+            (f"macro-F1 of {comparison.challenger}", percent(tested.after)),
+            ("difference, points", points(difference.value)),
+            ("95 % interval of it", f"{points(difference.low)} to {points(difference.high)}"),
+            ("95 % lower bound of it", points(tested.lower_bound)),
+            ("probability that it is worse", percent(tested.probability_worse)),
         ]
-        lines.append(table(["document", comparison.champion, comparison.challenger, "text"], examples))
-    return "\n\n".join(lines)
+        scores = [table([f"{tested.n:,} test texts, the same for both", ""], rows), *_class_tables(tested)]
+    elif not comparison.same_classes:
+        scores = ["The classes differ, so no score compares them."]
+    else:
+        scores = ["No test text is left that is fair to both."]
+    return [part for part in ("\n".join(notes), *scores, *_churn_section(comparison)) if part]
 
 
-def _label(name: str) -> str:
-    return name or "(empty text)"
+def _class_tables(tested: PairedEvaluation) -> list[str]:
+    """Return the classes and the confusions that changed most, those first that changed more."""
+    rows = []
+    for row in sorted(tested.classes, key=lambda row: (-abs(row.f1_difference.value), row.label))[:LISTED_CLASSES]:
+        change = row.f1_difference
+        worse = change.value < 0 and row.p_value < SIGNIFICANCE_LEVEL
+        rows.append(
+            (
+                row.label,
+                f"{percent(row.before.f1)} → {percent(row.after.f1)}",
+                f"{points(change.value)} ({points(change.low)} to {points(change.high)})"
+                + (", **worse beyond chance**" if worse else ""),
+                f"{percent(row.before.precision)} → {percent(row.after.precision)}",
+                f"{percent(row.before.recall)} → {percent(row.after.recall)}",
+                row.support,
+            )
+        )
+    unlisted = len(tested.classes) - len(rows)
+    notes = [f"{unlisted} that changed less are in the bundle's `comparison.json`."] if unlisted else []
+    if len(tested.classes) > 2:
+        notes.append(
+            "Each interval is of one class alone. Worse beyond chance: by an exact sign test, corrected for all "
+            f"{len(tested.classes)} classes."
+        )
+    confusions = [
+        (row.truth, row.predicted, row.before, row.after, f"{row.after - row.before:+d}")
+        for row in tested.changed_confusions
+    ]
+    return [
+        table(["class", "F1", "change, points (95 % interval)", "precision", "recall", "test texts"], rows),
+        " ".join(notes),
+        table(["true class", "predicted instead", "champion", "challenger", "change"], confusions)
+        if confusions
+        else "",
+    ]
+
+
+def _churn_section(comparison: Comparison) -> list[str]:
+    """Return how many labels of last night change, the most frequent changes, and examples."""
+    churn = comparison.churn
+    if churn is None:
+        return ["Prediction churn is unknown: there is no labelled night that neither version was trained on."]
+    sampled = f", evenly spread over its {churn.documents:,} documents" if churn.rows < churn.documents else ""
+    summary = (
+        f"Prediction churn: **{percent(churn.share)} of the labels of {churn.batch} change**, "
+        f"{churn.changed:,} of {churn.rows:,} rows{sampled}."
+    )
+    if not churn.most_frequent:
+        return [summary]
+    empty = "(empty text)"
+    changes = [(change.before or empty, change.after or empty, change.rows) for change in churn.most_frequent]
+    examples = [
+        (
+            example.doc_id,
+            f"{example.before or empty} ({percent(example.confidence_before)})",
+            f"{example.after or empty} ({percent(example.confidence_after)})",
+            first_words(example.text),
+        )
+        for example in churn.examples
+    ]
+    return [
+        summary,
+        table([comparison.champion, comparison.challenger, "rows"], changes),
+        table(["document", comparison.champion, comparison.challenger, "text"], examples),
+    ]

@@ -1,4 +1,6 @@
-"""The report of pretraining."""
+"""The report of pretraining: training data, perplexity and speed of an encoder."""
+
+from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
@@ -9,11 +11,11 @@ if TYPE_CHECKING:
 
 
 def encoder_report(encoder: Encoder, *, pictures: bool) -> str:
-    """Return what an encoder was made from, and how well it predicts words.
+    """Return the training data, perplexity and speed of an encoder.
 
     Args:
-        encoder: a committed one.
-        pictures: embed the curve of its perplexity.
+        encoder: a committed encoder.
+        pictures: embed the curve of its perplexity (for the UI; a terminal cannot show it).
     """
     facts = encoder.settings
     rows = [

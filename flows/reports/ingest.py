@@ -1,5 +1,7 @@
 """The report of an ingest: what became of the rows that were read."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
 from flows.reports.markdown import table
@@ -9,32 +11,29 @@ if TYPE_CHECKING:
 
 
 def ingest_report(report: IngestReport) -> str:
-    """Return what became of the rows of an ingest; they add up."""
-    title = f"## Batch {report.batch_id}: {report.documents:,} documents"
+    """Return what became of the rows of an ingest; the counts add up."""
+    parts = [f"## Batch {report.batch_id}: {report.documents:,} documents"]
     if report.already_ingested:
-        title += "\n\nAlready ingested from the same sources with the same settings: nothing was done."
+        parts.append("Already ingested from the same sources with the same settings: nothing was done.")
     rows: list[tuple[object, ...]] = [
         ("documents", report.documents),
         ("duplicates (same id, same text)", report.duplicates),
         ("refused", report.rejects),
         ("**rows read**", report.rows_read),
     ]
-    parts = [title, table(["rows", "count"], rows)]
-    parts.append(_labelled_line(report))
-    if report.reject_reasons:
-        parts.append(table(["refused because", "rows"], report.reject_reasons.items()))
-    return "\n\n".join(part for part in parts if part)
-
-
-def _labelled_line(report: IngestReport) -> str:
-    if not report.multi_label:
-        return (
+    parts.append(table(["rows", "count"], rows))
+    if report.multi_label:
+        single = report.labelled - report.several_labels - report.no_class
+        parts.append(
+            f"Of the documents {report.labelled:,} are labelled: {single:,} with one of {len(report.labels):,} "
+            f"classes, {report.several_labels:,} with several, {report.no_class:,} with none of them. "
+            f"{report.unlabelled:,} are not labelled, {report.empty:,} are empty."
+        )
+    else:
+        parts.append(
             f"Of the documents {report.labelled:,} have a label, {report.unlabelled:,} have none, "
             f"{report.empty:,} are empty."
         )
-    one = report.labelled - report.several_labels - report.no_class
-    return (
-        f"Of the documents {report.labelled:,} are labelled: {one:,} with one of {len(report.labels):,} classes, "
-        f"{report.several_labels:,} with several, {report.no_class:,} with none of them. "
-        f"{report.unlabelled:,} are not labelled, {report.empty:,} are empty."
-    )
+    if report.reject_reasons:
+        parts.append(table(["refused because", "rows"], report.reject_reasons.items()))
+    return "\n\n".join(parts)

@@ -1,4 +1,4 @@
-"""What all reports are made of: Markdown tables, numbers as people read them, pictures inside the text."""
+"""The elements of all reports: Markdown tables, numbers for people, embedded pictures."""
 
 import base64
 import re
@@ -11,7 +11,7 @@ NUMBER = re.compile(r"[\d,.]+( ?[^\s\d]+)?")  # and its unit
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a Markdown table; numbers are aligned to the right."""
-    body = [[_cell(value) for value in row] for row in rows]
+    body = [[cell(value) for value in row] for row in rows]
     numeric = [
         bool(body) and all(NUMBER.fullmatch(row[column]) or row[column] == "" for row in body)
         for column in range(len(header))
@@ -21,7 +21,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """Return a value as the cell of a table, on one line; None is empty."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -32,19 +33,29 @@ def _cell(value: object) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Return a share as a person reads it, a dash where there is none."""
+    """Return a share in percent, a dash for None."""
     return "–" if share is None else f"{share:.1%}".replace("%", " %")
 
 
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun, "1 night" or "2 nights"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def picture(path: Path) -> str:
-    """Return a PNG file as a Markdown image that holds the picture itself."""
+    """Return a PNG file as a Markdown image that contains the picture itself."""
     return embedded(path.read_bytes(), path.stem.replace("_", " "))
 
 
 def embedded(png: bytes, text: str) -> str:
-    """Return a PNG as a Markdown image that holds the picture itself, and for who cannot see it a text."""
+    """Return a PNG as a Markdown image that contains the picture itself, with an alternative text."""
     plain = " ".join(text.translate({ord("["): "(", ord("]"): ")"}).split())
     return f"![{plain}](data:image/png;base64,{base64.b64encode(png).decode()})"
+
+
+def literal(text: str) -> str:
+    """Return foreign text so that it is shown as it is: no links, pictures or code out of a ticket."""
+    return text.translate({ord(sign): f"\\{sign}" for sign in "\\`*[]"})
 
 
 def first_words(text: str) -> str:

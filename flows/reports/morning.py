@@ -1,4 +1,4 @@
-"""The morning's report: did it run, is every row accounted for, are the labels right, what changed, what to do."""
+"""The morning report of a night: did it run, is every row accounted for, are the labels right, what changed, tasks."""
 
 from __future__ import annotations
 
@@ -9,28 +9,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from flows.reports.markdown import percent
-from flows.reports.night_sections import (
+from flows.reports.markdown import plural
+from flows.reports.morning_answers import are_labels_right, are_rows_accounted_for, review_task, what_changed
+from flows.reports.morning_sections import (
     changes_section,
+    device_kind,
     labels_section,
-    means,
     outliers_section,
     rows_section,
     run_section,
     trust_section,
-    variant_and_device,
 )
 from flows.reports.review import precision_violation
-from flows.reports.selective import target_precision_line
 from pipeline.errors import BatchError, NightlabelError
-from pipeline.nights.summary import (
-    LabelledNight,
-    RowAccounting,
-    estimate_accuracy,
-    held_batches,
-    label_shifts,
-    night_before,
-)
+from pipeline.nights.summary import LabelledNight, RowAccounting, held_batches, night_before
 from pipeline.workspace import Batch, Workspace
 
 if TYPE_CHECKING:
@@ -38,35 +30,33 @@ if TYPE_CHECKING:
     from pipeline.models.bundle import Bundle
     from pipeline.scoring.labels import LabelledBatch
 
-LEAST_CHANGE = 0.01  # of a mean, for the first screen to mention it
-
 
 @dataclass(frozen=True)
 class Failure:
-    """What a night could not do, and why."""
+    """A stage of a night that failed, and why."""
 
-    what: str  # "ingest" or "labelling"
+    stage: str  # "ingest" or "labelling"
     error: Exception
 
     def __str__(self) -> str:
-        known = isinstance(self.error, NightlabelError)
-        return f"the {self.what} failed: {'' if known else f'{type(self.error).__name__}: '}{self.error}"
+        kind = "" if isinstance(self.error, NightlabelError) else f"{type(self.error).__name__}: "
+        return f"the {self.stage} failed: {kind}{self.error}"
 
 
 @dataclass(frozen=True)
 class NightResult:
-    """What a night leaves for the morning.
+    """The results of a night, for the morning report.
 
     Attributes:
         day: the day it belongs to.
         started: when it began, with its time zone.
-        ended: when it was done.
-        workspace: where everything lies.
-        read: what became of what came in; None if nothing was to be read, or reading failed.
-        wanted: the batches that had no labels.
-        bundle: what was to label them; None if there was no such model.
+        ended: when it ended.
+        workspace: has its documents and labels.
+        read: counts of the ingest; None if there was nothing to read, or reading failed.
+        unlabelled_batches: the batches that had no labels when it began.
+        bundle: the model to label them with; None if there was no such model.
         night: those that have labels now; None if none has.
-        failures: what it could not do.
+        failures: the stages that failed.
     """
 
     day: datetime.date
@@ -74,19 +64,20 @@ class NightResult:
     ended: datetime.datetime
     workspace: Workspace
     read: IngestReport | None
-    wanted: Sequence[Batch]
+    unlabelled_batches: Sequence[Batch]
     bundle: Bundle | None
     night: LabelledNight | None
     failures: Sequence[Failure]
 
     @property
     def idle(self) -> bool:
-        """Whether there was nothing to do, and nothing went wrong."""
-        return not self.wanted and not self.failures and (self.read is None or self.read.already_ingested)
+        """Whether there was nothing to do, and nothing failed."""
+        nothing_read = self.read is None or self.read.already_ingested
+        return not self.unlabelled_batches and not self.failures and nothing_read
 
     @property
     def worth_keeping(self) -> bool:
-        """Whether there is something to report: a night in a workspace without documents leaves none."""
+        """Whether there is something to report: a night in a workspace without documents leaves no report."""
         if self.idle or self.night or self.read:
             return not self.idle
         try:
@@ -96,11 +87,11 @@ class NightResult:
 
     @cached_property
     def held(self) -> list[tuple[str, LabelledBatch]]:
-        """All labels that wait for a person, of this night and of those before, each with the model's name."""
+        """All held labels, of this night and of earlier ones, each with the model's name."""
         return held_batches(self.workspace)
 
     @cached_property
-    def before(self) -> LabelledNight | None:
+    def previous_night(self) -> LabelledNight | None:
         """The newest night before this one, by the same model."""
         if self.bundle is None or self.night is None:
             return None
@@ -110,13 +101,13 @@ class NightResult:
     def accounts(self) -> list[RowAccounting]:
         """What became of the rows of each batch of this night, those without labels included."""
         labelled = {batch.id: batch for batch in self.night.batches} if self.night else {}
-        return [RowAccounting.of(batch, labelled.get(batch.id)) for batch in self.wanted]
+        return [RowAccounting.of(batch, labelled.get(batch.id)) for batch in self.unlabelled_batches]
 
 
 def outcome(morning: NightResult) -> list[str]:
-    """Return what a night did, in the parts of a line; failures are told apart from it."""
-    waiting = [held.id for _, held in morning.held]
-    held = [f"held: {', '.join(waiting)}"] if waiting else []
+    """Return the counts of a night, as the parts of a line; failures are reported apart from it."""
+    held_ids = [held.id for _, held in morning.held]
+    held = [f"held: {', '.join(held_ids)}"] if held_ids else []
     if morning.night:
         counts = morning.night.counts
         labelled = f"{counts['scored']:,} labelled, {counts['review']:,} for review, {counts['empty']:,} empty"
@@ -128,188 +119,98 @@ def outcome(morning: NightResult) -> list[str]:
 
 
 def idle_report(morning: NightResult) -> str:
-    """Return what there is to say of a night without work."""
+    """Return the report of a night without work."""
     parts = [f"# Night of {morning.day.isoformat()}"]
     if morning.read:
-        sources = "what came in was ingested before"
-        parts.append(f"Already ingested: {sources}, as batch {morning.read.batch_id}.")
+        parts.append(f"Already ingested: the same rows are in batch {morning.read.batch_id}.")
     parts.append("Nothing to label: every batch has its labels.")
-    return "\n\n".join([*parts, *(f"- {line}" for line in _held_lines(morning))])
+    return "\n\n".join([*parts, *(f"- {task}" for task in held_tasks(morning))])
 
 
 def night_report(morning: NightResult, *, pictures: bool) -> str:
-    """Return the report of a night as Markdown; its first screen answers what one asks in the morning.
+    """Return the report of a night as Markdown; its first screen answers the questions of a morning.
 
     Args:
-        morning: what the night did.
+        morning: the results of the night.
         pictures: embed them (for the UI and the file; a terminal cannot show them).
     """
+    night, bundle, to_do = morning.night, morning.bundle, tasks(morning)
+    answers = {
+        "Did it run?": did_it_run(morning),
+        "Is every row accounted for?": are_rows_accounted_for(morning.accounts),
+    }
+    if night and bundle:
+        answers["Are the labels right?"] = are_labels_right(night, bundle)
+        answers["What changed?"] = what_changed(night, morning.previous_night)
+    answers["What to do?"] = f"{plural(len(to_do), 'thing')}, below." if to_do else "Nothing."
     parts = [
         f"# Night of {morning.day.isoformat()}",
         *(f"**{str(failure)[:1].upper()}{str(failure)[1:]}**" for failure in morning.failures),
-        _answers(morning),
+        "\n".join(f"- **{question}** {answer}" for question, answer in answers.items()),
         "## What to do",
-        _to_do(morning),
-        *rows_section(morning.accounts, morning.night),
+        "\n".join(f"{number}. {task}" for number, task in enumerate(to_do, start=1)) or "Nothing.",
+        *rows_section(morning.accounts, night),
     ]
-    if morning.night and morning.bundle:
+    if night and bundle:
         parts += [
-            *changes_section(morning.night, morning.before),
-            *trust_section(morning.workspace, morning.night, morning.bundle, pictures),
-            *labels_section(morning.night, morning.bundle, pictures),
-            *outliers_section(morning.workspace, morning.night),
-            *run_section(morning.night),
+            *changes_section(night, morning.previous_night),
+            *trust_section(morning.workspace, night, bundle, pictures),
+            *labels_section(night, bundle, pictures),
+            *outliers_section(morning.workspace, night),
+            *run_section(night),
         ]
     return "\n\n".join(part for part in parts if part)
 
 
-def _answers(morning: NightResult) -> str:
-    """Return the questions of a morning, each with its answer in a line or two."""
-    answers = [("Did it run?", _ran(morning)), ("Is every row accounted for?", _accounted(morning))]
-    if morning.night and morning.bundle:
-        answers += [
-            ("Are the labels right?", _accuracy(morning.night, morning.bundle)),
-            ("What changed?", _changed(morning.night, morning.before)),
-        ]
-    tasks = len(_tasks(morning))
-    answers.append(("What to do?", f"{tasks} thing{'' if tasks == 1 else 's'}, below." if tasks else "Nothing."))
-    return "\n".join(f"- **{question}** {answer}" for question, answer in answers)
-
-
-def _ran(morning: NightResult) -> str:
-    late = "" if morning.started.date() == morning.day else f"on {morning.started:%Y-%m-%d} "
-    minutes = f"{late}from {morning.started:%H:%M} to {morning.ended:%H:%M}"
-    failed = " and ".join(failure.what for failure in morning.failures)
+def did_it_run(morning: NightResult) -> str:
+    """Return when the night ran, with which model and how fast, or which stage failed."""
+    day = "" if morning.started.date() == morning.day else f"on {morning.started:%Y-%m-%d} "
+    time = f"{day}from {morning.started:%H:%M} to {morning.ended:%H:%M}"
+    failed = " and ".join(failure.stage for failure in morning.failures)
     if not morning.night:
-        return f"The {failed} failed, {minutes}." if failed else f"Yes, {minutes}; there was nothing to label."
+        return f"The {failed} failed, {time}." if failed else f"Yes, {time}; there was nothing to label."
     manifest = morning.night.manifest
     answer = f"Not all of it: the {failed} failed" if failed else "Yes"
     return (
-        f"{answer}, {minutes}: {manifest['model']} in {variant_and_device(morning.night)} ({manifest['device']}), "
+        f"{answer}, {time}: {manifest['model']} on {device_kind(morning.night)} ({manifest['device']}), "
         f"{morning.night.rows_per_second:,.0f} rows/s."
     )
 
 
-def _accounted(morning: NightResult) -> str:
-    """Return how the rows add up: every claim is computed here, from the numbers beside it."""
-    wrong = [account.batch for account in morning.accounts if not account.adds_up]
-    if wrong:
-        return f"**No**: the rows of {', '.join(wrong)} do not add up; see below."
-    if not morning.accounts:
-        return "No new batch came in."
-    labelled = [account for account in morning.accounts if account.statuses is not None]
-    lines = ["Yes, every row is accounted for:", _sum_read(morning.accounts)]
-    if labelled:
-        lines.append(_sum_labelled(labelled))
-    if waiting := len(morning.accounts) - len(labelled):
-        lines.append(f"{waiting} batch{'' if waiting == 1 else 'es'} not labelled yet.")
-    return " ".join(lines)
-
-
-def _sum_read(accounts: Sequence[RowAccounting]) -> str:
-    read, documents = (sum(getattr(one, name) for one in accounts) for name in ("rows_read", "documents"))
-    duplicates, refused = (sum(getattr(one, name) for one in accounts) for name in ("duplicates", "refused"))
-    return f"{read:,} rows read = {documents:,} documents + {duplicates:,} duplicates + {refused:,} refused;"
-
-
-def _sum_labelled(accounts: Sequence[RowAccounting]) -> str:
-    scored, review, empty = (
-        sum((one.statuses or {})[name] for one in accounts) for name in ("scored", "review", "empty")
-    )
-    documents = sum(one.documents for one in accounts)
-    return f"{documents:,} documents = {scored:,} scored + {review:,} for review + {empty:,} empty."
-
-
-def _accuracy(night: LabelledNight, bundle: Bundle) -> str:
-    """Return about how many labels are right, or why that cannot be said."""
-    found = estimate_accuracy(night, bundle)
-    promised = target_precision_line(night.manifest.get("promise"))
-    reasons = " ".join(f"Of batch {batch} nothing can be said: {why}." for batch, why in found.left_out.items())
-    if found.share is None:
-        return f"{promised} {reasons}".strip()
-    meant = "it meant on the test texts"
-    if found.calibration_error is not None:
-        meant += f", where it was off by {100 * found.calibration_error:.1f} points"
-    what = "the likeliest labels" if bundle.thresholds is not None else "the labels"
-    of = f" of {', '.join(found.batches)}" if found.left_out else ""
-    answer = f"About {found.share:.0%} of {what}{of} are right, if confidence means tonight what {meant}."
-    return " ".join(filter(None, [answer.replace("%", " %"), promised, reasons]))
-
-
-def _changed(night: LabelledNight, before: LabelledNight | None) -> str:
-    """Return what changed most since the night before."""
-    if before is None:
-        return "Nothing to compare with: this is the first night of this model."
-    said = [f"{night.rows:,} rows after {before.rows:,}"]
-    moved = [move for move in label_shifts(night, before) if not move.within_noise]
-    if moved:
-        said.append(f"{moved[0].label} {percent(moved[0].tonight)} after {percent(moved[0].before)}")
-    else:
-        said.append("the mix of labels as before")
-    for name, now, then in means(night, before):
-        if now is not None and then is not None and abs(now - then) >= LEAST_CHANGE:
-            said.append(f"{name} {percent(now)} after {percent(then)}")
-    if night.manifest["model"] != before.manifest["model"]:
-        said.append(f"{night.manifest['model']} since tonight, {before.manifest['model']} before")
-    if variant_and_device(night) != variant_and_device(before):
-        said.append(f"{variant_and_device(night)}, {variant_and_device(before)} before")
-    return f"Since {before.names}: {'; '.join(said)}."
-
-
-def _to_do(morning: NightResult) -> str:
-    return "\n".join(f"{number}. {task}" for number, task in enumerate(_tasks(morning), start=1)) or "Nothing."
-
-
-def _tasks(morning: NightResult) -> list[str]:
+def tasks(morning: NightResult) -> list[str]:
     """Return what a person has to do, the most urgent first."""
-    tasks = [
-        f"Mend what made the {failure.what} fail, see above; then run this night again." for failure in morning.failures
+    lines = [
+        f"Mend what made the {failure.stage} fail, see above; then run this night again."
+        for failure in morning.failures
     ]
-    tasks += _held_lines(morning)
+    lines += held_tasks(morning)
     if morning.night and morning.bundle:
-        tasks += precision_violation(morning.workspace, morning.night, morning.bundle)
+        lines += precision_violation(morning.workspace, morning.night, morning.bundle)
     batches = morning.night.batches if morning.night else []
     for batch in batches:
         if batch.published:
-            tasks += [f"{batch.id}: {finding['sentence']}" for finding in batch.manifest.get("findings", [])]
-    tasks += [line for batch in morning.wanted if (line := _refused_line(morning.workspace, batch))]
-    tasks += [_review_line(morning.workspace, batch) for batch in batches if batch.manifest["counts"]["review"]]
+            lines += [f"{batch.id}: {finding['sentence']}" for finding in batch.manifest.get("findings", [])]
+    for documents in morning.unlabelled_batches:
+        if refused := documents.manifest["counts"]["rejects"]:
+            reasons = sorted(documents.manifest["reject_reasons"].items(), key=lambda reason: -reason[1])
+            why = ", ".join(f"{count:,} {reason}" for reason, count in reasons)
+            folder = morning.workspace.rejects_dir(documents.id)
+            lines.append(f"{documents.id}: {refused:,} refused ({why}), kept in `{folder}`.")
+    lines += [review_task(morning.workspace, batch) for batch in batches if batch.manifest["counts"]["review"]]
     if morning.night and morning.bundle and morning.bundle.reference is None:
-        tasks.append(f"Train again: {morning.bundle.title} has no reference for a night to be compared with.")
-    return tasks
-
-
-def _held_lines(morning: NightResult) -> list[str]:
-    lines = []
-    for model, batch in morning.held:
-        several = len(morning.workspace.models_that_labelled(batch.id)) > 1
-        command = f"nightlabel publish {batch.id}{f' --model {model}' if several else ''}"
-        lines.append(f"{batch.id} is held, not published. {_why_held(batch)} If it is as it should be: `{command}`")
+        lines.append(f"Train again: {morning.bundle.title} has no reference for a night to be compared with.")
     return lines
 
 
-def _why_held(batch: LabelledBatch) -> str:
-    """Return the finding that weighs most, and how many more there are."""
-    found = [finding for finding in batch.manifest.get("findings", []) if finding["severity"] == "hold"]
-    if not found:
-        return ""
-    first = max(found, key=lambda finding: abs(math.log(max(finding["value"], 1e-9) / finding["threshold"])))
-    more = len(found) - 1
-    return first["sentence"] + (f" (And {more} more finding{'' if more == 1 else 's'}.)" if more else "")
-
-
-def _refused_line(workspace: Workspace, batch: Batch) -> str:
-    refused, reasons = batch.manifest["counts"]["rejects"], batch.manifest["reject_reasons"]
-    if not refused:
-        return ""
-    why = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items(), key=lambda one: -one[1]))
-    return f"{batch.id}: {refused:,} refused ({why}), kept in `{workspace.rejects_dir(batch.id)}`."
-
-
-def _review_line(workspace: Workspace, batch: LabelledBatch) -> str:
-    counts = batch.manifest["counts"]
-    share = percent(counts["review"] / counts["documents"])
-    several = len(workspace.models_that_labelled(batch.id)) > 1
-    model = f" --model {batch.path.parent.name}" if several else ""
-    command = f"nightlabel review export --batch {batch.id}{model}"
-    return f"{batch.id}: {counts['review']:,} for review ({share}), status `review` in `{batch.path}`: `{command}`"
+def held_tasks(morning: NightResult) -> list[str]:
+    """Return for each held batch the finding that weighs most, and the command that publishes it."""
+    lines = []
+    for model, batch in morning.held:
+        holds = [finding for finding in batch.manifest.get("findings", []) if finding["severity"] == "hold"]
+        holds.sort(key=lambda finding: -abs(math.log(max(finding["value"], 1e-9) / finding["threshold"])))
+        more = f" (And {plural(len(holds) - 1, 'more finding')}.)" if len(holds) > 1 else ""
+        why = f"{holds[0]['sentence']}{more}" if holds else ""
+        option = f" --model {model}" if len(morning.workspace.models_that_labelled(batch.id)) > 1 else ""
+        command = f"nightlabel publish {batch.id}{option}"
+        lines.append(f"{batch.id} is held, not published. {why} If it is as it should be: `{command}`")
+    return lines

@@ -1,10 +1,10 @@
-"""What reviews come to, as Markdown: after an export, after an import, and in the morning."""
+"""The reports of reviews: after an export, after an import, and in the morning."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flows.reports.markdown import percent, table
+from flows.reports.markdown import percent, plural, table
 
 if TYPE_CHECKING:
     from pipeline.models.bundle import Bundle
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
     from pipeline.workspace import Workspace
 
 WHY = {
-    "doubtful": "the model is least sure of them",
-    "sample": "a random sample of what it is sure of",
-    "suspicious": "training labels that look wrong",
+    "doubtful": "the model is least confident of them",
+    "sample": "a random sample of its confident labels",
+    "suspicious": "training labels that are likely wrong",
 }
-LISTED_REFUSALS = 10
+LISTED_ERRORS = 10
 
 
 def export_report(exported: ReviewExport) -> str:
-    """Return what was given out for review, and what to do with it."""
+    """Return what was exported for review, and how to fill in the table."""
     rows = [(why, count, WHY[why]) for why, count in exported.reasons.items()]
-    learnt = [
-        f"No sample of {batch}: {exported.model} learnt from it, and is surer of it than of a night."
-        for batch in exported.learnt
+    trained = [
+        f"No sample of {batch}: {exported.model} was trained on it, and is more confident of it than of a night."
+        for batch in exported.trained_batches
     ]
     return "\n\n".join(
         [
             f"## {exported.rows:,} rows to review, of {', '.join(exported.batches)} by {exported.model}",
             table(["why", "rows", ""], rows),
-            *learnt,
+            *trained,
             "In the column `correct_label` write `ok` where the label is right, the right label where it is wrong, and "
             "nothing where you did not look. Leave the other columns as they are; rows may be sorted or deleted.",
         ]
@@ -41,7 +41,7 @@ def export_report(exported: ReviewExport) -> str:
 
 
 def import_report(imported: ReviewImport) -> str:
-    """Return what became of the rows of a reviewed file; they add up."""
+    """Return what became of the rows of a reviewed file; the counts add up."""
     rows: list[tuple[object, ...]] = [
         ("imported", imported.imported),
         ("unchanged (known before, or there twice)", imported.unchanged),
@@ -49,40 +49,46 @@ def import_report(imported: ReviewImport) -> str:
         ("rejected", len(imported.row_errors)),
         ("**rows read**", imported.rows),
     ]
-    parts = [f"## Review of {imported.path.name}", f"Read as {imported.how}.", table(["rows", "count"], rows)]
-    found = [
+    parts = [f"## Review of {imported.path.name}", f"Read as {imported.encoding}.", table(["rows", "count"], rows)]
+    reviewed = [
         (why, confirmed + corrected, confirmed, corrected, percent(confirmed / (confirmed + corrected)))
         for why, confirmed in imported.confirmed.items()
         if confirmed + (corrected := imported.corrected[why])
     ]
-    if found:
-        parts.append(table(["why", "reviewed", "right", "corrected", "share right"], found))
+    if reviewed:
+        parts.append(table(["why", "reviewed", "right", "corrected", "share right"], reviewed))
     if imported.new_classes:
-        parts.append(f"New classes: {', '.join(imported.new_classes)}. Each is learnt from its second text on.")
+        parts.append(f"New classes: {', '.join(imported.new_classes)}. Training uses each from its second text on.")
     if imported.row_errors:
-        parts.append("\n".join(f"- {refusal}" for refusal in imported.row_errors[:LISTED_REFUSALS]))
+        parts.append("\n".join(f"- {error}" for error in imported.row_errors[:LISTED_ERRORS]))
         parts.append(f"Rejected rows, with the reasons: `{imported.rejected}`; mend them, and import that file.")
     return "\n\n".join(parts)
 
 
 def reviewed_section(workspace: Workspace, night: LabelledNight, bundle: Bundle) -> list[str]:
-    """Return what people found of the labels that the model was sure of; nothing where nobody looked."""
-    found = _precision(workspace, night, bundle)
+    """Return the precision that reviews measured on confident labels; nothing without reviews."""
+    precision = _precision(workspace, night, bundle)
     lines = []
-    if found.version:
-        beside = "" if found.target_precision is None else f", {percent(found.target_precision)} promised"
-        lines.append(f"- by {bundle.title}: {_tell(found.version)}{beside}.")
-    if found.recent and found.recent != found.version:
-        lines.append(f"- of the newest nights, whatever the version: {_tell(found.recent)}.")
+    if precision.version:
+        target = "" if precision.target_precision is None else f", target {percent(precision.target_precision)}"
+        lines.append(f"- by {bundle.title}: {_estimate(precision.version)}{target}.")
+    if precision.recent and precision.recent != precision.version:
+        lines.append(f"- of the newest nights, any version: {_estimate(precision.recent)}.")
     if not lines:
         return []
-    said = "Of a random sample of the labels that were given as sure, people found right:"
-    return ["### Reviewed", said, "\n".join(lines), *_broken(found)]
+    heading = "Right labels in a random sample of the confident ones, as people reviewed them:"
+    return ["### Reviewed", heading, "\n".join(lines), *precision_violation(workspace, night, bundle)]
 
 
 def precision_violation(workspace: Workspace, night: LabelledNight, bundle: Bundle) -> list[str]:
-    """Return a sentence where people found fewer labels right than were promised; nothing where they did not."""
-    return _broken(_precision(workspace, night, bundle))
+    """Return a sentence if the reviewed precision violates the target; nothing otherwise."""
+    precision = _precision(workspace, night, bundle)
+    if not (precision.violated and precision.version and precision.target_precision is not None):
+        return []
+    return [
+        f"The target precision of {percent(precision.target_precision)} is violated: people confirmed "
+        f"{_estimate(precision.version)}. Train again with their corrections, or lower the target."
+    ]
 
 
 def _precision(workspace: Workspace, night: LabelledNight, bundle: Bundle) -> ReviewedPrecision:
@@ -91,19 +97,9 @@ def _precision(workspace: Workspace, night: LabelledNight, bundle: Bundle) -> Re
     return reviewed_precision(workspace, bundle, night.manifest.get("promise"))
 
 
-def _tell(found: PrecisionEstimate) -> str:
-    low, high = found.interval
-    nights = f"{found.nights:,} night{'' if found.nights == 1 else 's'}"
+def _estimate(precision: PrecisionEstimate) -> str:
+    low, high = precision.interval
     return (
-        f"{found.confirmed:,} of {found.reviewed:,} in {nights}, {percent(found.share)} "
-        f"(95 % interval {percent(low)} to {percent(high)})"
+        f"{precision.confirmed:,} of {precision.reviewed:,} in {plural(precision.nights, 'night')}, "
+        f"{percent(precision.share)} (95 % interval {percent(low)} to {percent(high)})"
     )
-
-
-def _broken(found: ReviewedPrecision) -> list[str]:
-    if not (found.violated and found.version and found.target_precision is not None):
-        return []
-    return [
-        f"The promised precision of {percent(found.target_precision)} is broken: people found {_tell(found.version)}. "
-        "Train again with their corrections, or promise less."
-    ]

@@ -1,4 +1,4 @@
-"""What a promised precision means, for the reports: how many rows are labelled, and whether the promise is kept."""
+"""Selective classification in the reports: target precision, coverage, and whether the test split meets the target."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from flows.reports.markdown import percent, table
 from pipeline.metrics.selective import POLICY_ALPHA, SelectivePolicy, SelectiveResult, min_sample_size, violated_classes
-from pipeline.nights.coverage import night_coverage
 
 if TYPE_CHECKING:
     from pipeline.metrics.predictions import Predictions
@@ -18,142 +17,141 @@ LISTED_CLASSES = 12
 
 
 def policy_section(bundle: Bundle) -> str:
-    """Return what a version can promise, as Markdown; "" for one from before promises were kept."""
+    """Return the coverage of a version at each target precision, as Markdown; "" for one without predictions."""
     predictions, config = bundle.predictions, bundle.selective_config
     if predictions is None or not len(predictions["validation"]):
         return ""
     policies = bundle.policies()
-    parts = ["### What it can promise"]
+    parts = ["### Target precision"]
     if config.target_precision:
-        policy = policies[config.target_precision]
-        parts += [
-            policy_sentence(policy, predictions),
-            *_broken(policy, predictions["test"], bundle.labels),
-            *_kept_back(policy, bundle.labels),
-        ]
+        parts += _configured_policy(policies[config.target_precision], predictions, bundle.labels)
     else:
         parts.append(
-            "No precision is promised: rows below a confidence of 0.5 go to review. Ask for one with "
+            "No target precision is set: rows below a confidence of 0.5 go to review. Set one with "
             "`nightlabel train --target-precision 0.95`, or of this version with `nightlabel score --target-precision`."
         )
-    header = ["precision", "from confidence", "validation texts labelled", "test texts labelled", "right", "on test"]
-    parts.append(table(header, (_line(policy, predictions) for policy in policies.values())))
+    header = ["target", "from confidence", "validation coverage", "test coverage", "test precision", "on test"]
+    parts.append(table(header, (_policy_row(policy, predictions) for policy in policies.values())))
     parts.append(
-        f"Each threshold was shown on the {len(predictions['validation']):,} validation texts to keep its "
-        f"precision with {100 * (1 - POLICY_ALPHA):g} % confidence, by an exact binomial test."
+        f"An exact binomial test on the {len(predictions['validation']):,} validation texts proves each threshold with "
+        f"{100 * (1 - POLICY_ALPHA):g} % confidence."
     )
-    parts += [_last_night(bundle.metrics.get("last_night")), none_line(bundle, policies)]
-    return "\n\n".join(part for part in parts if part)
-
-
-def _last_night(foreseen: Mapping[str, Any] | None) -> str:
-    if not foreseen:
-        return ""
-    shares = ", ".join(f"{percent(share)} at {target}" for target, share in foreseen["shares"].items())
-    return f"Of last night, {foreseen['batch']}, it would label {shares} ({foreseen['rows']:,} of its texts)."
+    if expected := bundle.metrics.get("last_night"):
+        shares = ", ".join(f"{percent(share)} at {target}" for target, share in expected["shares"].items())
+        parts.append(f"Expected coverage of last night, {expected['batch']}: {shares} ({expected['rows']:,} texts).")
+    return "\n\n".join(part for part in [*parts, none_line(bundle, policies)] if part)
 
 
 def policy_sentence(policy: SelectivePolicy, predictions: Mapping[str, Predictions]) -> str:
-    """Return what is promised, what it costs, and whether the test split bears it out."""
-    whose = "the labelled rows" if policy.per == "all" else "the labelled rows of each class"
-    shown, tested = (SelectiveResult.of(policy, predictions[split]) for split in ("validation", "test"))
-    if not shown.labelled:
+    """Return a target precision, its coverage, and whether the test split meets the target."""
+    labelled_rows = _labelled_rows(policy.per)
+    validation, test = (SelectiveResult.of(policy, predictions[split]) for split in ("validation", "test"))
+    if not validation.labelled:
         return (
-            f"**A precision of {policy.target:g} cannot be promised**: no threshold was shown to keep it, so every "
-            "row goes to review. Label more texts, or promise less."
+            f"**A target precision of {policy.target:g} is not reached**: no threshold proves it, so every row goes to "
+            "review. Label more texts, or lower the target."
         )
-    line = f"It promises that {policy.target:g} of {whose} are right; it labels {percent(shown.coverage)} of the texts."
-    verdict = tested.verdict(policy.target)
-    if verdict == "violated":
-        line += f" **It is violated on the test split**: {_told(tested)}, and that is no chance."
-    elif verdict == "within noise":
-        line += f" On the test split it is missed within noise: {_told(tested)}."
-    elif verdict:
-        line += f" On the test split it is met: {_told(tested)}."
-    return line
-
-
-def _told(outcome: SelectiveResult) -> str:
-    return f"{percent(outcome.precision)} of {outcome.labelled:,} labelled texts are right"
-
-
-def _broken(policy: SelectivePolicy, tested: Predictions, labels: list[str]) -> list[str]:
-    """Return of which classes a promise that was made for each is broken."""
-    broken = violated_classes(policy, tested) if policy.per == "class" else {}
-    told = ", ".join(f"{labels[number]} ({_told(outcome)})" for number, outcome in broken.items())
-    return [f"**Broken on the test split** for {told}."] if told else []
-
-
-def _kept_back(policy: SelectivePolicy, labels: list[str]) -> list[str]:
-    back = policy.abstained_classes
-    if not back or len(back) == len(labels):
-        return []
-    named = ", ".join(labels[number] for number in back[:LISTED_CLASSES])
-    more = f" and {len(back) - LISTED_CLASSES} more" if len(back) > LISTED_CLASSES else ""
-    why = (
-        "no threshold keeps it, or nothing is known of them" if policy.per == "class" else "no validation text has them"
+    return (
+        f"Target: {policy.target:g} of {labelled_rows} are right, at a coverage of {percent(validation.coverage)} of "
+        f"the validation texts.{_verdict_sentence(policy.target, test)}"
     )
-    return [f"Of {len(back)} of {len(labels)} classes every row goes to review, because {why}: {named}{more}."]
 
 
-def _line(policy: SelectivePolicy, predictions: Mapping[str, Predictions]) -> tuple[object, ...]:
-    shown, tested = (SelectiveResult.of(policy, predictions[split]) for split in ("validation", "test"))
-    verdict = tested.verdict(policy.target)
-    needed = min_sample_size(policy.target)
-    why = f"takes {needed:,} texts" if shown.texts < needed else "nowhere"
-    finite = [float(value) for value in policy.thresholds if value <= 1]
-    low, high = (f"{100 * value:.1f} %" for value in (min(finite, default=0.0), max(finite, default=0.0)))
+def target_precision_line(policy: Mapping[str, Any] | None) -> str:
+    """Return the target precision of a labels manifest, and whether the test split meets it; "" without a target."""
+    if not policy:
+        return ""
+    if not policy["validation"]["labelled"]:
+        return f"**A target precision of {policy['target']:g} is not reached**, so every row went to review."
+    verdict = _verdict_sentence(policy["target"], SelectiveResult(**policy["test"]))
+    return f"Target: {percent(policy['target'])} of {_labelled_rows(policy['per'])} are right.{verdict}"
+
+
+def _labelled_rows(per: str) -> str:
+    return "the labelled rows" if per == "all" else "the labelled rows of each class"
+
+
+def _verdict_sentence(target: float, test: SelectiveResult) -> str:
+    verdicts = {"within noise": "missed within noise", "violated": "**violated**, beyond chance"}
+    verdict = test.verdict(target)
+    return f" On the test split it is {verdicts.get(verdict, verdict)}: {_right_share(test)}." if verdict else ""
+
+
+def _right_share(result: SelectiveResult) -> str:
+    return f"{percent(result.precision)} of {result.labelled:,} labelled texts are right"
+
+
+def _configured_policy(policy: SelectivePolicy, predictions: Mapping[str, Predictions], labels: list[str]) -> list[str]:
+    """Return the sentence of a policy, the classes that violate it, and the classes that it abstains from."""
+    sentences = [policy_sentence(policy, predictions)]
+    if policy.per == "class" and (violated := violated_classes(policy, predictions["test"])):
+        listed = ", ".join(f"{labels[number]} ({_right_share(result)})" for number, result in violated.items())
+        sentences.append(f"**Violated on the test split** for {listed}.")
+    abstained = policy.abstained_classes
+    if abstained and len(abstained) < len(labels):
+        listed = ", ".join(labels[number] for number in abstained[:LISTED_CLASSES])
+        if len(abstained) > LISTED_CLASSES:
+            listed += f" and {len(abstained) - LISTED_CLASSES} more"
+        why = (
+            "no threshold proves the target, or no validation text has them"
+            if policy.per == "class"
+            else "no validation text has them"
+        )
+        sentences.append(
+            f"All rows of {len(abstained)} of {len(labels)} classes go to review, because {why}: {listed}."
+        )
+    return sentences
+
+
+def _policy_row(policy: SelectivePolicy, predictions: Mapping[str, Predictions]) -> tuple[object, ...]:
+    validation, test = (SelectiveResult.of(policy, predictions[split]) for split in ("validation", "test"))
+    thresholds = [f"{100 * float(value):.1f} %" for value in sorted(policy.thresholds) if value <= 1]
+    if thresholds:
+        confidence = thresholds[0] if thresholds[0] == thresholds[-1] else f"{thresholds[0]} to {thresholds[-1]}"
+    else:
+        needed = min_sample_size(policy.target)
+        confidence = f"takes {needed:,} texts" if validation.texts < needed else "none"
+    verdict = test.verdict(policy.target)
     return (
         f"{policy.target:g}",
-        (low if low == high else f"{low} to {high}") if finite else why,
-        percent(shown.coverage),
-        percent(tested.coverage),
-        percent(tested.precision),
-        "**violated**" if verdict == "violated" else verdict,
+        confidence,
+        percent(validation.coverage),
+        percent(test.coverage),
+        percent(test.precision),
+        f"**{verdict}**" if verdict == "violated" else verdict,
     )
 
 
 def none_line(bundle: Bundle, policies: Mapping[float, SelectivePolicy]) -> str:
-    """Return how many texts of none of the classes each promise labels; "" where there are no examples of them."""
+    """Return the share of texts of no class that each policy labels; "" without examples of them."""
     name, predictions = bundle.selective_config.none_label, bundle.predictions
     if predictions is None or name not in bundle.labels:
         return ""
     none_class = bundle.labels.index(name)
     split = "test" if (predictions["test"].truth == none_class).any() else "validation"
-    texts = predictions[split].subset(predictions[split].truth == none_class)
+    texts, of_none = predictions[split], predictions[split].truth == none_class
     shares = []
     for target, policy in policies.items():
-        wrongly = policy.labelled(texts) & (texts.predicted != none_class)
-        shares.append(f"{percent(float(wrongly.mean()) if len(texts) else None)} at {target:g}")
-    return f"Of the {len(texts):,} {split} texts of {name}, labelled as one of the other classes: {', '.join(shares)}."
+        wrong = (policy.labelled(texts) & (texts.predicted != none_class))[of_none]
+        shares.append(f"{percent(float(wrong.mean()) if len(wrong) else None)} at {target:g}")
+    return (
+        f"Of the {of_none.sum():,} {split} texts of {name}, labelled as one of the other classes: {', '.join(shares)}."
+    )
 
 
-def night_promise(night: LabelledNight, bundle: Bundle) -> list[str]:
-    """Return how much of a night each promise would label, as paragraphs."""
+def expected_coverage_section(night: LabelledNight, bundle: Bundle) -> list[str]:
+    """Return the coverage of a night at each target precision, as paragraphs."""
     if bundle.predictions is None or not night.non_empty or not len(bundle.predictions["validation"]):
         return []
+    from pipeline.nights.coverage import night_coverage
+
     policies = bundle.policies()
     shares = night_coverage(night, bundle, policies)
     if not shares:
         return []
-    promised = (night.manifest.get("promise") or {}).get("target")
-    cells = [f"**{percent(share)}**" if target == promised else percent(share) for target, share in shares.items()]
+    used = (night.manifest.get("promise") or {}).get("target")
+    cells = [f"**{percent(share)}**" if target == used else percent(share) for target, share in shares.items()]
     return [
-        "So much of tonight's texts would be labelled at each precision; the others would go to review:",
-        table(["at a precision of", *(f"{target:g}" for target in policies)], [("rows labelled", *cells)]),
+        "Expected coverage of tonight's texts at each target precision; the others would go to review:",
+        table(["target precision", *(f"{target:g}" for target in policies)], [("rows labelled", *cells)]),
     ]
-
-
-def target_precision_line(promised: Mapping[str, Any] | None) -> str:
-    """Return what a labels manifest promises of its labelled rows, in a sentence; "" for nothing."""
-    if not promised:
-        return ""
-    target, tested = promised["target"], SelectiveResult(**promised["test"])
-    whose = "the labelled rows" if promised["per"] == "all" else "the labelled rows of each class"
-    line = f"Promised: {percent(target)} of {whose} are right."
-    verdict = tested.verdict(target)
-    if not promised["validation"]["labelled"]:
-        return f"**A precision of {target:g} could not be promised**, so every row went to review."
-    if verdict == "violated":
-        return f"{line} **On the test split that is violated**: {_told(tested)}."
-    return f"{line} On the test split {_told(tested)}." if verdict else line

@@ -1,1 +1,1 @@
-""""""
+"""The Prefect server: setting it up, keeping it running, automations, backfill."""

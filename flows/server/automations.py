@@ -1,4 +1,4 @@
-"""What a Prefect server does by itself: ends runs that fell silent, tells of bad nights, labels what is announced."""
+"""Automations of the Prefect server: crash silent runs, notify of bad nights, score announced batches."""
 
 import datetime
 import hashlib
@@ -11,18 +11,18 @@ from prefect.events.actions import ActionTypes, CallWebhook, ChangeFlowRunState,
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
-# Events of ours; deploy/README.md shows how another program announces a batch. Their resource is BATCH.ID.
+# Our events, whose resource is BATCH.ID; deploy/README.md shows how another program announces a batch.
 BATCH = "nightlabel.batch"
 BATCH_READY = f"{BATCH}.ready"
 BATCH_HELD = f"{BATCH}.held"
 
 SILENCE = datetime.timedelta(seconds=90)  # three heartbeats
-REPEATS = datetime.timedelta(minutes=10)  # within which a run's end is told once
-RERUN_HINT = "Run it again: what is labelled already is not done twice."
+REPEATS = datetime.timedelta(minutes=10)  # within which a run's end is notified once
+RERUN_HINT = "Run it again: parts that are labelled already are skipped."
 END_STATES = ("Completed", "Failed", "Cancelled", "Crashed")
 FAILED_STATES = ("Failed", "Crashed", "TimedOut")
 
-# What is posted to the webhook: JSON whose `text` chat programs show as it is. Prefect fills the gaps.
+# Posted to the webhook: JSON whose `text` chat programs show as it is. Prefect renders the templates.
 END_PAYLOAD = """{
   "text": {{ (flow_run.name ~ ": " ~ flow_run.state.name ~ ". " ~ (flow_run.state.message or "")) | tojson }},
   "state": {{ flow_run.state.name | tojson }},
@@ -38,10 +38,10 @@ HELD_PAYLOAD = """{
 
 
 def crash_silent_runs() -> AutomationCore:
-    """A run whose process was killed cannot say so: it is marked as crashed once its heartbeats stay away."""
+    """Return the automation that marks a run as crashed when its heartbeats stop: its process was killed."""
     return _automation(
         "nightlabel: crash runs that fell silent",
-        "A run whose process is gone would stay Running for ever.",
+        "Without this, a run whose process was killed stays Running.",
         EventTrigger(
             after={"prefect.flow-run.heartbeat"},
             expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{end}" for end in END_STATES)},
@@ -61,14 +61,14 @@ def crash_silent_runs() -> AutomationCore:
 
 
 def notify_failed_runs(webhook: UUID) -> AutomationCore:
-    """A webhook is told of each run of a deployment that failed or crashed; not of the runs inside of it.
+    """Return the automation that notifies a webhook of failed and crashed deployment runs, without their subflows.
 
     Args:
-        webhook: the block that holds its address.
+        webhook: id of the block with the URL.
     """
     return _automation(
         "nightlabel: tell of runs that failed",
-        "Runs inside of a run, and those from a shell, are not told of.",
+        "Only runs of deployments: not subflows, and not runs from a shell.",
         EventTrigger(
             expect={f"prefect.flow-run.{end}" for end in FAILED_STATES},
             match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
@@ -76,31 +76,35 @@ def notify_failed_runs(webhook: UUID) -> AutomationCore:
             for_each={"prefect.resource.id"},
             posture=Posture.Reactive,
             threshold=1,
-            within=REPEATS,  # a busy database can make a client say the same end several times
+            within=REPEATS,  # with a busy database a client may report the same end several times
         ),
         CallWebhook(block_document_id=webhook, payload=END_PAYLOAD),
     )
 
 
 def notify_held_batches(webhook: UUID) -> AutomationCore:
-    """A webhook is told of each batch whose labels are held."""
+    """Return the automation that notifies a webhook of each held batch.
+
+    Args:
+        webhook: id of the block with the URL.
+    """
     return _automation(
         "nightlabel: tell of batches that are held",
-        "Their labels are not published before a person has looked.",
+        "Their labels are published after a person has looked.",
         _batch_trigger(BATCH_HELD),
         CallWebhook(block_document_id=webhook, payload=HELD_PAYLOAD),
     )
 
 
 def label_announced_batches(score: UUID) -> AutomationCore:
-    """A batch that is announced is labelled.
+    """Return the automation that scores an announced batch.
 
     Args:
-        score: the deployment.
+        score: id of the deployment.
     """
     return _automation(
         "nightlabel: label batches that are announced",
-        f"Whoever sends the event {BATCH_READY} has that batch labelled.",
+        f"The event {BATCH_READY} starts the scoring of its batch.",
         _batch_trigger(BATCH_READY),
         RunDeployment(
             source="selected",
@@ -115,7 +119,7 @@ def label_announced_batches(score: UUID) -> AutomationCore:
 
 
 def _filled(template: str) -> dict[str, Any]:
-    """Return what Prefect turns into a parameter: JSON with gaps that it fills from the event."""
+    """Return a parameter that Prefect renders from the event: a JSON template."""
     return {"__prefect_kind": "json", "value": {"__prefect_kind": "jinja", "template": template}}
 
 
@@ -130,7 +134,7 @@ def _batch_trigger(event: str) -> EventTrigger:
 
 
 def _automation(name: str, description: str, trigger: EventTrigger, action: ActionTypes) -> AutomationCore:
-    """Return an automation that carries a digest of what it does, to tell it from one of an earlier version."""
+    """Return an automation with a digest of its definition as a tag, to detect changes."""
     bare = AutomationCore(name=name, description=description, trigger=trigger, actions=[action])
     text = json.dumps(bare.model_dump(mode="json"), sort_keys=True, default=sorted)
     return bare.model_copy(update={"tags": ["nightlabel", hashlib.sha256(text.encode()).hexdigest()[:12]]})

@@ -1,4 +1,6 @@
-"""Whether a Prefect server is there, and one that this program can talk to."""
+"""Checks that a Prefect server answers, and that this program can talk to it."""
+
+import socket
 
 import httpx
 import prefect
@@ -10,21 +12,21 @@ ANSWER_SECONDS = 10.0
 
 
 def configured_url() -> str | None:
-    """Return the API's address that runs are recorded at; None where each command starts a server of its own."""
+    """Return the configured API URL; None if each command starts a temporary server."""
     return get_current_settings().api.url
 
 
 def configured_password() -> str | None:
-    """Return what the API asks for, as user:password."""
+    """Return the configured credentials of the API, as user:password."""
     secret = get_current_settings().api.auth_string
     return secret.get_secret_value() if secret else None
 
 
 def check_configured() -> str | None:
-    """Return `configured_url` once it has answered.
+    """Return the configured API URL after checking that it answers.
 
     Raises:
-        ConfigError: nothing answers there, it refuses the password, or it is of another version.
+        ConfigError: no server answers there, it refuses the password, or it has another version.
     """
     url = configured_url()
     if url:
@@ -33,14 +35,14 @@ def check_configured() -> str | None:
 
 
 def check_server(url: str, password: str | None) -> None:
-    """See that a server of this version answers and lets us in.
+    """Check that a server of this version answers and accepts the password.
 
     Args:
-        url: of the API, with /api at its end.
+        url: of the API, ending in /api.
         password: as user:password.
 
     Raises:
-        ConfigError: it does not; says what to do.
+        ConfigError: it does not; the message says what to do.
     """
     login = httpx.BasicAuth(*password.split(":", 1)) if password and ":" in password else None
     try:
@@ -51,14 +53,31 @@ def check_server(url: str, password: str | None) -> None:
             "run without one"
         ) from error
     if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-        given = "refuses the password" if password else "asks for a password"
-        raise ConfigError(f"the server at {url} {given}: set PREFECT_API_AUTH_STRING=user:password")
+        refusal = "refuses the password" if password else "asks for a password"
+        raise ConfigError(f"the server at {url} {refusal}: set PREFECT_API_AUTH_STRING=user:password")
     try:
         version = answer.raise_for_status().json()
     except (httpx.HTTPError, ValueError) as error:
-        raise ConfigError(f"what answers at {url} is no Prefect server: set PREFECT_API_URL to one") from error
+        raise ConfigError(f"the program at {url} is not a Prefect server: set PREFECT_API_URL to one") from error
     if version != prefect.__version__:
         raise ConfigError(
             f"the server at {url} is Prefect {version} and this is {prefect.__version__}: install the same version on "
             "both, or use another server"
         )
+
+
+def is_serving(url: str, port: int) -> bool:
+    """Return whether a Prefect server of this version answers on a port of this machine; False if the port is free.
+
+    Raises:
+        ConfigError: another program uses the port.
+    """
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)):
+            return False
+    try:
+        httpx.get(f"{url}/api/health", timeout=ANSWER_SECONDS).raise_for_status().json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise ConfigError(f"port {port} is in use by another program; take another with --port") from error
+    check_server(f"{url}/api", None)
+    return True

@@ -1,4 +1,4 @@
-"""A Prefect server, and what must be on it: a work pool, the deployments, and what watches over runs."""
+"""Setting up a Prefect server: work pool, concurrency limit, deployments, automations."""
 
 import asyncio
 import re
@@ -37,11 +37,11 @@ from pipeline.errors import ConfigError
 PREFECT_FILE = Path("deploy", "prefect.yaml")
 POOL = "nightlabel"
 WEBHOOK = "nightlabel"
-UNDER_WAY = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+IN_PROGRESS = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 
 
 class Orchestrator:
-    """A Prefect server that answers."""
+    """A Prefect server, through its API."""
 
     def __init__(self, client: SyncPrefectClient) -> None:
         self.client = client
@@ -49,6 +49,7 @@ class Orchestrator:
     @classmethod
     @contextmanager
     def at(cls, api_url: str, password: str | None = None) -> Iterator["Orchestrator"]:
+        """Open a client of the API at a URL, with credentials as user:password."""
         with (
             temporary_settings({PREFECT_API_URL: api_url, PREFECT_API_AUTH_STRING: password}),
             get_client(sync_client=True) as client,
@@ -56,27 +57,39 @@ class Orchestrator:
             yield cls(client)
 
     def set_up(self, prefect_file: Path, environment: Mapping[str, str], webhook: str | None = None) -> None:
-        """Make pool, limits, deployments and automations what they should be; what is right stays.
+        """Create or update work pool, concurrency limit, deployments and automations.
 
-        What a person has switched off or on in the UI, a schedule or an automation, stays so.
+        A schedule or an automation that was switched on or off in the UI stays so, and so does a changed limit.
 
         Args:
             prefect_file: the deployments.
-            environment: of the command that deploys.
-            webhook: address that is told of failed and held nights; None leaves it as it is.
+            environment: of the deploying command.
+            webhook: URL to notify of failed and held nights; None keeps the present one.
 
         Raises:
-            ConfigError: a deployment cannot be made, with what Prefect says of it; or the webhook is no address.
+            ConfigError: a deployment fails, with Prefect's reason; or the webhook is not a URL.
         """
-        check_address(webhook)
-        self._open_pool()
-        self._limit_scoring()
+        check_webhook(webhook)
+        try:
+            if self.client.read_work_pool(POOL).is_paused:
+                self.pause(False)
+        except ObjectNotFound:
+            self.client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
+        try:
+            self.client.read_global_concurrency_limit_by_name(SCORING_SLOT)
+        except ObjectNotFound:  # one scoring run at a time; with several GPUs, raise the limit in the UI
+            self.client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=SCORING_SLOT, limit=1))
         before = self._schedules()
         self._deploy(prefect_file, environment)
         for key, schedule in self._schedules().items():
             if key in before and before[key].active != schedule.active:
                 self.client.update_deployment_schedule(key[0], schedule.id, active=before[key].active)
-        self._automate(webhook)
+        self._ensure(crash_silent_runs())
+        self._ensure(label_announced_batches(self.client.read_deployment_by_name("score/score").id))
+        block = self._webhook_block(webhook)
+        if block:
+            self._ensure(notify_failed_runs(block))
+            self._ensure(notify_held_batches(block))
 
     def _schedules(self) -> dict[tuple[UUID, str], DeploymentSchedule]:
         """Return the schedules that have a slug, by deployment and slug."""
@@ -96,47 +109,26 @@ class Orchestrator:
             check=False,
         )
         if ended.returncode:
-            raise ConfigError(f"{prefect_file} cannot be deployed: {_reason(ended.stdout + ended.stderr)}")
-
-    def _open_pool(self) -> None:
-        try:
-            pool = self.client.read_work_pool(POOL)
-        except ObjectNotFound:
-            self.client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
-            return
-        if pool.is_paused:
-            self.pause(False)
+            output = ended.stdout + ended.stderr
+            invalid = re.search(r"Value error, (.+?)(?: \[type=|$)", output, re.MULTILINE)
+            lines = [line.strip() for line in output.splitlines() if line.strip()]
+            reason = invalid[1] if invalid else next(reversed(lines), "Prefect does not say why")
+            raise ConfigError(f"{prefect_file} cannot be deployed: {reason}")
 
     def pause(self, paused: bool) -> None:
-        """Make the work pool start no further runs, or go on; what was due meanwhile starts then."""
+        """Pause or resume the work pool; runs that were due meanwhile start when it resumes."""
         self.client.update_work_pool(POOL, WorkPoolUpdate(is_paused=paused))
 
-    def _limit_scoring(self) -> None:
-        """One scoring at a time; whoever has several GPUs raises the limit in the UI, and it stays raised."""
-        try:
-            self.client.read_global_concurrency_limit_by_name(SCORING_SLOT)
-        except ObjectNotFound:
-            self.client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=SCORING_SLOT, limit=1))
-
-    def _automate(self, webhook: str | None) -> None:
-        score = self.client.read_deployment_by_name("score/score")
-        self._ensure(crash_silent_runs())
-        self._ensure(label_announced_batches(score.id))
-        block = self._webhook_block(webhook)
-        if block:
-            self._ensure(notify_failed_runs(block))
-            self._ensure(notify_held_batches(block))
-
-    def _ensure(self, wanted: AutomationCore) -> None:
-        """Create an automation, or bring one of an earlier version up to date; one switched off stays so."""
-        for there in self.client.read_automations_by_name(wanted.name):
-            if there.tags != wanted.tags:
-                self.client.update_automation(there.id, wanted.model_copy(update={"enabled": there.enabled}))
+    def _ensure(self, automation: AutomationCore) -> None:
+        """Create an automation, or update one of an earlier version; one that was switched off stays so."""
+        for stored in self.client.read_automations_by_name(automation.name):
+            if stored.tags != automation.tags:
+                self.client.update_automation(stored.id, automation.model_copy(update={"enabled": stored.enabled}))
             return
-        self.client.create_automation(wanted)
+        self.client.create_automation(automation)
 
     def _webhook_block(self, url: str | None) -> UUID | None:
-        """Return the block with the webhook's address, set to `url` if that is given; None where there is none."""
+        """Return the id of the block with the webhook's URL, set to `url` if given; None if there is no block."""
         if url:
             headers = SecretDict({"Content-Type": "application/json"})
             Webhook(url=SecretStr(url), headers=headers).save(WEBHOOK, overwrite=True, client=None)
@@ -145,42 +137,42 @@ class Orchestrator:
         except ObjectNotFound:
             return None
 
-    def under_way(self) -> list[FlowRun]:
-        """Return the runs that the pool's workers have in hand, and the runs inside of them."""
-        found = self.client.read_flow_runs(
-            flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": UNDER_WAY}}}),
+    def in_progress(self) -> list[FlowRun]:
+        """Return the runs of the pool's workers, and their subflow runs."""
+        runs = self.client.read_flow_runs(
+            flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": IN_PROGRESS}}}),
             work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [POOL]}}),
         )
-        inner = found
-        while inner:
-            inner = self.client.read_flow_runs(
+        subflows = runs
+        while subflows:
+            subflows = self.client.read_flow_runs(
                 flow_run_filter=FlowRunFilter.model_validate(
                     {
-                        "state": {"type": {"any_": UNDER_WAY}},
-                        "parent_flow_run_id": {"any_": [run.id for run in inner]},
+                        "state": {"type": {"any_": IN_PROGRESS}},
+                        "parent_flow_run_id": {"any_": [run.id for run in subflows]},
                     }
                 )
             )
-            found = [*found, *inner]
-        return found
+            runs = [*runs, *subflows]
+        return runs
 
     def crash_leftovers(self) -> list[str]:
-        """Mark runs that no worker has in hand any more as crashed, and return their names."""
-        left = self.under_way()
-        for run in left:
+        """Mark the runs in progress as crashed, once no worker runs them any more; return their names."""
+        runs = self.in_progress()
+        for run in runs:
             state: State[None] = Crashed(message=f"Its worker was stopped. {RERUN_HINT}")
             self.client.set_flow_run_state(UUID(str(run.id)), state, force=True)
-        return [run.name for run in left]
+        return [run.name for run in runs]
 
     def next_night(self) -> str:
-        """Return when the next night runs, in words."""
+        """Return a phrase that says when the next night runs."""
         deployment = self.client.read_deployment_by_name("nightly/nightly")
         zones = {}
-        for one in deployment.schedules:
-            if not one.active or deployment.paused or not isinstance(one.schedule, CronSchedule):
+        for entry in deployment.schedules:
+            if not entry.active or deployment.paused or not isinstance(entry.schedule, CronSchedule):
                 continue
-            zone = one.schedule.timezone or "UTC"
-            dates = asyncio.run(DatedSchedule(cron=one.schedule.cron, timezone=zone).get_dates(n=1))
+            zone = entry.schedule.timezone or "UTC"
+            dates = asyncio.run(DatedSchedule(cron=entry.schedule.cron, timezone=zone).get_dates(n=1))
             zones[dates[0]] = zone
         if not zones:
             return "the schedule of nightly is switched off"
@@ -188,18 +180,11 @@ class Orchestrator:
         return f"the next night runs at {first:%Y-%m-%d %H:%M} ({zones[first]})"
 
 
-def check_address(webhook: str | None) -> None:
-    """See that a webhook can be posted to.
+def check_webhook(webhook: str | None) -> None:
+    """Check the URL of a webhook.
 
     Raises:
-        ConfigError: it is no address.
+        ConfigError: it is not an http(s) URL.
     """
     if webhook and not (webhook.startswith(("http://", "https://")) and urlsplit(webhook).hostname):
-        raise ConfigError(f"--webhook {webhook}: give an address that starts with http:// or https://")
-
-
-def _reason(said: str) -> str:
-    """Return the line of a failed command that says why: a wrong value's, else the last one."""
-    wrong = re.search(r"Value error, (.+?)(?: \[type=|$)", said, re.MULTILINE)
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return wrong[1] if wrong else next(reversed(lines), "Prefect does not say why")
+        raise ConfigError(f"--webhook {webhook}: give a URL that starts with http:// or https://")

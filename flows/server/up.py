@@ -1,10 +1,9 @@
-"""All that nights need on one machine: a Prefect server, the deployments, a worker. Run it with: nightlabel up"""
+"""nightlabel up: a Prefect server, the deployments and a worker on one machine, kept running."""
 
 import fcntl
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,28 +15,28 @@ from typing import Self
 
 import httpx
 
-from flows.server.connection import ANSWER_SECONDS, check_server
+from flows.server.connection import is_serving
 from flows.server.orchestrator import POOL, PREFECT_FILE, Orchestrator
 from pipeline.errors import ConfigError, WorkspaceError
 from pipeline.workspace import Workspace
 
-STARTING_SECONDS = 180.0  # a server takes about twelve; a busy machine many times as long
-FINISHING_SECONDS = 120.0  # for the parts that are under way when everything is to stop
+STARTING_SECONDS = 180.0  # a server takes about twelve, on a busy machine many times as long
+FINISHING_SECONDS = 120.0  # for the parts in progress to finish before everything stops
 HEARTBEAT_SECONDS = 30
 RESTART_SECONDS = 2.0
-STARTS, LONG_SECONDS = 5, 600.0  # a service that ends so often, each time sooner than that, is not to be helped
+MAX_STARTS, STABLE_SECONDS = 5, 600.0  # give up after so many starts, each of which ran for a shorter time
 Say = Callable[[str], None]
 
 
 class ServiceError(Exception):
-    """The server or the worker ended by itself, again and again."""
+    """The server or the worker ended repeatedly."""
 
 
 class Service:
-    """A Prefect process of ours, in a session of its own, so that Ctrl-C reaches it only in order."""
+    """A Prefect process in its own session, so that Ctrl-C does not reach it."""
 
-    def __init__(self, name: str, place: Workspace, environment: dict[str, str], *options: str) -> None:
-        self.name, self.log = name, place.log_path(name)
+    def __init__(self, name: str, workspace: Workspace, environment: dict[str, str], *options: str) -> None:
+        self.name, self.log = name, workspace.log_path(name)
         self._command, self._environment = [sys.executable, "-m", "prefect", name, "start", *options], environment
         self.log.parent.mkdir(exist_ok=True)
         self.starts, self._started = 0, -math.inf
@@ -52,10 +51,10 @@ class Service:
         self.stop()
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start the process, again if it has ended."""
-        now = time.monotonic()
-        self.starts = self.starts + 1 if now - self._started < LONG_SECONDS else 1
-        self._started = now
+        """Start the process, or restart it."""
+        seconds = time.monotonic()
+        self.starts = self.starts + 1 if seconds - self._started < STABLE_SECONDS else 1
+        self._started = seconds
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 self._command,
@@ -69,12 +68,43 @@ class Service:
 
     @property
     def end(self) -> str | None:
-        """How it ended, in words; None while it runs."""
+        """A sentence on how the process ended; None while it runs."""
         status = self.process.poll()
         return None if status is None else f"the {self.name} ended with status {status}; see {self.log}"
 
+    def await_answer(self, url: str, stopped: threading.Event) -> None:
+        """Wait until the server answers, or until `stopped` is set.
+
+        Raises:
+            ServiceError: the server ended, or does not answer within `STARTING_SECONDS`.
+        """
+        deadline = time.monotonic() + STARTING_SECONDS
+        while not stopped.wait(0.3):
+            if self.end:
+                raise ServiceError(self.end)
+            if time.monotonic() > deadline:
+                raise ServiceError(f"the server did not answer within {STARTING_SECONDS:.0f} s; see {self.log}")
+            try:
+                if httpx.get(f"{url}/api/health", timeout=5).is_success:
+                    return
+            except httpx.TransportError:
+                continue
+
+    def restart_if_ended(self, stopped: threading.Event, say: Say) -> None:
+        """Restart the process if it has ended: nobody is there at night to do so.
+
+        Raises:
+            ServiceError: it ended repeatedly.
+        """
+        if self.end:
+            if self.starts > MAX_STARTS:
+                raise ServiceError(f"{self.end}; it was started {self.starts} times")
+            say(f"{self.end}; starting another")
+            stopped.wait(RESTART_SECONDS)
+            self.start()
+
     def stop(self) -> None:
-        """End it and all its children; the second request is not a polite one."""
+        """Terminate the process and its children, and kill them if they do not end."""
         for sent, patience in ((signal.SIGTERM, 20.0), (signal.SIGKILL, 10.0)):
             try:
                 os.killpg(self.process.pid, sent)
@@ -86,89 +116,92 @@ class Service:
 
 
 def up(workspace: str, port: int, say: Say, webhook: str | None = None) -> None:
-    """Start what is not running yet, and keep it running until SIGINT or SIGTERM.
+    """Start server, deployments and worker, and keep them running until SIGINT or SIGTERM.
 
     Args:
-        workspace: folder in which everything is kept, the server's database and the logs too.
-        port: of the server, on loopback.
-        say: told each step in a line.
-        webhook: address that is told of failed and held nights; None leaves it as it is.
+        workspace: folder of everything, the server's database and the logs included.
+        port: of the server, on loopback; a server that runs there already is used.
+        say: prints a line of progress.
+        webhook: URL to notify of failed and held nights; None keeps the present one.
 
     Raises:
-        ConfigError: the port is taken, by another program or by another version of Prefect; this is not the
-            project's folder; or the webhook is no address.
-        ServiceError: the server or the worker ended by itself, again and again.
+        ConfigError: the port is used by another program or by another version of Prefect; the working directory is
+            not the project's folder; or the webhook is not a URL.
+        WorkspaceError: another nightlabel up runs for this workspace.
+        ServiceError: the server or the worker ended repeatedly.
     """
     if not PREFECT_FILE.is_file():
         raise ConfigError(f"there is no {PREFECT_FILE} here: run nightlabel up in the project's folder")
-    place = Workspace(workspace).ensure_writable()
+    folder = Workspace(workspace).ensure_writable()
     url = f"http://127.0.0.1:{port}"
-    environment = _environment(place, url)
+    environment = _environment(folder, url)
     with ExitStack() as stack:
-        stack.enter_context(_only_one(place))
-        place.withdraw_stop_request()
-        stopped = stack.enter_context(_asked_to_stop())
+        stack.enter_context(_lock(folder))
+        folder.withdraw_stop_request()
+        stopped = stack.enter_context(_stop_signal())
         services = []
-        if not _server_there(url, port):
+        if not is_serving(url, port):
             say(f"starting a Prefect server at {url} ...")
             options = ["--host", "127.0.0.1", "--port", str(port)]
-            server = stack.enter_context(Service("server", place, environment, *options))
+            server = stack.enter_context(Service("server", folder, environment, *options))
             services.append(server)
-            _await_server(url, server, stopped)
+            server.await_answer(url, stopped)
         if stopped.is_set():
             return
         orchestrator = stack.enter_context(Orchestrator.at(f"{url}/api"))
         say("setting up deployments, work pool and automations ...")
         orchestrator.set_up(PREFECT_FILE, environment, webhook)
-        if services:  # with the server only just started, what is Running has no worker any more
+        if services:  # the server has only just started, so no worker runs what is Running
             for name in orchestrator.crash_leftovers():
-                say(f"{name} had been killed: marked as crashed, the next run goes on where it ended")
-        worker = stack.enter_context(Service("worker", place, environment, "--pool", POOL))
-        say(f"the UI is at {url}; {orchestrator.next_night()}; Ctrl-C stops everything in order")
-        _watch([*services, worker], stopped, say)
-        _wind_down(place, orchestrator, worker, stopped, say, alone=bool(services))
+                say(f"{name} had been killed: marked as crashed, the next run resumes it")
+        worker = stack.enter_context(Service("worker", folder, environment, "--pool", POOL))
+        services.append(worker)
+        say(f"the UI is at {url}; {orchestrator.next_night()}; Ctrl-C finishes the parts in progress and stops")
+        while not stopped.wait(1.0):
+            for service in services:
+                service.restart_if_ended(stopped, say)
+        _wind_down(folder, orchestrator, worker, stopped, say, own_server=len(services) > 1)
 
 
-def _environment(place: Workspace, url: str) -> dict[str, str]:
-    kept = {
-        key: value for key, value in os.environ.items() if key not in ("PREFECT_API_AUTH_STRING", "PREFECT_PROFILE")
-    }
-    return kept | {
-        "PREFECT_HOME": str((place.root / "prefect").absolute()),
+def _environment(workspace: Workspace, url: str) -> dict[str, str]:
+    """Return the environment of server, worker and runs."""
+    dropped = ("PREFECT_API_AUTH_STRING", "PREFECT_PROFILE")
+    return {key: value for key, value in os.environ.items() if key not in dropped} | {
+        "PREFECT_HOME": str((workspace.root / "prefect").absolute()),
         "PREFECT_API_URL": f"{url}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        # In memory, the default, a server that was killed would leave slots taken for ever.
+        # With the default, in memory, a killed server would never free its slots.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",  # between the nights of several days
         "PREFECT_WORKER_QUERY_SECONDS": "5",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         "PREFECT_LOGGING_EXTRA_LOGGERS": "pipeline",
-        "PREFECT_CLIENT_MAX_RETRIES": "8",  # some minutes: a run goes on when the server was away
-        "NIGHTLABEL_WORKSPACE": str(place.root.absolute()),
+        "PREFECT_CLIENT_MAX_RETRIES": "8",  # some minutes: a run waits for a server that does not answer
+        "NIGHTLABEL_WORKSPACE": str(workspace.root.absolute()),
     }
 
 
 @contextmanager
-def _only_one(place: Workspace) -> Iterator[None]:
-    """Hold the workspace's lock, which goes with the process whatever ends it.
+def _lock(workspace: Workspace) -> Iterator[None]:
+    """Hold the workspace's lock, which the system releases when the process ends.
 
     Raises:
         WorkspaceError: another nightlabel up holds it.
     """
-    with place.lock_path("up").open("w") as file:
+    with workspace.lock_path("up").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise WorkspaceError(
-                f"nightlabel up runs already for workspace {place.root}; stop that one first"
+                f"nightlabel up runs already for workspace {workspace.root}; stop that one first"
             ) from error
         yield
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
-    """Yield what is set at the first SIGINT or SIGTERM; a second one interrupts."""
+def _stop_signal() -> Iterator[threading.Event]:
+    """Yield an event that the first SIGINT or SIGTERM sets; a second one interrupts."""
     event = threading.Event()
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -184,75 +217,33 @@ def _asked_to_stop() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _server_there(url: str, port: int) -> bool:
-    """Return whether a Prefect server of this version answers; False if nothing does.
-
-    Raises:
-        ConfigError: something else has the port.
-    """
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", port)):
-            return False
-    try:
-        httpx.get(f"{url}/api/health", timeout=ANSWER_SECONDS).raise_for_status().json()
-    except (httpx.HTTPError, ValueError) as error:
-        raise ConfigError(f"port {port} is in use by another program; take another with --port") from error
-    check_server(f"{url}/api", None)
-    return True
-
-
-def _await_server(url: str, server: Service, stopped: threading.Event) -> None:
-    deadline = time.monotonic() + STARTING_SECONDS
-    while not stopped.wait(0.3):
-        if server.end:
-            raise ServiceError(server.end)
-        if time.monotonic() > deadline:
-            raise ServiceError(f"the server did not answer within {STARTING_SECONDS:.0f} s; see {server.log}")
-        try:
-            if httpx.get(f"{url}/api/health", timeout=5).is_success:
-                return
-        except httpx.TransportError:
-            continue
-
-
-def _watch(services: list[Service], stopped: threading.Event, say: Say) -> None:
-    """Wait for the request to stop; a service that ends by itself gets a successor, for nobody is there at night.
-
-    Raises:
-        ServiceError: a service ends again and again.
-    """
-    while not stopped.wait(1.0):
-        for service in services:
-            if not service.end:
-                continue
-            if service.starts > STARTS:
-                raise ServiceError(f"{service.end}; it was started {service.starts} times")
-            say(f"{service.end}; starting another")
-            stopped.wait(RESTART_SECONDS)
-            service.start()
-
-
 def _wind_down(
-    place: Workspace, orchestrator: Orchestrator, worker: Service, stopped: threading.Event, say: Say, *, alone: bool
+    workspace: Workspace,
+    orchestrator: Orchestrator,
+    worker: Service,
+    stopped: threading.Event,
+    say: Say,
+    *,
+    own_server: bool,
 ) -> None:
-    """Let what is under way come to a place where it can go on later, then stop the worker.
+    """Let the runs finish their parts in progress, then stop the worker.
 
-    A server that was there before may have other workers: then neither the pool nor their runs are ours to stop.
+    A server that ran before may have other workers: then the pool is not paused, and their runs are left alone.
     """
-    if alone:
-        orchestrator.pause(True)  # what is due now starts when we are back
-    with place.request_stop():
-        stopped.clear()  # the next signal means: now
+    if own_server:
+        orchestrator.pause(True)  # runs that are due now start with the next nightlabel up
+    with workspace.request_stop():
+        stopped.clear()  # the next signal stops at once
         deadline = time.monotonic() + FINISHING_SECONDS
-        told = None
+        announced = None
         while time.monotonic() < deadline and not stopped.wait(1.0):
-            names = ", ".join(sorted(run.name for run in orchestrator.under_way()))
+            names = ", ".join(sorted(run.name for run in orchestrator.in_progress()))
             if not names:
                 break
-            if names != told:
-                say(f"waiting for the parts under way of {names}; Ctrl-C again stops at once")
-            told = names
+            if names != announced:
+                say(f"waiting for the parts in progress of {names}; Ctrl-C again stops at once")
+            announced = names
         worker.stop()
-    for name in orchestrator.crash_leftovers() if alone else ():
-        say(f"{name} was stopped and marked as crashed; the next run goes on where it ended")
+    for name in orchestrator.crash_leftovers() if own_server else ():
+        say(f"{name} was stopped and marked as crashed; the next run resumes it")
     say("stopped")

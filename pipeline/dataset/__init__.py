@@ -1,1 +1,1 @@
-""""""
+"""Documents become splits and token ids."""

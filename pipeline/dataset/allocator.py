@@ -1,4 +1,4 @@
-"""The C library's allocator, told to keep what is freed for the next array of that size."""
+"""Settings of the C library's allocator, so that it reuses freed memory."""
 
 import ctypes
 import sys
@@ -11,9 +11,9 @@ KEEP_BYTES, OWN_PAGES_BYTES = 32 << 20, 32 << 20
 def keep_freed_memory() -> None:
     """Keep freed memory up to 32 MiB in each arena instead of giving it back to the system at once.
 
-    Tokenizing makes arrays of some megabytes over and over. glibc gives each of them back, and the system zeroes
-    the pages anew for the next: measured, that took half of the time with one thread and, because threads wait
-    for each other there, nearly all that a second one could gain. Does nothing where the library is another one.
+    Tokenizing allocates arrays of some megabytes over and over. By default glibc gives each of them back, and the
+    system zeroes the pages again for the next one: measured, that takes half of the time with one thread, and nearly
+    all that a second thread can gain, because threads wait for each other there. Does nothing without glibc.
     """
     if not sys.platform.startswith("linux"):
         return

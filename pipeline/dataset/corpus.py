@@ -1,28 +1,26 @@
-"""Which documents train, validate and test a model, and with which label.
+"""The split of labelled documents into train, validation and test, and their labels.
 
-The split is a function of the text, so a document never moves when the corpus grows and equal texts
-never straddle. A split that the user gives wins. What people said of texts is put over it,
-see `pipeline.dataset.reviewed_rows`.
+The split is a function of the text, so a document never moves when the corpus grows, and equal texts are in one
+split. A split that the user gives takes precedence. A reviewed label replaces the ingested label of all equal texts.
+Labelled texts stay in their split. Unlabelled texts are added to training only: the texts selected for review are hard
+ones, and would bias validation and test.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.dataset.labelled_rows import LEFT_OUT, TEST, TRAIN, VALIDATION, LabelledRows, text_position
-from pipeline.dataset.reviewed_rows import apply_reviews, matching_reviews, new_training_rows
+from pipeline.dataset.labelled_rows import LEFT_OUT, TEST, TRAIN, VALIDATION, LabelledRows, codes, text_position
 from pipeline.dataset.reviews import ReviewedLabels
 from pipeline.errors import TrainingDataError
-from pipeline.schemas import LABEL_SEPARATOR, SPLITS
+from pipeline.schemas import DOCUMENTS, LABEL_SEPARATOR, SPLITS, split_labels
 from pipeline.workspace import Batch
 
 __all__ = ["LEFT_OUT", "TEST", "TRAIN", "VALIDATION", "Corpus", "select", "text_position"]
-
-COLUMNS = ["doc_id", "label", "split", "content_hash"]
 
 
 @dataclass(frozen=True)
@@ -30,15 +28,15 @@ class Corpus:
     """The labelled documents of some batches, each with its split and label.
 
     Attributes:
-        batches: where the documents lie.
+        batches: the batches of the documents.
         labels: class names, in the order of their ids.
         multi_label: whether a document can have several classes, or none of them.
-        sets: bool [label sets, classes]; where each document has one label, a set is a class.
+        label_sets: bool [label sets, classes]; in a single-label corpus a set is a class.
         splits: int8 [rows], TRAIN, VALIDATION, TEST or LEFT_OUT for each row of all batches in order.
-        label_ids: int32 [rows], the label set of each row that is not left out; -1 where only a teacher knows.
+        label_ids: int32 [rows], the label set of each row that is not left out; -1 for soft labels only.
         counts: rows of each kind, for the report.
-        learnt: for each batch, rows that had a label, or were used without; see `Bundle.trained_on`.
-        reviews: what people said of some of the texts, in a value for fingerprints; "" if nothing.
+        trained_on_rows: for each batch, the rows that have a label or are used without; see `Bundle.trained_on`.
+        reviews: digest of the reviewed labels that apply; "" if there are none.
     """
 
     batches: Sequence[Batch]
@@ -59,10 +57,10 @@ class Corpus:
                 for batch in file.iter_batches(columns=["doc_id", "text"]):
                     rows = slice(start, start + len(batch))
                     start += len(batch)
-                    wanted = self.splits[rows] == split
-                    if wanted.any():
-                        chosen = batch.filter(pa.array(wanted))
-                        yield chosen["doc_id"], chosen["text"], self.label_ids[rows][wanted]
+                    in_split = self.splits[rows] == split
+                    if in_split.any():
+                        selected = batch.filter(pa.array(in_split))
+                        yield selected["doc_id"], selected["text"], self.label_ids[rows][in_split]
 
     def all_doc_ids(self) -> Iterator[pa.Array]:
         """Yield the doc_ids of every document, labelled or not."""
@@ -70,6 +68,7 @@ class Corpus:
             yield pq.read_table(path, columns=["doc_id"], partitioning=None)["doc_id"].combine_chunks()
 
     def texts(self, split: int) -> Iterator[pa.Array]:
+        """Yield the texts of one split, a column slice at a time."""
         for _, texts, _ in self.read(split):
             yield texts
 
@@ -83,37 +82,41 @@ def select(
     soft_labelled: pa.Array | None = None,
     reviewed: ReviewedLabels | None = None,
 ) -> Corpus:
-    """Decide what each labelled document is used for.
+    """Assign each labelled document to a split, with its label.
 
     Args:
         batches: committed batches, in the order in which rows are numbered.
         method: "hash" (by text alone) or "stratified" (equal shares in each class).
         validation_share: share of the texts for validation, unless a validation split is given.
         test_share: share of the texts for testing, unless a test split is given.
-        taught: doc_ids of which a teacher knows the classes; those without a label are trained on too.
-        reviewed: what people said of texts, here or elsewhere.
+        soft_labelled: doc_ids with soft labels; those without a label are trained on too.
+        reviewed: labels from reviews, of these texts or others.
 
     Raises:
         TrainingDataError: no labelled rows, one class only, or a class with a single text.
     """
-    table = _read_columns(batches)
+    table = read_columns(batches, ["doc_id", "label", "split", "content_hash"])
+    if not len(table):
+        raise TrainingDataError("no documents yet: start with nightlabel ingest FILE --label COLUMN")
     multi_label = _multi_label(batches)
-    found = matching_reviews(table, reviewed, multi_label)
-    rows = LabelledRows.of(table, found.labels if found else [], multi_label=multi_label)
+    reviews = matching_reviews(table, reviewed, multi_label)
+    rows = LabelledRows.of(table, reviews.labels if reviews else [], multi_label=multi_label)
     pool, counts = _distinct_pool(rows)
-    fixed = rows.labelled & (rows.given_split != TRAIN)  # rows without a given split are LEFT_OUT so far
+    fixed = rows.labelled & (rows.given_split != TRAIN)  # rows without a given split are LEFT_OUT here
     splits = np.where(fixed, rows.given_split, LEFT_OUT).astype(np.int8)
     splits[pool] = _divide(rows, pool, method, validation_share, test_share)
     ingested = rows.labelled
-    if found:
-        rows, reviews = apply_reviews(rows, splits, found, table)
-        counts |= reviews
+    if reviews:
+        rows, review_counts = apply_reviews(rows, splits, reviews, table)
+        counts |= review_counts
     _check_classes(rows, splits)
     if soft_labelled is not None:
         new = new_training_rows(rows, splits, pc.is_in(table["doc_id"], value_set=soft_labelled).to_numpy())
         splits[new], counts["taught"] = TRAIN, len(new)
     for number, name in enumerate(SPLITS):
         counts[name] = int(np.count_nonzero(splits == number))
+    batch_ends = np.cumsum([batch.rows for batch in batches])[:-1]
+    trained_on = np.split(ingested | (splits != LEFT_OUT), batch_ends)
     return Corpus(
         batches=batches,
         labels=rows.labels,
@@ -122,54 +125,49 @@ def select(
         splits=splits,
         label_ids=rows.label_ids,
         counts=counts,
-        trained_on_rows=_count_by_batch(batches, ingested | (splits != LEFT_OUT)),
-        reviews=found.digest if found else "",
+        trained_on_rows=[int(np.count_nonzero(rows_of_batch)) for rows_of_batch in trained_on],
+        reviews=reviews.digest if reviews else "",
     )
 
 
-def _count_by_batch(batches: Sequence[Batch], rows: np.ndarray) -> list[int]:
-    ends = np.cumsum([batch.rows for batch in batches])[:-1]
-    return [int(np.count_nonzero(own)) for own in np.split(rows, ends)]
-
-
 def _multi_label(batches: Sequence[Batch]) -> bool:
-    """Return whether any batch has documents with several labels; then a single label is a set of one.
+    """Tell whether any batch is multi-label; then a single label is a set of one.
 
     Raises:
-        TrainingDataError: a single label cannot be told from several.
+        TrainingDataError: a label of a single-label batch holds the separator of label sets.
     """
-    several = [batch.id for batch in batches if batch.multi_label]
-    for batch in batches if several else ():
+    multi_label = [batch.id for batch in batches if batch.multi_label]
+    for batch in batches if multi_label else ():
         unclear = [label for label in batch.manifest["labels"] if LABEL_SEPARATOR in label]
         if unclear and not batch.multi_label:
             raise TrainingDataError(
-                f"batch {batch.id} has one label for each document, batch {several[0]} several, and the label "
+                f"batch {batch.id} has one label for each document, batch {multi_label[0]} several, and the label "
                 f"{unclear[0]!r} holds {LABEL_SEPARATOR!r}, which separates them; rename it, or ingest {batch.id} "
                 f"again with --label-separator, or train with --batch on one kind"
             )
-    return bool(several)
+    return bool(multi_label)
 
 
 def _parts(batches: Sequence[Batch]) -> list[str]:
     return [str(path) for batch in batches for path in batch.parts]
 
 
-def _read_columns(batches: Sequence[Batch]) -> pa.Table:
-    tables = [pq.read_table(path, columns=COLUMNS, partitioning=None) for path in _parts(batches)]
-    if not any(len(table) for table in tables):
-        raise TrainingDataError("no documents yet: start with nightlabel ingest FILE --label COLUMN")
-    return pa.concat_tables(tables)
+def read_columns(batches: Sequence[Batch], columns: list[str]) -> pa.Table:
+    """Read some columns of all documents of some batches, which may be none."""
+    schema = pa.schema([DOCUMENTS.field(name) for name in columns])
+    tables = [pq.read_table(path, columns=columns, partitioning=None) for path in _parts(batches)]
+    return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
 def _distinct_pool(rows: LabelledRows) -> tuple[np.ndarray, dict[str, int]]:
-    """Return the rows that are free to be divided, each text once; gives them their majority label."""
+    """Return the rows without a fixed split, each text once, and counts; sets their majority label in `rows`."""
     fixed = rows.labelled & ((rows.given_split == TEST) | (rows.given_split == VALIDATION))
     free = rows.labelled & ~fixed
     leaking = free & np.isin(rows.text_ids, rows.text_ids[fixed])
     members = np.flatnonzero(free & ~leaking)
     _, first, groups = np.unique(rows.text_ids[members], return_index=True, return_inverse=True)
     pairs, votes = np.unique(np.stack([groups, rows.label_ids[members]]), axis=1, return_counts=True)
-    # Of several labels for one text the most frequent wins; of equally frequent ones the first by name.
+    # Of several labels of one text the most frequent wins; among equals the first by name.
     order = np.lexsort((pairs[1], -votes, pairs[0]))
     winners = order[np.unique(pairs[0][order], return_index=True)[1]]
     pool = members[first]
@@ -192,41 +190,37 @@ def _divide(
         test_share = 0.0
     if (rows.given_split == VALIDATION).any():
         validation_share = 0.0
-    place = rows.position[pool]
+    position, strata = rows.position[pool], rows.strata[pool]
     if method == "stratified":
-        place = _rank_in_class(place, rows.strata[pool])
+        order = np.lexsort((position, strata))
+        sizes = np.bincount(strata)
+        ranks = np.empty(len(pool))  # within each class, evenly spread over [0, 1)
+        ranks[order] = np.arange(len(pool)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        position = ranks / sizes[strata]
+    elif method != "hash":
+        raise AssertionError(f"unknown split method {method!r}")
     splits = np.full(len(pool), TRAIN, dtype=np.int8)
-    splits[place < test_share + validation_share] = VALIDATION
-    splits[place < test_share] = TEST
-    if not given_train.all():  # rows given for training are tested on only where there is nothing else
+    splits[position < test_share + validation_share] = VALIDATION
+    splits[position < test_share] = TEST
+    if not given_train.all():  # rows given for training are tested on only if there are no others
         splits[given_train & (splits == TEST)] = TRAIN
-    _fill_gaps(splits, rows.strata[pool], place, validation_share, test_share)
+    _fill_gaps(splits, strata, position, validation_share, test_share)
     return splits
 
 
-def _rank_in_class(place: np.ndarray, label_ids: np.ndarray) -> np.ndarray:
-    """Return each row's place within its own class, evenly spread over [0, 1)."""
-    order = np.lexsort((place, label_ids))
-    sizes = np.bincount(label_ids)
-    starts = np.cumsum(sizes) - sizes
-    ranks = np.empty(len(place))
-    ranks[order] = np.arange(len(place)) - np.repeat(starts, sizes)
-    return ranks / sizes[label_ids]
-
-
 def _fill_gaps(
-    splits: np.ndarray, label_ids: np.ndarray, place: np.ndarray, validation_share: float, test_share: float
+    splits: np.ndarray, label_ids: np.ndarray, position: np.ndarray, validation_share: float, test_share: float
 ) -> None:
-    """See to it that a small corpus trains on every class, and validates and tests on something."""
+    """Move rows so that a small corpus trains on every class, and no split is empty."""
     for label_id in np.unique(label_ids):
-        own = np.flatnonzero(label_ids == label_id)
-        if not (splits[own] == TRAIN).any():
-            splits[own[np.argmax(place[own])]] = TRAIN
+        of_class = np.flatnonzero(label_ids == label_id)
+        if not (splits[of_class] == TRAIN).any():
+            splits[of_class[np.argmax(position[of_class])]] = TRAIN
     for split, share in ((VALIDATION, validation_share), (TEST, test_share)):
         sizes = np.bincount(label_ids[splits == TRAIN])
         spare = np.flatnonzero((splits == TRAIN) & (sizes[label_ids] > 1)) if share else np.empty(0, int)
         if spare.size and not (splits == split).any():
-            splits[spare[np.argmin(place[spare])]] = split
+            splits[spare[np.argmin(position[spare])]] = split
 
 
 def _check_classes(rows: LabelledRows, splits: np.ndarray) -> None:
@@ -239,8 +233,8 @@ def _check_classes(rows: LabelledRows, splits: np.ndarray) -> None:
     for name, count, train_count in zip(rows.labels, texts, train_counts, strict=True):
         if count == 1:
             raise TrainingDataError(
-                f"class {name!r} has a single example: give it more, or remove it (it needs one to learn from "
-                "and one to be tested on)"
+                f"class {name!r} has a single example: give it more, or remove it (it needs one to train on "
+                "and one to test on)"
             )
         if train_count == 0:
             raise TrainingDataError(
@@ -250,3 +244,51 @@ def _check_classes(rows: LabelledRows, splits: np.ndarray) -> None:
         raise TrainingDataError(
             f"{len(trained)} training texts are too few to set any aside for validation; label more"
         )
+
+
+def matching_reviews(table: pa.Table, reviewed: ReviewedLabels | None, multi_label: bool) -> ReviewedLabels | None:
+    """Return the reviewed labels of these texts and of their classes; None if there are none."""
+    if not reviewed:
+        return None
+    names = pc.unique(table["label"]).drop_null().to_pylist()
+    classes = {label for name in names for label in split_labels(name)} if multi_label else names
+    of_texts = reviewed.restricted_to_texts(table["content_hash"].combine_chunks())
+    return of_texts.restricted_to_classes(classes, multi_label=multi_label) or None
+
+
+def apply_reviews(
+    rows: LabelledRows, splits: np.ndarray, reviewed: ReviewedLabels, table: pa.Table
+) -> tuple[LabelledRows, dict[str, int]]:
+    """Replace the labels of reviewed texts, and add reviewed texts without a label to `splits`, in place.
+
+    A class that reviewers added is left out until it has two texts, one to train on and one to test on.
+
+    Returns:
+        the rows, and counts: texts without a label, reviewed texts, and corrections among these.
+    """
+    positions = reviewed.positions(pa.concat_arrays(table["content_hash"].chunks))
+    splits[new_training_rows(rows, splits, positions >= 0)] = TRAIN
+    classes_before = rows.label_sets[np.unique(rows.label_ids[rows.labelled])].any(axis=0)
+    answers = codes(pa.chunked_array([reviewed.labels], pa.string()), rows.names)
+    label_ids = np.where(positions >= 0, answers[positions], rows.label_ids)
+    rows = replace(rows, label_ids=label_ids)
+    for number in np.flatnonzero(~classes_before):
+        of_class = (rows.label_ids >= 0) & rows.label_sets[rows.label_ids, number]
+        if len(np.unique(rows.text_ids[of_class & (splits != LEFT_OUT)])) < 2:
+            splits[of_class], label_ids[of_class] = LEFT_OUT, -1
+    used = np.unique(positions[(positions >= 0) & (splits != LEFT_OUT)])
+    return rows.trimmed(), {
+        "unlabelled": int(np.count_nonzero(label_ids < 0)),
+        "reviewed": len(used),
+        "corrected": int(np.count_nonzero(reviewed.corrected[used])),
+    }
+
+
+def new_training_rows(rows: LabelledRows, splits: np.ndarray, newly_labelled: np.ndarray) -> np.ndarray:
+    """Return the newly labelled rows, each text once, without the texts that are already in a split."""
+    candidates = np.flatnonzero(
+        newly_labelled & ~rows.labelled & (rows.given_split != TEST) & (rows.given_split != VALIDATION)
+    )
+    candidates = candidates[~np.isin(rows.text_ids[candidates], rows.text_ids[splits != LEFT_OUT])]
+    _, first = np.unique(rows.text_ids[candidates], return_index=True)
+    return candidates[np.sort(first)]

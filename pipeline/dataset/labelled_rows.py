@@ -1,4 +1,4 @@
-"""Labelled documents as numbers: what is divided into splits, and relabelled."""
+"""Labels, given splits and texts of documents as arrays of numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,26 +16,36 @@ LEFT_OUT = -1
 
 @dataclass
 class LabelledRows:
-    """The documents of some batches, those without a label included; `given` is LEFT_OUT where no split is given."""
+    """The documents of some batches, labelled or not; `given_split` is LEFT_OUT where none is given."""
 
-    names: list[str]  # of the label sets; several classes are joined
+    names: list[str]  # of the label sets, joined as documents store them
     labels: list[str]
     multi_label: bool
     label_sets: np.ndarray  # bool [label sets, classes]
     label_ids: np.ndarray  # int32 [rows], -1 = unlabelled
     given_split: np.ndarray  # int8 [rows]
     text_ids: np.ndarray  # int64 [rows], equal for equal texts
-    position: np.ndarray  # float64 [rows], the text's place in [0, 1), from its hash
+    position: np.ndarray  # float64 [rows], in [0, 1), from the hash of the text
 
     @classmethod
     def of(cls, table: pa.Table, extra_labels: Sequence[str], *, multi_label: bool) -> "LabelledRows":
+        """Read documents and number their labels, together with labels that only reviews have.
+
+        Raises:
+            TrainingDataError: there is no label, or one only.
+        """
         ingested = pc.unique(table["label"]).drop_null().to_pylist()
         if not ingested:
             raise TrainingDataError(
                 "no labelled rows: ingest documents with a label column (nightlabel ingest FILE --label COLUMN)"
             )
         names = sorted({*ingested, *extra_labels})
-        labels, label_sets = _label_sets(names) if multi_label else (names, np.eye(len(names), dtype=bool))
+        members = [split_labels(name) if multi_label else [name] for name in names]
+        labels = sorted({label for classes in members for label in classes})
+        numbers = {label: number for number, label in enumerate(labels)}
+        label_sets = np.zeros((len(names), len(labels)), dtype=bool)
+        for row, classes in enumerate(members):
+            label_sets[row, [numbers[label] for label in classes]] = True
         _check_several(names)
         hashes = pa.concat_arrays(table["content_hash"].chunks)
         return cls(
@@ -51,19 +61,20 @@ class LabelledRows:
 
     @property
     def strata(self) -> np.ndarray:
-        """int32 [rows], what a stratified split divides equally: of several classes the rarest."""
+        """int32 [rows], the class by which a stratified split divides: of several classes the rarest."""
         sizes = np.bincount(self.label_ids[self.labelled], minlength=len(self.label_sets)) @ self.label_sets
         rarest = np.where(self.label_sets, sizes, len(self.label_ids) + 1).argmin(axis=1)
-        rarest[~self.label_sets.any(axis=1)] = len(self.labels)  # those of no class
+        rarest[~self.label_sets.any(axis=1)] = len(self.labels)  # sets without a class are a stratum
         strata: np.ndarray = rarest.astype(np.int32)[self.label_ids]
         return strata
 
     @property
     def labelled(self) -> np.ndarray:
+        """bool [rows]."""
         return self.label_ids >= 0
 
     def trimmed(self) -> "LabelledRows":
-        """Return the same without label sets and classes that no row has any more."""
+        """Return the rows without the label sets and classes that no row has."""
         used = np.bincount(self.label_ids[self.labelled], minlength=len(self.label_sets)) > 0
         names = [self.names[number] for number in np.flatnonzero(used)]
         _check_several(names)
@@ -80,20 +91,13 @@ def _check_several(names: Sequence[str]) -> None:
         raise TrainingDataError(f"one class only ({names[0]!r}): a classifier needs at least two")
 
 
-def _label_sets(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Return the classes that label sets are made of, and bool [sets, classes]."""
-    members = [split_labels(name) for name in names]
-    labels = sorted({label for one in members for label in one})
-    return labels, np.array([[label in one for label in labels] for one in members], dtype=bool)
-
-
 def text_position(hashes: pa.FixedSizeBinaryArray) -> np.ndarray:
-    """Return each text's place in [0, 1), float64 [rows], from its content hash."""
+    """Map content hashes to [0, 1), float64 [rows]."""
     heads = np.frombuffer(b"".join(hashes.to_pylist()), dtype=">u8")[::2]
     return heads / 2.0**64
 
 
 def codes(column: pa.ChunkedArray, values: Sequence[str]) -> np.ndarray:
-    """Return the number of each value, int32 [rows], -1 for one that is not there."""
-    found = pc.index_in(column, value_set=pa.array(values, pa.string()))
-    return pc.fill_null(found, -1).to_numpy().astype(np.int32)
+    """Return the index in `values` of each value, int32 [rows], -1 if it is not among them."""
+    indices = pc.index_in(column, value_set=pa.array(values, pa.string()))
+    return pc.fill_null(indices, -1).to_numpy().astype(np.int32)

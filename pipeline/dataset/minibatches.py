@@ -1,4 +1,4 @@
-"""Batches of rows of about equal length, cut by a budget of token slots: almost nothing is padding."""
+"""Minibatches of rows of about equal length, cut by a token budget: they have almost no padding."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-POOL_MINIBATCHES = 50  # rows are sorted by length inside random pools of about this many batches
+POOL_MINIBATCHES = 50  # rows are sorted by length inside random pools of about this many minibatches
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class TokenLists:
 
     @classmethod
     def of(cls, lists: pa.ListArray) -> "TokenLists":
+        """View a list<int32> array as NumPy arrays."""
         offsets = lists.offsets.to_numpy().astype(np.int64)
         values = lists.values.to_numpy()
         return cls(values, offsets[:-1], np.diff(offsets).astype(np.int32))
@@ -33,24 +34,24 @@ class TokenLists:
         return len(self.lengths)
 
     def take_tokens(self, tokens: int) -> "TokenLists":
-        """Return the first texts that have this many tokens together, at least one."""
+        """Return as many of the first texts as have at most `tokens` tokens in total, but at least one."""
         texts = max(1, int(np.searchsorted(np.cumsum(self.lengths), tokens, side="right")))
         return TokenLists(self.values, self.starts[:texts], self.lengths[:texts])
 
     def count(self, token_id: int) -> np.ndarray:
-        """Return int64 [texts], how often a token stands in each text."""
-        places = np.flatnonzero(self.values == token_id)
-        before: np.ndarray = np.searchsorted(places, self.starts)
-        counts: np.ndarray = np.searchsorted(places, self.starts + self.lengths) - before
+        """Return how often a token occurs in each text, int64 [texts]."""
+        positions = np.flatnonzero(self.values == token_id)
+        before: np.ndarray = np.searchsorted(positions, self.starts)
+        counts: np.ndarray = np.searchsorted(positions, self.starts + self.lengths) - before
         return counts
 
     def pad(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return token_ids int32 [rows, longest], 0 past each length, and lengths int32 [rows]."""
         lengths = self.lengths[rows]
-        places = np.arange(lengths.max())
-        inside = places < lengths[:, None]
+        steps = np.arange(lengths.max())
+        inside = steps < lengths[:, None]
         token_ids = np.zeros(inside.shape, dtype=np.int32)
-        token_ids[inside] = self.values[(self.starts[rows][:, None] + places)[inside]]
+        token_ids[inside] = self.values[(self.starts[rows][:, None] + steps)[inside]]
         return token_ids, lengths
 
 
@@ -62,17 +63,17 @@ def plan_minibatches(
     max_padding: float = 1.0,
     min_rows: int = 1,
 ) -> Sequence[np.ndarray]:
-    """Cut rows, longest first, into batches whose rows x longest length stays within a budget.
+    """Cut rows, longest first, into minibatches whose rows x longest length stays within a budget.
 
     Args:
         lengths: int [rows].
-        batch_tokens: most token slots in a batch; a single row longer than that is a batch of its own.
-        batch_size: most rows in a batch, if limited.
-        padding_limit: largest share of padding in a batch; a batch is cut before the row that exceeds it...
-        enough_rows: ...but not below this many rows, because the model runs a few rows at a time slowly.
+        batch_tokens: most token slots in a minibatch; a longer row is a minibatch by itself.
+        batch_size: most rows in a minibatch, if limited.
+        max_padding: largest share of padding; a minibatch is cut before the row that exceeds it...
+        min_rows: ...but not below this many rows, because the model is slow on few rows.
 
     Returns:
-        Row numbers of each batch; every row is in exactly one.
+        Row numbers of each minibatch; every row is in exactly one.
     """
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
     tokens_before = np.concatenate([[0], np.cumsum(lengths[order], dtype=np.int64)])
@@ -86,7 +87,7 @@ def plan_minibatches(
         if max_padding < 1:
             sizes = np.arange(1, min(size, len(order) - start) + 1)
             tokens = tokens_before[start + 1 : start + 1 + len(sizes)] - tokens_before[start]
-            within = tokens >= (1 - max_padding) * longest * sizes  # true up to some size, then false
+            within = tokens >= (1 - max_padding) * longest * sizes  # true up to a size, false beyond it
             size = min(size, max(int(np.count_nonzero(within)), min_rows))
         minibatches.append(order[start : start + size])
         start += size
@@ -96,9 +97,9 @@ def plan_minibatches(
 def shuffled_minibatches(
     lengths: np.ndarray, random: np.random.Generator, *, batch_tokens: int, batch_size: int
 ) -> list[np.ndarray]:
-    """Return batches in random order, each of rows of about equal length: what an epoch of training reads.
+    """Return the minibatches of one epoch in random order, each of rows of about equal length.
 
-    Rows are shuffled, sorted by length inside pools, cut by the token budget, and the batches shuffled.
+    Rows are shuffled, sorted by length inside pools, cut by the token budget, and the minibatches shuffled.
     """
     order = random.permutation(len(lengths))
     pool_size = POOL_MINIBATCHES * batch_size
@@ -108,9 +109,3 @@ def shuffled_minibatches(
         for rows in plan_minibatches(lengths[pool], batch_tokens=batch_tokens, batch_size=batch_size)
     ]
     return [minibatches[number] for number in random.permutation(len(minibatches))]
-
-
-def padding_share(lengths: np.ndarray, minibatches: Sequence[np.ndarray]) -> float:
-    """Return the share of token slots in the batches that hold no token."""
-    slots = sum(len(rows) * int(lengths[rows].max()) for rows in minibatches)
-    return 1 - int(lengths.sum()) / slots if slots else 0.0

@@ -1,7 +1,5 @@
-"""What another model thinks of the documents: a table of ids and the probability of each class, as soft labels."""
+"""Soft labels for distillation: the class probabilities that another model gives to documents."""
 
-import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,38 +8,27 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
-import pyarrow.json as pajson
 
 from pipeline.errors import InputError
 from pipeline.files import file_digest
-from pipeline.ingest.readers.parquet import is_string, open_parquet
-from pipeline.ingest.readers.streams import data_suffix, open_bytes
-from pipeline.ingest.sources import FORMATS
+from pipeline.ingest.readers import open_rows
+from pipeline.ingest.readers.base import MISSING, RawRows, all_strings, as_text
+from pipeline.ingest.readers.parquet import is_string
 
 ID_NAMES = ("doc_id", "id")
-SUM_TOLERANCE = 0.01  # by which the probabilities of a text may miss 1, as rounded ones do
-ROUNDING = 1e-6  # by which one may leave 0 to 1, as sums of floats do
-BLOCK_BYTES = 16 * 2**20  # of JSON read at once; no line may be longer
-LISTED = 5
-
-# How Arrow's readers say where they failed: rows of CSV from 1 with the header, of JSON from 0 in each block.
-CSV_VALUE = re.compile(
-    r"column #(?P<column>\d+): Row #(?P<row>\d+): .* to double: invalid value '(?P<value>.*)'", re.DOTALL
-)
-CSV_ROW = re.compile(r"Row #(\d+)")
-JSON_KIND = re.compile(r"Column\(/(?P<column>.*)\) changed from (?P<wanted>\w+) to (?P<kind>\w+) in row (?P<row>\d+)")
-JSON_ROW = re.compile(r"in row (\d+)")
+SUM_TOLERANCE = 0.01  # how far rounded probabilities of a text may be from adding up to 1
+ROUNDING = 1e-6  # how far a probability may be outside 0 to 1, as sums of floats are
+LISTED = 5  # names in an error message
 
 
 @dataclass(frozen=True)
 class SoftLabels:
-    """A teacher's opinion on some documents.
+    """The class probabilities of a teacher for some documents.
 
     Attributes:
         doc_ids: strings [texts], each once.
-        probabilities: float32 [texts, classes], from 0 to 1; with one label each, every row adds up to 1.
-        source: the file's name.
+        probabilities: float32 [texts, classes], from 0 to 1; in a single-label task every row adds up to 1.
+        source: name of the file.
         digest: of the file.
     """
 
@@ -57,55 +44,69 @@ class SoftLabels:
             doc_ids: strings [documents].
 
         Returns:
-            float32 [documents, classes]; NaN in the rows of which the teacher knows nothing.
+            float32 [documents, classes]; NaN in the rows of documents without soft labels.
         """
-        places = pc.index_in(doc_ids, value_set=self.doc_ids)
-        known = places.is_valid().to_numpy(zero_copy_only=False)
-        found = np.full((len(doc_ids), self.probabilities.shape[1]), np.nan, dtype=np.float32)
-        found[known] = self.probabilities[places.drop_null().to_numpy()]
-        return found
+        rows = pc.index_in(doc_ids, value_set=self.doc_ids)
+        labelled = rows.is_valid().to_numpy(zero_copy_only=False)
+        aligned = np.full((len(doc_ids), self.probabilities.shape[1]), np.nan, dtype=np.float32)
+        aligned[labelled] = self.probabilities[rows.drop_null().to_numpy()]
+        return aligned
 
     def provenance(self) -> dict[str, Any]:
-        """Return what a bundle keeps of it."""
+        """Return what a bundle records of them."""
         return {"file": self.source, "sha256": self.digest, "texts": len(self.doc_ids)}
 
 
 def read_soft_labels(path: Path, labels: Sequence[str], *, multi_label: bool) -> SoftLabels:
-    """Read a teacher's table: a column `doc_id` (or `id`), and one column for each class, named as the class.
+    """Read a table with a column `doc_id` (or `id`), and a column of probabilities named after each class.
 
     Args:
-        path: Parquet, CSV, TSV or JSON Lines, perhaps with .gz or .zst at the end of its name.
+        path: Parquet, CSV, TSV or JSON Lines, possibly compressed with gzip or zstd.
         labels: the classes of the documents, in the order of the columns to return.
-        multi_label: whether a document can have several labels; then the probabilities need not add up to 1.
+        multi_label: whether a document can have several labels; then its probabilities need not add up to 1.
 
     Raises:
-        InputError: it cannot be read as what its name says, its columns are not those, an id is missing or repeated,
+        InputError: the file cannot be read, has missing or extra columns, or a missing or repeated id,
             or a value is not a probability.
     """
-    table = _read(path, labels)
-    if not len(table):
+    tables: list[pa.Table] = []
+    names: dict[str, None] = {}
+    rows = 0
+    for raw in open_rows(path):
+        names |= dict.fromkeys(raw.columns)
+        tables.append(_numeric_table(path, raw, labels, rows))
+        rows += len(raw)
+    if not rows:
         raise InputError(f"{path}: has no rows")
-    doc_ids = _doc_ids(path, table)
+    doc_id = _check_columns(path, list(names), labels)
+    table = pa.concat_tables(tables, promote_options="default")
+    doc_ids = pc.utf8_trim_whitespace(table[doc_id]).combine_chunks()
+    _check_doc_ids(path, doc_id, doc_ids)
     probabilities, sums = _probabilities(path, table, labels)
     if not multi_label:
-        _check_sums(path, sums)
+        wrong = np.abs(sums - 1) > SUM_TOLERANCE
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise InputError(
+                f"{path}, row {row + 1}: the probabilities add up to {sums[row]:.4f}; a document with one label needs 1"
+            )
         probabilities /= sums[:, np.newaxis].astype(np.float32)
     return SoftLabels(doc_ids, probabilities, path.name, file_digest(path))
 
 
 def check_soft_label_ids(soft_labels: SoftLabels, doc_ids: Iterable[pa.Array]) -> None:
-    """See that every text of a teacher is a document.
+    """Check that every text with soft labels is a document.
 
     Args:
-        teacher: whose ids are checked.
-        doc_ids: of all documents there are, for example part by part.
+        soft_labels: their ids are checked.
+        doc_ids: of all ingested documents, for example part by part.
 
     Raises:
-        InputError: some are none; says how many, and the first.
+        InputError: some are not; says how many, and the first.
     """
     unknown = soft_labels.doc_ids
-    for known in doc_ids:
-        unknown = unknown.filter(pc.invert(pc.is_in(unknown, value_set=known)))
+    for ids in doc_ids:
+        unknown = unknown.filter(pc.invert(pc.is_in(unknown, value_set=ids)))
         if not len(unknown):
             return
     if len(unknown):
@@ -115,152 +116,95 @@ def check_soft_label_ids(soft_labels: SoftLabels, doc_ids: Iterable[pa.Array]) -
         )
 
 
-def _read(path: Path, labels: Sequence[str]) -> pa.Table:
-    """Return the id column, whatever its type, and in float64 the classes."""
-    kind = FORMATS.get(data_suffix(path))
-    if kind is None:
-        raise InputError(f"{path}: its name does not tell the format; end it in .parquet, .csv, .tsv or .jsonl")
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file")
-    if kind == "parquet":
-        return _read_parquet(path, labels)
+def _numeric_table(path: Path, raw: RawRows, labels: Sequence[str], rows_before: int) -> pa.Table:
+    """Return ids as strings, and the classes as float64, of those columns that the rows have."""
+    if raw.rejects:
+        reject = min(raw.rejects, key=lambda reject: reject.row)
+        row = rows_before + int(np.searchsorted(raw.rows, reject.row)) + 1
+        raise InputError(f"{path}, row {row}: {reject.reason}: {reject.raw_text[:80]!r}; fix it, or remove the row")
+    ids = {name: _strings(path, name, raw.columns[name]) for name in ID_NAMES if name in raw.columns}
+    columns = {name: _numbers(path, name, raw.columns[name], rows_before) for name in labels if name in raw.columns}
+    return pa.table(ids | columns)
+
+
+def _strings(path: Path, name: str, values: Any) -> pa.Array:
+    """Return ids as ingest reads them, from a list or an Arrow array."""
+    if not isinstance(values, pa.Array):
+        return pa.array([None if value in (None, MISSING) else as_text(value) for value in values], pa.string())
+    if not (is_string(values.type) or pa.types.is_integer(values.type)):
+        raise InputError(f"{path}, column {name!r}: is {values.type}, neither text nor whole numbers")
+    return values.cast(pa.string())
+
+
+def _numbers(path: Path, name: str, values: Any, rows_before: int) -> pa.Array:
+    """Cast numbers, or strings of numbers, to float64; an empty string is null."""
+    if isinstance(values, pa.Array):
+        kind = values.type
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+            raise InputError(f"{path}, column {name!r}: is {kind}, not numbers; give probabilities from 0 to 1")
+        return values.cast(pa.float64(), safe=False)
+    if set(map(type, values)) <= {int, float, type(None)}:
+        return pa.array(values, pa.float64())
+    texts = values if all_strings(values) else [None if value in (None, MISSING) else str(value) for value in values]
+    texts = pc.utf8_trim_whitespace(pa.array(texts, pa.string()))
+    texts = pc.if_else(pc.equal(texts, ""), None, texts)
     try:
-        return _read_json(path, labels) if kind == "jsonl" else _read_csv(path, labels, tabs=kind == "tsv")
-    except (ValueError, RecursionError) as error:  # Arrow's errors are of the first kind, and those of damaged text
-        raise _unreadable(path, str(error)) from error
-
-
-def _unreadable(path: Path, why: str) -> InputError:
-    return InputError(f"{path}: is not what its name says, or is damaged: {' '.join(why.split())[:200]}")
-
-
-def _read_parquet(path: Path, labels: Sequence[str]) -> pa.Table:
-    with open_parquet(path) as file:
-        schema = file.schema_arrow
-        doc_id = _check_columns(path, schema.names, labels)
-        for label in labels:
-            kind = schema.field(label).type
-            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
-                raise InputError(f"{path}, column {label!r}: is {kind}, not numbers; give probabilities from 0 to 1")
-        try:
-            table = file.read()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise _unreadable(path, str(error)) from error
-    return table.cast(pa.schema([_as_number(field, doc_id) for field in table.schema]), safe=False)
-
-
-def _as_number(field: pa.Field, doc_id: str) -> pa.Field:
-    return field if field.name == doc_id else pa.field(field.name, pa.float64())
-
-
-def _read_csv(path: Path, labels: Sequence[str], *, tabs: bool) -> pa.Table:
-    parsing = pacsv.ParseOptions(delimiter="\t" if tabs else ",", quote_char=False if tabs else '"')
-    try:
-        with open_bytes(path) as stream:
-            names = pacsv.open_csv(stream, pacsv.ReadOptions(use_threads=False), parsing).schema.names
-        types = {name: pa.float64() for name in labels} | {_check_columns(path, names, labels): pa.string()}
-        converting = pacsv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=False)
-        with open_bytes(path) as stream:  # by one thread, which knows the numbers of the rows
-            return pacsv.read_csv(stream, pacsv.ReadOptions(use_threads=False), parsing, converting)
+        return texts.cast(pa.float64())
     except pa.ArrowInvalid as error:
-        found = CSV_VALUE.search(str(error))
-        if found is None:
-            raise _unreadable(path, CSV_ROW.sub(lambda row: f"row {int(row[1]) - 1}", str(error))) from error
-        place = f"{path}, row {int(found['row']) - 1}, column {names[int(found['column'])]!r}"
-        raise InputError(f"{place}: {found['value'][:50]!r} is not a number; give a probability from 0 to 1") from error
-
-
-def _read_json(path: Path, labels: Sequence[str]) -> pa.Table:
-    doc_id, kind = _id_of_json(path)
-    schema = pa.schema([(doc_id, kind), *((label, pa.float64()) for label in labels)])
-    batches: list[pa.RecordBatch] = []
-    try:
-        with open_bytes(path) as stream:
-            reading = pajson.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
-            batches.extend(pajson.open_json(stream, reading, pajson.ParseOptions(explicit_schema=schema)))
-    except pa.ArrowInvalid as error:
-        raise _json_fault(path, str(error), sum(map(len, batches))) from error
-    table = pa.Table.from_batches(batches)
-    there = [name for name in table.column_names if table[name].null_count < len(table)]  # the schema adds what is not
-    _check_columns(path, there, labels)
-    return table
-
-
-def _id_of_json(path: Path) -> tuple[str, pa.DataType]:
-    """Return name and type of the column with the ids, going by the first object."""
-    with open_bytes(path) as stream:
-        first = json.loads(next((line for line in stream if line.strip()), b"{}"))
-    if not isinstance(first, dict):
-        raise InputError(f"{path}, row 1: is not a JSON object; write one on each line")
-    doc_id = next((name for name in ID_NAMES if name in first), ID_NAMES[0])
-    return doc_id, pa.int64() if isinstance(first.get(doc_id), int) else pa.string()
-
-
-def _json_fault(path: Path, why: str, rows_before: int) -> InputError:
-    found = JSON_KIND.search(why)
-    if found is None:
-        return _unreadable(path, JSON_ROW.sub(lambda row: f"in row {rows_before + int(row[1]) + 1}", why))
-    place = f"{path}, row {rows_before + int(found['row']) + 1}, column {found['column']!r}"
-    return InputError(f"{place}: {found['kind']} instead of {found['wanted']}; give it as in the other rows")
+        for row, text in enumerate(texts, start=rows_before + 1):
+            try:
+                text.cast(pa.float64())
+            except pa.ArrowInvalid:
+                value = text.as_py()[:50]
+                raise InputError(
+                    f"{path}, row {row}, column {name!r}: {value!r} is not a number; give a probability from 0 to 1"
+                ) from error
+        raise
 
 
 def _check_columns(path: Path, names: Sequence[str], labels: Sequence[str]) -> str:
-    """Return the column with the ids, having seen that the others are the classes."""
+    """Return the name of the id column, after checking that the other columns are the classes."""
     doc_id = next((name for name in ID_NAMES if name in names), None)
     if doc_id is None:
-        raise InputError(f"{path}: no column 'doc_id' (there are: {_listed(names)}); say which document each row is of")
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    if twice:
-        raise InputError(f"{path}: two columns are named {_listed(twice)}; rename or remove one")
+        raise InputError(
+            f"{path}: no column 'doc_id' (there are: {_listed(names)}); add the id of the document of each row"
+        )
     missing = [label for label in labels if label not in names]
     if missing:
         raise InputError(f"{path}: no column for the classes {_listed(missing)}; add one for each class")
-    others = [name for name in names if name not in {doc_id, *labels}]
-    if others:
-        raise InputError(f"{path}: other classes than those of the documents: {_listed(others)}; remove these columns")
+    extra = [name for name in names if name not in {doc_id, *labels}]
+    if extra:
+        raise InputError(f"{path}: other classes than those of the documents: {_listed(extra)}; remove these columns")
     return doc_id
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
-    return (", ".join(map(repr, names[:LISTED])) or "none") + more
+    remaining = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
+    return (", ".join(repr(name[:80]) for name in names[:LISTED]) or "none") + remaining
 
 
-def _doc_ids(path: Path, table: pa.Table) -> pa.Array:
-    """Return the ids as ingest keeps them: text, without white space around."""
-    name = next(name for name in ID_NAMES if name in table.column_names)
-    column = table[name]
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if not (is_string(column.type) or pa.types.is_integer(column.type)):
-        raise InputError(f"{path}, column {name!r}: is {column.type}, neither text nor whole numbers")
-    doc_ids = pc.utf8_trim_whitespace(column.cast(pa.string())).combine_chunks()
+def _check_doc_ids(path: Path, name: str, doc_ids: pa.Array) -> None:
     missing = pc.fill_null(pc.equal(doc_ids, ""), True).to_numpy(zero_copy_only=False)
     if missing.any():
-        raise InputError(f"{path}, row {missing.argmax() + 1}, column {name!r}: no id; say which document it is of")
-    _check_repeated(path, doc_ids)
-    return doc_ids
-
-
-def _check_repeated(path: Path, doc_ids: pa.Array) -> None:
+        raise InputError(f"{path}, row {missing.argmax() + 1}, column {name!r}: no id; add the id of its document")
     codes = doc_ids.dictionary_encode().indices.to_numpy()  # numbered as they first appear
     repeated = codes[1:] <= np.maximum.accumulate(codes)[:-1]
     if repeated.any():
         row = int(repeated.argmax()) + 1
         first = int((codes == codes[row]).argmax())
         raise InputError(
-            f"{path}, row {row + 1}: id {doc_ids[row].as_py()!r} stands in row {first + 1} already; keep one of them"
+            f"{path}, row {row + 1}: id {doc_ids[row].as_py()!r} is already in row {first + 1}; keep one of them"
         )
 
 
 def _probabilities(path: Path, table: pa.Table, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the probabilities, float32 [texts, classes], and what they add up to, float64 [texts]."""
+    """Return the probabilities, float32 [texts, classes], and their sum for each text, float64 [texts]."""
     probabilities = np.empty((len(table), len(labels)), dtype=np.float32)
     sums = np.zeros(len(table))
     faults: list[tuple[int, int]] = []
     for number, label in enumerate(labels):
         values = table[label].to_numpy()
-        wrong = ~((values >= -ROUNDING) & (values <= 1 + ROUNDING))  # not a number is neither
+        wrong = ~((values >= -ROUNDING) & (values <= 1 + ROUNDING))  # NaN is neither
         if wrong.any():
             faults.append((int(wrong.argmax()), number))
         probabilities[:, number] = np.clip(values, 0, 1)
@@ -268,15 +212,6 @@ def _probabilities(path: Path, table: pa.Table, labels: Sequence[str]) -> tuple[
     if faults:
         row, number = min(faults)
         value = table[labels[number]][row].as_py()
-        said = "no value" if value is None else f"{value} is not a probability"
-        raise InputError(f"{path}, row {row + 1}, column {labels[number]!r}: {said}; give a number from 0 to 1")
+        fault = "no value" if value is None else f"{value} is not a probability"
+        raise InputError(f"{path}, row {row + 1}, column {labels[number]!r}: {fault}; give a number from 0 to 1")
     return probabilities, sums
-
-
-def _check_sums(path: Path, sums: np.ndarray) -> None:
-    wrong = np.abs(sums - 1) > SUM_TOLERANCE
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise InputError(
-            f"{path}, row {row + 1}: the probabilities add up to {sums[row]:.4f}; a document with one label needs 1"
-        )

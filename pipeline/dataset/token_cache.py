@@ -1,8 +1,7 @@
-"""Token ids of the labelled documents as Parquet: what training reads. A cache, safe to delete."""
+"""Token ids of the labelled documents as Parquet, for training. A cache, safe to delete."""
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -13,47 +12,15 @@ import pyarrow.parquet as pq
 from pipeline.config import TokenizerConfig
 from pipeline.dataset.corpus import TRAIN, Corpus
 from pipeline.dataset.minibatches import TokenLists
-from pipeline.dataset.tokenizer import Tokenizer, TokenStats
+from pipeline.dataset.token_set import TokenSet
+from pipeline.dataset.tokenizer import Tokenizer, TokenStats, read_vocabulary, write_vocabulary
 from pipeline.files import read_json, value_digest, write_json
 from pipeline.schemas import SPLITS, TOKENS
 from pipeline.workspace import Workspace
 
 
-@dataclass(frozen=True)
-class TokenSet:
-    """One split, ready for training or evaluation.
-
-    Attributes:
-        doc_ids: strings [texts].
-        label_ids: int32 [texts], the label set of each text; -1 where only a teacher knows.
-        tokens: the texts' token ids.
-        sets: bool [label sets, classes]; with one label for each text, a set is a class.
-        teacher: float32 [texts, classes], a teacher's probabilities, NaN where it has none; None without a teacher.
-    """
-
-    doc_ids: pa.Array
-    label_ids: np.ndarray
-    tokens: TokenLists
-    label_sets: np.ndarray
-    soft_labels: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.label_ids)
-
-    @property
-    def classes(self) -> int:
-        return int(self.label_sets.shape[1])
-
-    def targets(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Return float32 [rows, classes]: 1 for each class that a text has, and 0 for all where it has no label."""
-        label_ids = self.label_ids[rows]
-        targets = self.label_sets[label_ids].astype(np.float32)
-        targets[label_ids < 0] = 0.0
-        return targets
-
-
 class TokenCache:
-    """A committed folder of tokens: one Parquet file for each split, and the tokenizer that made them."""
+    """A committed folder of token ids, one Parquet file for each split, with their tokenizer."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -68,6 +35,7 @@ class TokenCache:
         return Tokenizer.from_spec(self.manifest["tokenizer"], read_vocabulary(self.path / "vocabulary.txt"))
 
     def read(self, split: int) -> TokenSet:
+        """Read one split."""
         table = pq.read_table(self.path / f"{SPLITS[split]}.parquet", schema=TOKENS)
         lists = pa.concat_arrays(table["token_ids"].chunks) if len(table) else pa.array([], TOKENS.field(2).type)
         return TokenSet(table["doc_id"], table["label_id"].to_numpy(), TokenLists.of(lists), self.label_sets)
@@ -85,13 +53,13 @@ class TokenCache:
 def build_tokens(
     workspace: Workspace, corpus: Corpus, config: TokenizerConfig, tokenizer: Tokenizer | None = None
 ) -> TokenCache:
-    """Tokenize a corpus into the workspace's cache, unless it is there already.
+    """Tokenize a corpus into the cache of the workspace, unless it is cached.
 
     Args:
-        workspace: where the cache is.
-        corpus: the documents, divided.
-        config: how to make a tokenizer from the training texts...
-        tokenizer: ...unless one is given.
+        workspace: holds the cache.
+        corpus: the documents and their splits.
+        config: settings of a tokenizer fitted to the training texts...
+        tokenizer: ...unless this one is to be used.
 
     Raises:
         TrainingDataError: the training texts have no words.
@@ -127,7 +95,7 @@ def _fingerprint(corpus: Corpus, config: TokenizerConfig, tokenizer: Tokenizer |
             "sets": corpus.label_sets.tolist() if corpus.multi_label else None,
             "rows": hashlib.sha256(corpus.splits.tobytes() + corpus.label_ids.tobytes()).hexdigest(),
             "tokenizer": tokenizer.digest if tokenizer else config.model_dump(),
-            # Without reviews the caches from before there were any stay valid.
+            # Left out without reviews: caches from before there were reviews stay valid.
             **({"reviews": corpus.reviews} if corpus.reviews else {}),
         }
     )
@@ -135,29 +103,12 @@ def _fingerprint(corpus: Corpus, config: TokenizerConfig, tokenizer: Tokenizer |
 
 
 def _write_split(path: Path, corpus: Corpus, split: int, tokenizer: Tokenizer) -> TokenStats:
+    """Write the texts of a split that have words: the model never gets an empty text."""
     stats = TokenStats()
     with pq.ParquetWriter(path, TOKENS, compression="zstd") as writer:
-        for doc_ids, token_ids, label_ids, column_stats in _encode(corpus, split, tokenizer):
-            stats += column_stats
-            writer.write_batch(pa.record_batch([doc_ids, pa.array(label_ids), token_ids], schema=TOKENS))
+        for doc_ids, texts, label_ids in corpus.read(split):
+            encoded = tokenizer.encode(texts)
+            stats += TokenStats.of(encoded)
+            rows = pa.record_batch([doc_ids, pa.array(label_ids), encoded.token_ids], schema=TOKENS)
+            writer.write_batch(rows.filter(pa.array(encoded.lengths > 0)))
     return stats
-
-
-def _encode(
-    corpus: Corpus, split: int, tokenizer: Tokenizer
-) -> Iterator[tuple[pa.Array, pa.Array, np.ndarray, TokenStats]]:
-    """Yield the texts that have words; one without cannot teach or test a model that never sees it."""
-    for doc_ids, texts, label_ids in corpus.read(split):
-        encoded = tokenizer.encode(texts)
-        non_empty = encoded.lengths > 0
-        mask = pa.array(non_empty)
-        yield doc_ids.filter(mask), encoded.token_ids.filter(mask), label_ids[non_empty], TokenStats.of(encoded)
-
-
-def write_vocabulary(path: Path, tokenizer: Tokenizer) -> None:
-    """Write one word a line, in the order of their ids; no word holds white space."""
-    path.write_text("\n".join(tokenizer.vocabulary.to_pylist()), encoding="utf-8", newline="\n")
-
-
-def read_vocabulary(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").split("\n") if path.stat().st_size else []

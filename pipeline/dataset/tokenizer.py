@@ -1,13 +1,14 @@
-"""Text to token ids, as Arrow compute kernels over whole columns: no Python object per token.
+"""The word-level tokenizer: whole columns of texts become token ids, without a Python object for each token.
 
-Lower-case, set off punctuation and the characters of scripts that do not separate words, split on
-white space, truncate, look up. Ids: 0 is padding, 1 an unknown word, then words by descending frequency.
+Texts are lower-cased, split on white space, punctuation and the characters of scripts without spaces, truncated, and
+looked up. Ids: 0 is padding, 1 an unknown word, then words by descending frequency.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -57,7 +58,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class TokenStats:
-    """How much of the text the model gets to see; adds up over columns with `+`."""
+    """Counts of truncated texts and unknown tokens; added over columns with `+`."""
 
     texts: int = 0
     truncated_texts: int = 0
@@ -67,12 +68,12 @@ class TokenStats:
 
     @classmethod
     def of(cls, encoded: Encoded) -> Self:
-        kept = int(encoded.lengths.sum())
+        """Count one column."""
         return cls(
             texts=len(encoded.token_ids),
             truncated_texts=int(np.count_nonzero(encoded.full_lengths > encoded.lengths)),
             tokens=int(encoded.full_lengths.sum()),
-            kept_tokens=kept,
+            kept_tokens=int(encoded.lengths.sum()),
             unknown_tokens=encoded.unknown_tokens,
         )
 
@@ -80,7 +81,7 @@ class TokenStats:
         return TokenStats(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
     def shares(self) -> dict[str, float]:
-        """Return the shares of truncated texts, of tokens cut off, and of unknown words among those kept."""
+        """Return the shares of truncated texts, of truncated tokens, and of unknown tokens among the remaining ones."""
         return {
             "truncated_texts": self.truncated_texts / max(self.texts, 1),
             "truncated_tokens": 1 - self.kept_tokens / max(self.tokens, 1),
@@ -89,7 +90,7 @@ class TokenStats:
 
 
 class WordSplitter:
-    """Text to words; what a vocabulary is built from and looked up with."""
+    """Splits texts into words, for fitting a vocabulary and for looking words up."""
 
     def __init__(self, config: TokenizerConfig, stop_words: Iterable[str] = ()) -> None:
         self.config = config
@@ -97,7 +98,7 @@ class WordSplitter:
         self._characters = character_splitter(config.split_hangul, config.remove_punctuation)
 
     def find(self, texts: pa.Array) -> WordSpans:
-        """Return where the words of each text are, stop words included. A null text has none."""
+        """Return the positions of the words of each text, stop words included. A null text has none."""
         return self._characters.find(self._in_case(texts))
 
     def _in_case(self, texts: pa.Array) -> pa.Array:
@@ -111,34 +112,35 @@ class WordSplitter:
             return words
         flat = words.flatten()
         keep = pc.invert(pc.is_in(flat, value_set=pa.array(self.stop_words)))
-        return _keep_items(words, flat, keep.to_numpy(zero_copy_only=False))
+        return _filter_items(words, flat, keep.to_numpy(zero_copy_only=False))
 
 
 @lru_cache
 def character_splitter(split_hangul: bool, remove_punctuation: bool) -> CharacterSplitter:
+    """Return the fast splitter that is equivalent to `split_by_regex` with these options."""
     return CharacterSplitter(partial(split_by_regex, split_hangul=split_hangul, drop_punctuation=remove_punctuation))
 
 
 def split_by_regex(texts: pa.Array, *, split_hangul: bool, drop_punctuation: bool) -> pa.ListArray:
-    """Return the words of each text, list<string>, by the regular expression that says what a word is.
+    """Return the words of each text, list<string>, by the regular expression that defines a word.
 
     Args:
-        texts: strings in the case they are to have, no nulls.
+        texts: strings without nulls, lower-cased if the tokenizer is.
         split_hangul: make each Korean syllable a token.
-        drop: drop punctuation instead of making it tokens.
+        drop_punctuation: drop punctuation instead of making it tokens.
     """
     scripts = (*UNSEPARATED_SCRIPTS, *(("Hangul",) if split_hangul else ()))
-    alone = "[" + "".join(rf"\p{{{script}}}" for script in scripts) + "]"
+    single = "[" + "".join(rf"\p{{{script}}}" for script in scripts) + "]"
     punctuation = r"[^\p{L}\p{M}\p{N}\s]"
-    pattern = f"({alone})|{punctuation}" if drop_punctuation else f"({alone}|{punctuation})"
+    pattern = f"({single})|{punctuation}" if drop_punctuation else f"({single}|{punctuation})"
     separated = pc.replace_substring_regex(texts, pattern=pattern, replacement=r" \1 ")
     words = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(separated))
     flat = words.flatten()
-    return _keep_items(words, flat, pc.not_equal(flat, "").to_numpy(zero_copy_only=False))
+    return _filter_items(words, flat, pc.not_equal(flat, "").to_numpy(zero_copy_only=False))
 
 
 class Tokenizer:
-    """A splitter with a vocabulary: text to token ids."""
+    """A splitter with a vocabulary: turns texts into token ids."""
 
     def __init__(self, splitter: WordSplitter, vocabulary: Sequence[str]) -> None:
         self.splitter = splitter
@@ -147,16 +149,16 @@ class Tokenizer:
 
     @classmethod
     def fit(cls, texts: Iterable[pa.Array], config: TokenizerConfig) -> Self:
-        """Build a vocabulary of the most frequent words; equal counts go by the alphabet.
+        """Build a vocabulary of the most frequent words; words of equal count in alphabetical order.
 
         Args:
             texts: columns of training texts.
-            config: how to split, and how many words to keep.
+            config: how to split, and the size of the vocabulary.
 
         Raises:
-            TrainingDataError: not one word is left.
+            TrainingDataError: the texts have no words.
         """
-        splitter = WordSplitter(config, _english_stop_words() if config.remove_stop_words else ())
+        splitter = WordSplitter(config, english_stop_words() if config.remove_stop_words else ())
         counts: Counter[str] = Counter()
         for column in texts:
             words, occurrences = pc.value_counts(splitter.split(column).flatten()).flatten()
@@ -172,19 +174,21 @@ class Tokenizer:
 
     @property
     def size(self) -> int:
-        """Ids there are, padding and unknown included: every id is below this."""
+        """Number of ids, padding and unknown included: every id is below this."""
         return len(self.vocabulary) + RESERVED
 
     @property
     def digest(self) -> str:
+        """SHA-256 of the settings and the vocabulary."""
         return value_digest([self.spec(), self.vocabulary.to_pylist()])
 
     def spec(self) -> dict[str, object]:
-        """Return what, with the vocabulary, makes this tokenizer again."""
+        """Return the settings that, with the vocabulary, restore this tokenizer."""
         return {**self.config.model_dump(), "stop_words": self.splitter.stop_words}
 
     @classmethod
     def from_spec(cls, spec: dict[str, object], vocabulary: Sequence[str]) -> Self:
+        """Restore a tokenizer from `spec` and its vocabulary."""
         settings = {key: value for key, value in spec.items() if key != "stop_words"}
         stop_words = spec["stop_words"]
         assert isinstance(stop_words, list)
@@ -195,22 +199,22 @@ class Tokenizer:
         words = self.splitter.find(texts)
         starts, lengths, offsets = words.starts, words.lengths, words.offsets
         if self.splitter.stop_words:
-            kept = self._stop_words.find(words.data, starts, lengths) < 0
-            starts, lengths, offsets = starts[kept], lengths[kept], kept_offsets(offsets, kept)
+            mask = self._stop_words.find(words.data, starts, lengths) < 0
+            starts, lengths, offsets = starts[mask], lengths[mask], filtered_offsets(offsets, mask)
         full_lengths = np.diff(offsets)
-        kept = truncation_mask(full_lengths, self.config.max_tokens, self.config.truncation)
-        if not kept.all():
-            starts, lengths, offsets = starts[kept], lengths[kept], kept_offsets(offsets, kept)
+        mask = truncation_mask(full_lengths, self.config.max_tokens, self.config.truncation)
+        if not mask.all():
+            starts, lengths, offsets = starts[mask], lengths[mask], filtered_offsets(offsets, mask)
         ids = self._words.find(words.data, starts, lengths)
         ids += RESERVED
         ids[ids < RESERVED] = UNKNOWN
         return Encoded(pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ids)), full_lengths)
 
     def words(self, texts: pa.Array) -> pa.ListArray:
-        """Return list<string>, the words whose ids `encode` gives, unknown ones as they stand in the text."""
+        """Return list<string>, the words whose ids `encode` returns, unknown words as in the text."""
         words = self.splitter.split(texts)
-        kept = truncation_mask(np.diff(words.offsets.to_numpy()), self.config.max_tokens, self.config.truncation)
-        return words if kept.all() else _keep_items(words, words.flatten(), kept)
+        mask = truncation_mask(np.diff(words.offsets.to_numpy()), self.config.max_tokens, self.config.truncation)
+        return words if mask.all() else _filter_items(words, words.flatten(), mask)
 
     @cached_property
     def _words(self) -> WordIndex:
@@ -225,34 +229,45 @@ def truncation_mask(lengths: np.ndarray, limit: int, keep: str) -> np.ndarray:
     """Return bool [items of all lists], false for those that truncation drops.
 
     Args:
-        lengths: int64 [lists], how many items each has.
-        limit: how many of them may stay.
-        keep: "head", "tail", or "both" ends, of which the head gets the odd one.
+        lengths: int64 [lists], items of each list.
+        limit: most items of a list after truncation.
+        keep: "head", "tail", or "both" ends; of an odd limit the head gets the extra item.
     """
     if lengths.size == 0 or lengths.max() <= limit:
         return np.ones(lengths.sum(), dtype=bool)
     head = {"head": limit, "tail": 0, "both": (limit + 1) // 2}[keep]
-    places = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    positions = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     all_lengths = np.repeat(lengths, lengths)
-    kept: np.ndarray = (all_lengths <= limit) | (places < head) | (all_lengths - places <= limit - head)
-    return kept
+    mask: np.ndarray = (all_lengths <= limit) | (positions < head) | (all_lengths - positions <= limit - head)
+    return mask
 
 
-def kept_offsets(offsets: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Return where each list begins once only the items where `kept` is true are left, int64 [lists + 1]."""
-    before = np.zeros(len(kept) + 1, dtype=np.int64)
-    np.cumsum(kept, out=before[1:])
+def filtered_offsets(offsets: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return the offsets of lists after filtering their items by `mask`, int64 [lists + 1]."""
+    before = np.zeros(len(mask) + 1, dtype=np.int64)
+    np.cumsum(mask, out=before[1:])
     return before[offsets]
 
 
-def _keep_items(lists: pa.ListArray, items: pa.Array, keep: np.ndarray) -> pa.ListArray:
-    """Return the lists with only the items where `keep` is true, and offsets that start at 0."""
+def _filter_items(lists: pa.ListArray, items: pa.Array, mask: np.ndarray) -> pa.ListArray:
+    """Return the lists with only the items where `mask` is true, and offsets that start at 0."""
     offsets = lists.offsets.to_numpy()
-    kept = kept_offsets(offsets - offsets[0], keep)
-    return pa.ListArray.from_arrays(pa.array(kept, pa.int32()), items.filter(pa.array(keep)))
+    filtered = filtered_offsets(offsets - offsets[0], mask)
+    return pa.ListArray.from_arrays(pa.array(filtered, pa.int32()), items.filter(pa.array(mask)))
 
 
-def _english_stop_words() -> set[str]:
+def english_stop_words() -> set[str]:
+    """Return common English function words, without negations."""
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
     return set(ENGLISH_STOP_WORDS - NEGATIONS)
+
+
+def write_vocabulary(path: Path, tokenizer: Tokenizer) -> None:
+    """Write one word on each line, in the order of their ids; no word contains white space."""
+    path.write_text("\n".join(tokenizer.vocabulary.to_pylist()), encoding="utf-8", newline="\n")
+
+
+def read_vocabulary(path: Path) -> list[str]:
+    """Return the words that `write_vocabulary` wrote."""
+    return path.read_text(encoding="utf-8").split("\n") if path.stat().st_size else []

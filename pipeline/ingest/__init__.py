@@ -1,4 +1,4 @@
-"""Raw files to documents and rejects: every row read is a document, a duplicate or a reject."""
+"""Raw files become documents: every row read is a document, a duplicate or a reject."""
 
 from pipeline.ingest.batch import ingest
 from pipeline.ingest.report import IngestReport

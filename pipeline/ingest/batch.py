@@ -1,4 +1,4 @@
-"""A batch from raw files: read, refuse, deduplicate, account, commit."""
+"""Ingest raw files as a batch: read, reject, deduplicate, account, commit."""
 
 import datetime
 import errno
@@ -8,18 +8,16 @@ from contextlib import closing
 from pathlib import Path
 
 from pipeline.config import IngestConfig
-from pipeline.errors import AccountingError, InputError, RejectRateError
-from pipeline.files import not_writable_error, value_digest, write_json
+from pipeline.errors import AccountingError, BatchError, InputError, RejectRateError
+from pipeline.files import file_digest, not_writable_error, value_digest, write_json
 from pipeline.ingest.columns import Columns
 from pipeline.ingest.documents import to_documents
 from pipeline.ingest.duplicates import DuplicateFinder
 from pipeline.ingest.label_column import LabelParser
 from pipeline.ingest.manifest import build_manifest, count_parts, recorded_settings
 from pipeline.ingest.parts import PartWriter, RejectWriter, drop_rows
-from pipeline.ingest.readers.base import RawRows
 from pipeline.ingest.report import IngestReport, reject_rate_message, reject_summary
 from pipeline.ingest.sources import Source, find_sources
-from pipeline.ingest.target import resolve_batch
 from pipeline.workspace import Batch, Workspace
 
 PROGRESS_SECONDS = 5.0
@@ -42,25 +40,25 @@ def ingest(
         workspace: where the batch goes.
         sources: files, folders or globs.
         config: how they are read.
-        batch_id: the batch's name; by default the date, with a number behind it where that is taken.
-        replace: replace a batch of that name that has other content, or is damaged.
+        batch_id: name of the batch; by default the date, with a number appended if that name exists.
+        replace: replace a batch of that name that has different content, or is damaged.
         date: the day of the default name; by default today.
-        progress: called every few seconds with a line that says how far it is.
+        progress: called every few seconds with a line on how many rows are read.
 
     Raises:
-        InputError: a source cannot be read as what it claims to be; nothing is written.
-        RejectRateError: too many rows were refused; nothing is written.
-        BatchError: a batch of that name exists with other content.
+        InputError: a source cannot be read; nothing is written.
+        RejectRateError: too many rows are rejected; nothing is written.
+        BatchError: a batch of that name exists with different content.
         WorkspaceError: the workspace cannot be written.
     """
     started = time.monotonic()
-    found = [(source, source.digests()) for source in find_sources(sources, config)]
-    fingerprint = value_digest([[digests for _, digests in found], recorded_settings(config)])
-    target = resolve_batch(workspace, fingerprint, batch_id, replace=replace, date=date)
+    digested = [(source, source.digests()) for source in find_sources(sources, config)]
+    fingerprint = value_digest([[digests for _, digests in digested], recorded_settings(config)])
+    target = _resolve_target(workspace, fingerprint, batch_id, replace=replace, date=date)
     if isinstance(target, Batch):
         return IngestReport.of(target, already_ingested=True, seconds=time.monotonic() - started)
     try:
-        batch = _write(workspace, target, fingerprint, found, config, progress)
+        batch = _write(workspace, target, fingerprint, digested, config, progress)
     except OSError as error:
         if error.errno in DISK_IS_FULL:
             raise not_writable_error(workspace.root, error) from error
@@ -68,26 +66,67 @@ def ingest(
     return IngestReport.of(batch, already_ingested=False, seconds=time.monotonic() - started)
 
 
+def _resolve_target(
+    workspace: Workspace, fingerprint: str, batch_id: str | None, *, replace: bool, date: datetime.date | None
+) -> str | Batch:
+    """Return the name of the batch to write, or the committed batch that has this content already.
+
+    With `replace` a batch with damaged parts is written again.
+    """
+    if batch_id is None:
+        existing = _dated_target(workspace, fingerprint, date)
+        if isinstance(existing, str):
+            return existing
+    elif not (workspace.documents_dir(batch_id) / "manifest.json").exists():
+        return batch_id
+    else:
+        try:
+            existing = workspace.batch(batch_id)
+        except BatchError:
+            if not replace:
+                raise
+            return batch_id  # a manifest that cannot be read is repaired by writing the batch again
+    if existing.manifest.get("fingerprint") != fingerprint:
+        if replace:
+            return existing.id
+        raise BatchError(f"batch {existing.id!r} exists with other content; choose another --batch or pass --replace")
+    parts = {existing.path / part["file"]: part["sha256"] for part in existing.manifest["parts"]} if replace else {}
+    intact = all(path.exists() and file_digest(path) == digest for path, digest in parts.items())
+    return existing if intact else existing.id
+
+
+def _dated_target(workspace: Workspace, fingerprint: str, date: datetime.date | None) -> str | Batch:
+    """Return the batch that has this content, or a free name for a day."""
+    batches = {batch.id: batch for batch in workspace.batches()}
+    for batch in batches.values():
+        if batch.manifest.get("fingerprint") == fingerprint:
+            return batch
+    day = (date or datetime.datetime.now().astimezone().date()).isoformat()
+    numbered = (day if number == 1 else f"{day}-{number}" for number in range(1, len(batches) + 2))
+    return next(name for name in numbered if name not in batches)
+
+
 def _write(
     workspace: Workspace,
     batch_id: str,
     fingerprint: str,
-    found: Sequence[tuple[Source, list[tuple[str, str]]]],
+    digested: Sequence[tuple[Source, list[tuple[str, str]]]],
     config: IngestConfig,
     progress: Callable[[str], None] | None,
 ) -> Batch:
     with workspace.staging() as folder:
-        # Known before the first row is read: a plain label of a batch with several is a set of one.
-        lists = any(source.has_label_lists(config, folder) for source, _ in found)
+        # Decided before the first row is read: in a multi-label batch a plain label is a set of one.
+        lists = any(source.has_label_lists(config, folder) for source, _ in digested)
         multi_label = lists or config.label_separator is not None
         staged = _Staged(folder, LabelParser(config.label_separator, multi_label=multi_label))
-        for source, _ in found:
+        for source, _ in digested:
             staged.read(source, config, progress)
         staged.deduplicate()
         staged.check(config)
-        counted = staged.account(batch_id, found[0][0], config)
-        parts, rejects = staged.documents.paths, staged.rejects.paths
-        manifest = build_manifest(batch_id, fingerprint, config, found, counted, staged.rejects.reasons, parts, rejects)
+        counted = staged.account(batch_id, digested[0][0], config)
+        manifest = build_manifest(
+            batch_id, fingerprint, config, digested, counted, staged.documents.paths, staged.rejects
+        )
         write_json(folder / "documents" / "manifest.json", manifest)
         return workspace.commit_batch(batch_id, folder / "documents", folder / "rejects")
 
@@ -95,20 +134,20 @@ def _write(
 class _Staged:
     """A batch under construction in a staging folder."""
 
-    def __init__(self, folder: Path, labelling: LabelParser) -> None:
+    def __init__(self, folder: Path, label_parser: LabelParser) -> None:
         self.folder = folder
-        self.labelling = labelling
+        self.label_parser = label_parser
         self.documents = PartWriter(folder / "documents")
         self.rejects = RejectWriter(folder / "rejects")
         self.ids = DuplicateFinder(folder / "ids")
         self.rows_read = self.duplicates = 0
-        self._told = time.monotonic()
+        self._progress_time = time.monotonic()
 
     def read(self, source: Source, config: IngestConfig, progress: Callable[[str], None] | None) -> None:
-        """Take the rows of a source.
+        """Add the rows of a source.
 
         Raises:
-            InputError: it has none, or not the columns that the settings name.
+            InputError: it has no rows, or lacks a column that the settings name.
         """
         before = self.rows_read
         columns: Columns | None = None
@@ -116,42 +155,38 @@ class _Staged:
             for raw in chunks:
                 if columns is None and len(raw):
                     columns = source.columns(raw, config)
-                self._take(source.name, raw, columns or Columns(config.text), config)
-                if progress and time.monotonic() - self._told > PROGRESS_SECONDS:
-                    self._told = time.monotonic()
+                self.rows_read += len(raw) + len(raw.rejects)
+                self.rejects.add(raw.rejects)
+                if columns and len(raw):
+                    table, rejects = to_documents(source.name, raw, columns, config, self.label_parser)
+                    self.rejects.add(rejects)
+                    if len(table):
+                        self.documents.add(table)
+                        self.ids.add(table)
+                if progress and time.monotonic() - self._progress_time > PROGRESS_SECONDS:
+                    self._progress_time = time.monotonic()
                     progress(f"{source.name}: {self.rows_read - before:,} rows")
         if self.rows_read == before:
             raise InputError(f"{source.name}: has no rows")
 
-    def _take(self, source: str, raw: RawRows, columns: Columns, config: IngestConfig) -> None:
-        self.rows_read += len(raw) + len(raw.rejects)
-        if not len(raw):
-            self.rejects.add(raw.rejects)
-            return
-        table, rejects = to_documents(source, raw, columns, config, self.labelling)
-        self.rejects.add(rejects)
-        if len(table):
-            self.documents.add(table)
-            self.ids.add(table)
-
     def deduplicate(self) -> None:
-        """Keep the first row of each id."""
+        """Keep the first row of each id; an equal id with another text is a reject."""
         self.documents.flush()
-        same, other = self.ids.find_duplicates()
-        self.duplicates = len(same)
-        for conflicts in drop_rows(self.documents.paths, same, other):
-            self.rejects.add(conflicts)
+        duplicates, conflicts = self.ids.find_duplicates()
+        self.duplicates = len(duplicates)
+        for rejects in drop_rows(self.documents.paths, duplicates, conflicts):
+            self.rejects.add(rejects)
         self.documents.paths = [path for path in self.documents.paths if path.exists()]
         self.rejects.flush()
 
     def check(self, config: IngestConfig) -> None:
-        """See that not too many rows were refused.
+        """Check the labels and the share of rejected rows.
 
         Raises:
-            RejectRateError: there were.
-            InputError: no row is left, or the labels are joined by something else than the settings say.
+            RejectRateError: more rows are rejected than the settings allow.
+            InputError: all rows are rejected, or the label separator is wrong.
         """
-        self.labelling.check()
+        self.label_parser.check()
         if self.rejects.count > config.max_reject_rate * self.rows_read:
             raise RejectRateError(reject_rate_message(self.rejects, self.rows_read, config.max_reject_rate))
         if self.rejects.count == self.rows_read:
@@ -160,13 +195,13 @@ class _Staged:
             )
 
     def account(self, batch_id: str, first: Source, config: IngestConfig) -> dict[str, object]:
-        """Count what was written, and see that it adds up.
+        """Count what was written, and check that the counts add up.
 
         Raises:
             InputError: every text is empty.
-            AccountingError: rows read are not documents + duplicates + rejects.
+            AccountingError: rows read differ from documents + duplicates + rejects.
         """
-        counted = count_parts(self.documents.paths, multi_label=self.labelling.multi_label)
+        counted = count_parts(self.documents.paths, multi_label=self.label_parser.multi_label)
         counts = {
             "rows_read": self.rows_read,
             "documents": counted["counts"]["documents"],

@@ -1,4 +1,4 @@
-"""Which column of a source is what."""
+"""The role of each column of a source: text, label, id, split."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ SPLIT_NAMES = {name: name for name in SPLITS} | {"valid": "validation", "val": "
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a source are text, label, id and split; a fixed split holds for every row."""
+    """The columns of a source by role; a fixed split applies to every row."""
 
     text: Sequence[str]
     label: str | None = None
@@ -22,51 +22,51 @@ class Columns:
 
     @property
     def used(self) -> list[str]:
-        """All of them, each once, in an order that does not change."""
+        """All of them, each once, in a fixed order."""
         return list(dict.fromkeys([*self.text, *(name for name in (self.label, self.id, self.split) if name)]))
 
 
 def fixed_split(config: IngestConfig) -> str | None:
-    """Return the split that holds for all rows, if the setting is one and not the name of a column."""
+    """Return the split of all rows, if the setting is the name of a split and not of a column."""
     return SPLIT_NAMES.get(config.split or "")
 
 
 def named_columns(config: IngestConfig) -> list[tuple[str, str]]:
-    """Return the columns that the settings name, each with its option."""
+    """Return (option, column) of each column that the settings name."""
     split = None if fixed_split(config) else config.split
-    others = {"--label": config.label, "--id": config.id, "--split": split}
-    return [("--text", name) for name in config.text] + [(option, name) for option, name in others.items() if name]
+    options = {"--label": config.label, "--id": config.id, "--split": split}
+    return [("--text", name) for name in config.text] + [(option, name) for option, name in options.items() if name]
 
 
 def label_column(config: IngestConfig) -> str | None:
-    """Return the column with the label, which by default may be absent; nothing if its name is used otherwise."""
-    others = {*config.text, config.id, None if fixed_split(config) else config.split}
-    return config.label or (None if "label" in others else "label")
+    """Return the label column: by default "label", which may be absent, or None if that column has another role."""
+    named = {name for _, name in named_columns(config)}
+    return config.label or (None if "label" in named else "label")
 
 
 def find_columns(source: str, names: Iterable[str], config: IngestConfig, *, sparse: bool = False) -> Columns:
-    """Return what the settings mean for a source with these columns.
+    """Return the columns that the settings select, with defaults for label and id.
 
     Args:
         source: its name, for errors.
-        names: the columns there are.
+        names: the columns of the source.
         config: the settings.
-        sparse: whether rows further down can have columns that are not in `names`.
+        sparse: whether later rows can have columns that are not in `names`.
 
     Raises:
-        InputError: a named column is not there.
+        InputError: a column that the settings name does not exist.
     """
-    there = list(names)
+    existing = list(names)
     for option, name in named_columns(config):
-        if name not in there:
-            shown = " ".join(", ".join(there[:30]).split()) or "none"  # a header can hold line ends
+        if name not in existing:
+            shown = " ".join(", ".join(existing[:30]).split()) or "none"  # a header can hold line ends
             raise InputError(f"{source}: no column {name!r} (there are: {shown}); choose one with {option}")
     split = None if fixed_split(config) else config.split
-    free = [name for name in there if name not in {*config.text, config.label, config.id, split}]
+    free = [name for name in existing if name not in {*config.text, config.label, config.id, split}]
     label = label_column(config)
     return Columns(
         text=config.text,
-        label=label if sparse or label in there else None,
+        label=label if sparse or label in existing else None,
         id=config.id or next((name for name in ("id", "doc_id") if name in free), None),
         split=split,
         fixed_split=fixed_split(config),
@@ -74,6 +74,6 @@ def find_columns(source: str, names: Iterable[str], config: IngestConfig, *, spa
 
 
 def folder_columns(config: IngestConfig) -> Columns:
-    """Return the columns of a folder of text files, which are always the same."""
+    """Return the columns of a folder of text files, which do not depend on the settings, but for the split."""
     fixed = fixed_split(config)
     return Columns(["text"], "label", "id", None if fixed else "split", fixed)

@@ -1,4 +1,4 @@
-"""Which rows of a batch have an id that came before, found without holding the ids in memory."""
+"""Rows of a batch whose id occurs before, found without holding all ids in memory."""
 
 from hashlib import blake2b
 from pathlib import Path
@@ -11,7 +11,7 @@ RECORD = np.dtype([("id", ">u8", 2), ("text", ">u8", 2), ("row", np.int64)])
 
 
 class DuplicateFinder:
-    """Digests of ids and texts on disk, partitioned by id, so that each partition fits in memory."""
+    """Digests of ids and texts on disk, partitioned by id so that each partition fits in memory."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -21,7 +21,7 @@ class DuplicateFinder:
         self._rows = 0
 
     def add(self, documents: pa.Table) -> None:
-        """Take the next documents of the batch; rows are numbered in the order in which they come."""
+        """Add the next documents of the batch; rows are numbered in the order in which they are added."""
         ids = b"".join(blake2b(value.encode(), digest_size=16).digest() for value in documents["doc_id"].to_pylist())
         texts = b"".join(documents["content_hash"].to_pylist())
         records = np.empty(len(documents), RECORD)
@@ -35,8 +35,8 @@ class DuplicateFinder:
                 file.write(records[partition == number].tobytes())
 
     def find_duplicates(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows whose id came before with the same text, and those whose id came with another one."""
-        same, other = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        """Return two sorted arrays of row numbers: ids that occur before with the same text, and with another text."""
+        duplicates, conflicts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for path in self._paths:
             records = np.fromfile(path, RECORD)
             records = records[np.lexsort((records["row"], records["id"][:, 1], records["id"][:, 0]))]
@@ -45,6 +45,6 @@ class DuplicateFinder:
             first = np.concatenate([[True], (records["id"][1:] != records["id"][:-1]).any(axis=1)])
             origin = np.maximum.accumulate(np.where(first, np.arange(len(records)), 0))
             equal = (records["text"] == records["text"][origin]).all(axis=1)
-            same.append(records["row"][~first & equal])
-            other.append(records["row"][~first & ~equal])
-        return np.sort(np.concatenate(same)), np.sort(np.concatenate(other))
+            duplicates.append(records["row"][~first & equal])
+            conflicts.append(records["row"][~first & ~equal])
+        return np.sort(np.concatenate(duplicates)), np.sort(np.concatenate(conflicts))

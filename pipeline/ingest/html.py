@@ -1,4 +1,4 @@
-"""HTML out of texts, without taking what only looks like it."""
+"""Removal of HTML from texts, leaving what only looks like HTML."""
 
 import html
 import re
@@ -10,29 +10,22 @@ TAG_NAMES = (
     "option|p|param|picture|pre|q|s|samp|script|section|select|small|source|span|strike|strong|style|sub|summary|sup|"
     "svg|table|tbody|td|textarea|tfoot|th|thead|time|title|tr|tt|u|ul|var|video|wbr"
 )
-# A name alone does not make a tag: what follows must be its end or attributes, so "x<b and c>d" stays.
+# After its name a tag has attributes or ends, so "x<b and c>d" is none.
 ATTRIBUTE = r"""\s+[\w:-]+\s*=\s*(?:"[^"<>]*"|'[^'<>]*'|[^\s"'<>]+)|\s+(?:checked|disabled|nowrap|noshade|selected)"""
 TAG = re.compile(rf"</?(?:{TAG_NAMES})(?:{ATTRIBUTE})*\s*/?>|<!doctype[^<>]*>", re.IGNORECASE)
-# `#39;`, where a careless tool ate the `&`. Only the codes of punctuation: "ticket #1234;" is no entity.
+# `#39;`, an entity that lost its `&`. Only the codes of punctuation: "ticket #1234;" is no entity.
 LOST_AMPERSAND = re.compile(r"(?<!&)#(3[3-9]|4[0-7]|6[0-4]|9[1-6]|1[45]\d|16\d|82[0-4]\d|8364);")
-
-
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-HUGE_CODE = re.compile(r"&(?=#[0-9]{9})")  # no character, and too long for Python to read as a number
+HUGE_CODE = re.compile(r"&(?=#[0-9]{9})")  # not a character, and too long for Python to parse
 
 
 def clean_html(text: str) -> str:
-    """Return text without HTML tags and with its entities decoded; "<3" and "a < b" are no tags."""
-    repaired = LOST_AMPERSAND.sub(r"&#\1;", text)
-    decoded = _unescape(_unescape(repaired))  # twice: `&amp;lt;b&amp;gt;` is common
-    return TAG.sub(" ", _without_comments(decoded))
-
-
-def _unescape(text: str) -> str:
-    return html.unescape(HUGE_CODE.sub("&amp;", text))
-
-
-def _without_comments(text: str) -> str:
-    """Remove comments; what was opened after the last end of one is none, and is not searched over and over."""
+    """Remove HTML tags and comments from a text, and decode its entities; "<3" and "a < b" are no tags."""
+    text = LOST_AMPERSAND.sub(r"&#\1;", text)
+    for _ in range(2):  # `&amp;lt;b&amp;gt;` is common
+        text = html.unescape(HUGE_CODE.sub("&amp;", text))
+    # Behind the last end of a comment there is none, and searching there takes quadratic time.
     end = text.rfind("-->") + len("-->")
-    return COMMENT.sub(" ", text[:end]) + text[end:] if end >= len("-->") else text
+    if end >= len("-->"):
+        text = COMMENT.sub(" ", text[:end]) + text[end:]
+    return TAG.sub(" ", text)

@@ -1,4 +1,4 @@
-"""The manifest of a batch: read back from the parts as they were written, so that it says what is there."""
+"""The manifest of a batch, counted from the parts as they were written."""
 
 import datetime
 from collections import Counter
@@ -13,32 +13,33 @@ import pyarrow.parquet as pq
 from pipeline.config import IngestConfig
 from pipeline.errors import InputError
 from pipeline.files import file_digest, value_digest
+from pipeline.ingest.parts import RejectWriter
 from pipeline.ingest.sources import Source
 from pipeline.schemas import DOCUMENTS, split_labels
 
-MAX_CLASSES = 10_000  # a column with more values is no label, and would not fit in a manifest
+MAX_CLASSES = 10_000  # a column with more values is not a label, and would not fit in a manifest
 
 
 def recorded_settings(config: IngestConfig) -> dict[str, Any]:
-    """Return the settings as a fingerprint and a manifest keep them.
+    """Return the settings as manifests record them and fingerprints hash them.
 
-    Without the newest where it is not used, so that a batch of an earlier version is known to be the same.
+    `label_separator` is left out if unused: fingerprints from before that setting stay valid.
     """
     return config.model_dump(mode="json", exclude={"label_separator"} if config.label_separator is None else None)
 
 
-def count_parts(parts: Sequence[Path], *, multi_label: bool = False) -> dict[str, Any]:
-    """Return counts of documents, by class and by given split, and the names of the passed-through columns.
+def count_parts(parts: Sequence[Path], *, multi_label: bool) -> dict[str, Any]:
+    """Return counts of documents in total, by class and by given split, and the names of the extra columns.
 
     Args:
         parts: of the documents.
-        several: whether a document can have several labels; it counts in each of its classes.
+        multi_label: whether a document can have several labels; it counts in each of its classes.
 
     Raises:
-        InputError: there are too many labels for a classifier.
+        InputError: there are more than `MAX_CLASSES` labels.
     """
     documents = empty = 0
-    by_number: Counter[int] = Counter()  # documents with so many labels
+    by_number: Counter[int] = Counter()  # documents by their number of labels
     labels: Counter[str] = Counter()
     splits: Counter[str] = Counter()
     names: set[str] = set()
@@ -82,42 +83,39 @@ def build_manifest(
     config: IngestConfig,
     sources: Sequence[tuple[Source, list[tuple[str, str]]]],
     counted: dict[str, Any],
-    reject_reasons: dict[str, int],
     parts: Sequence[Path],
-    rejects_parts: Sequence[Path],
+    rejects: RejectWriter,
 ) -> dict[str, Any]:
-    """Return the manifest.
+    """Return the manifest of a batch.
 
     Args:
         batch_id: name of the batch.
         fingerprint: digest of the sources and the settings.
         config: the settings.
         sources: each with the digests of its files.
-        counted: what `count_parts` says, with the counts of all rows.
-        reject_reasons: refused rows by reason.
+        counted: the result of `count_parts`, with the counts of all rows.
         parts: of the documents.
-        rejects_parts: of the rejects.
+        rejects: the rejected rows.
     """
     return {
         "batch": batch_id,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "fingerprint": fingerprint,
         "config": recorded_settings(config),
-        "sources": [_described(source, digests) for source, digests in sources],
+        "sources": [
+            {
+                "path": source.name,
+                "files": len(source.files),
+                "bytes": source.bytes,
+                # Of a folder: of the names and digests of its files.
+                "sha256": value_digest(digests) if source.is_folder else digests[0][1],
+            }
+            for source, digests in sources
+        ],
         **counted,
-        "reject_reasons": dict(sorted(reject_reasons.items())),
+        "reject_reasons": dict(sorted(rejects.reasons.items())),
         "parts": [_sealed(path) for path in parts],
-        "rejects_parts": [_sealed(path) for path in rejects_parts],
-    }
-
-
-def _described(source: Source, digests: list[tuple[str, str]]) -> dict[str, Any]:
-    one = source.format != "folder"
-    return {
-        "path": source.name,
-        "files": len(source.files),
-        "bytes": source.bytes,
-        "sha256": digests[0][1] if one else value_digest(digests),  # of a folder: of its files' names and digests
+        "rejects_parts": [_sealed(path) for path in rejects.paths],
     }
 
 

@@ -1,4 +1,4 @@
-"""Rows to Parquet parts in a staging folder, flushed as they fill, so that memory stays flat."""
+"""Parquet parts of documents and rejects, flushed as they fill, so that memory stays flat."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,65 +21,66 @@ class PartWriter:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         self._folder = folder
-        self._waiting: list[pa.Table] = []
+        self._buffer: list[pa.Table] = []
         self._rows = self._bytes = 0
         self.paths: list[Path] = []
 
     def add(self, table: pa.Table) -> None:
-        self._waiting.append(table)
+        """Buffer rows, and write a part when there are enough."""
+        self._buffer.append(table)
         self._rows += len(table)
         self._bytes += table.nbytes
         if self._rows >= PART_ROWS or self._bytes >= PART_BYTES:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is waiting, if anything."""
+        """Write the buffered rows, if any."""
         if self._rows:
             path = self._folder / f"part-{len(self.paths):05d}.parquet"
-            write_table(path, _concat(self._waiting))
+            write_table(path, _concat(self._buffer))
             self.paths.append(path)
-        self._waiting, self._rows, self._bytes = [], 0, 0
+        self._buffer, self._rows, self._bytes = [], 0, 0
 
 
 def _concat(tables: list[pa.Table]) -> pa.Table:
-    """Put tables with the same core and possibly other extra columns together; a clash of types becomes text."""
+    """Concatenate tables whose extra columns can differ; columns of clashing types become text."""
     kinds: dict[str, set[pa.DataType]] = {}
     for table in tables:
         for field in table.schema:
-            if not pa.types.is_null(field.type):  # a column without values agrees with any type
+            if not pa.types.is_null(field.type):  # a column without values matches any type
                 kinds.setdefault(field.name, set()).add(field.type)
     clashing = {name for name, types in kinds.items() if len(types) > 1}
-    if clashing:
-        tables = [_as_text(table, clashing) for table in tables]
-    whole = pa.concat_tables(tables, promote_options="default")
-    # Names are sorted, so the same rows give the same bytes whatever order the columns came in.
+    for name in clashing:
+        tables = [
+            table.set_column(table.column_names.index(name), name, _to_text(table[name]))
+            if name in table.column_names
+            else table
+            for table in tables
+        ]
+    table = pa.concat_tables(tables, promote_options="default")
+    # Names are sorted, so that the bytes do not depend on the order of columns in the source.
     core = [name for name in tables[0].column_names if name in DOCUMENTS.names or name in REJECTS.names]
-    return whole.select(core + sorted(set(whole.column_names) - set(core))).combine_chunks()
+    return table.select(core + sorted(set(table.column_names) - set(core))).combine_chunks()
 
 
-def _as_text(table: pa.Table, names: set[str]) -> pa.Table:
-    for name in names & set(table.column_names):
-        table = table.set_column(table.schema.get_field_index(name), name, _cast_to_text(table[name]))
-    return table
-
-
-def _cast_to_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _to_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     try:
         return column.cast(pa.string())
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # nested values, or bytes that are no text
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # nested values, or bytes that are not UTF-8
         values = [None if value is None else as_text(value) for value in column.to_pylist()]
         return pa.chunked_array([pa.array(values, pa.string())])
 
 
 class RejectWriter:
-    """Writes refused rows, and keeps count of the reasons."""
+    """Writes rejected rows, and counts their reasons."""
 
     def __init__(self, folder: Path) -> None:
         self._parts = PartWriter(folder)
         self.reasons: dict[str, int] = {}
-        self.first: dict[str, Reject] = {}
+        self.first: dict[str, Reject] = {}  # by reason
 
     def add(self, rejects: Sequence[Reject]) -> None:
+        """Buffer rejected rows."""
         for reject in rejects:
             self.reasons[reject.reason] = self.reasons.get(reject.reason, 0) + 1
             self.first.setdefault(reject.reason, reject)
@@ -88,7 +89,7 @@ class RejectWriter:
             self._parts.add(pa.table([pa.array(c, f.type) for c, f in zip(columns, REJECTS, strict=True)], REJECTS))
 
     def flush(self) -> None:
-        """Write what is waiting, if anything."""
+        """Write the buffered rows, if any."""
         self._parts.flush()
 
     @property
@@ -100,28 +101,28 @@ class RejectWriter:
         return sum(self.reasons.values())
 
 
-def drop_rows(paths: Sequence[Path], same: np.ndarray, other: np.ndarray) -> Iterator[list[Reject]]:
-    """Take rows out of staged parts, rewriting only those that hold some; a part left empty is removed.
+def drop_rows(paths: Sequence[Path], duplicates: np.ndarray, conflicts: np.ndarray) -> Iterator[list[Reject]]:
+    """Remove rows from staged parts, rewriting only those that hold some; an empty part is deleted.
 
     Args:
         paths: the parts, in order.
-        same: row numbers of duplicates.
-        other: row numbers of documents whose id belongs to another text.
+        duplicates: row numbers of duplicates, which are dropped.
+        conflicts: row numbers of documents with the id of another text, which become rejects.
 
     Yields:
-        The refused rows of each part.
+        The rejected rows of each part.
     """
     first = 0
     for path in paths:
         count = pq.read_metadata(path).num_rows
-        gone = [rows[(rows >= first) & (rows < first + count)] - first for rows in (same, other)]
+        in_part = [rows[(rows >= first) & (rows < first + count)] - first for rows in (duplicates, conflicts)]
         first += count
-        dropped = np.concatenate(gone)
+        dropped = np.concatenate(in_part)
         if not len(dropped):
             continue
         table = pq.read_table(path, partitioning=None)
-        refused = table.take(pa.array(gone[1])).select(["source", "row", "text"]).to_pylist()
-        yield [Reject(row["source"], row["row"], "id_conflict", row["text"]) for row in refused]
+        rejected = table.take(pa.array(in_part[1])).select(["source", "row", "text"]).to_pylist()
+        yield [Reject(row["source"], row["row"], "id_conflict", row["text"]) for row in rejected]
         keep = np.ones(count, dtype=bool)
         keep[dropped] = False
         path.unlink()

@@ -1,4 +1,4 @@
-"""What the user named, as readable files: paths, globs and folders, each with its format."""
+"""The sources that the user names (paths, globs, folders), each with its format."""
 
 import glob
 from collections.abc import Generator, Sequence
@@ -9,131 +9,116 @@ from pipeline.config import IngestConfig
 from pipeline.errors import InputError
 from pipeline.files import file_digest
 from pipeline.ingest.columns import Columns, find_columns, fixed_split, folder_columns, label_column, named_columns
-from pipeline.ingest.readers.base import RawRows, escape_invalid_text
-from pipeline.ingest.readers.csv import MAX_ROW_CHARACTERS, read_delimited
-from pipeline.ingest.readers.folder import no_texts_error, read_folder, text_files, visible_file
-from pipeline.ingest.readers.jsonl import all_keys, holds_lists, read_jsonlines
-from pipeline.ingest.readers.parquet import is_list_column, read_parquet
-from pipeline.ingest.readers.streams import data_suffix
-
-FORMATS = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-}
+from pipeline.ingest.readers import READERS, Reader, format_of
+from pipeline.ingest.readers.base import RawRows, ReadOptions, escape_invalid_text
+from pipeline.ingest.readers.folder import read_folder, text_files, visible_file
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file, or a folder of text files, and how to read it."""
+    """A data file, or a folder of text files, and how to read it."""
 
     path: Path
-    format: str
-    files: tuple[Path, ...]  # all files it reads
+    format: str  # "folder", or a key of READERS
+    files: tuple[Path, ...]
+
+    @property
+    def is_folder(self) -> bool:
+        return self.format == "folder"
 
     @property
     def name(self) -> str:
-        """Its path as it can be written anywhere, even if the path is not valid text."""
+        """Its path as valid text, whatever the path is."""
         return escape_invalid_text(str(self.path))
 
     @property
     def bytes(self) -> int:
         return sum(path.stat().st_size for path in self.files)
 
+    @property
+    def _reader(self) -> Reader:
+        return READERS[self.format]
+
     def read(self, config: IngestConfig, scratch: Path | None = None) -> Generator[RawRows, None, None]:
         """Yield its rows, some thousand at a time; `scratch` is a folder for temporary files."""
-        if self.format == "folder":
-            return read_folder(
-                self.path,
-                list(self.files),
-                encoding=config.encoding,
-                max_characters=config.max_text_bytes,
-                with_split=fixed_split(config) is None,
-            )
-        if self.format == "parquet":
-            return read_parquet(self.path, text=config.text, scratch=scratch)
-        if self.format == "jsonl":
-            return read_jsonlines(self.path, encoding=config.encoding)
-        return read_delimited(
-            self.path,
-            delimiter="\t" if self.format == "tsv" else ",",
-            quoted=self.format == "csv",
-            header=config.header,
-            encoding=config.encoding,
-            max_row_characters=max(MAX_ROW_CHARACTERS, 4 * config.max_text_bytes),
-        )
+        options = _options(config, scratch)
+        if self.is_folder:
+            return read_folder(self.path, self.files, options, with_split=fixed_split(config) is None)
+        return self._reader.read(self.path, options)
 
     def columns(self, raw: RawRows, config: IngestConfig) -> Columns:
-        """Return which column is what, going by the first rows.
+        """Return the role of each column, according to the first rows.
 
         Raises:
-            InputError: a column that the settings name is not there.
+            InputError: a column that the settings name does not exist.
         """
-        if self.format == "folder":
+        if self.is_folder:
             return folder_columns(config)
         names = list(raw.columns)
-        sparse = self.format == "jsonl"  # an object may leave out what later ones have
-        if sparse and any(name not in names for _, name in named_columns(config)):
-            names = all_keys(self.path, encoding=config.encoding)
-        return find_columns(self.name, names, config, sparse=sparse)
+        all_columns = self._reader.columns
+        if all_columns and any(name not in names for _, name in named_columns(config)):
+            names = all_columns(self.path, _options(config))
+        return find_columns(self.name, names, config, sparse=all_columns is not None)
 
     def has_label_lists(self, config: IngestConfig, scratch: Path | None = None) -> bool:
-        """Tell whether its label column holds a list anywhere; of JSON Lines the whole file is looked through.
+        """Tell whether the label column holds a list anywhere; JSON Lines are read to the end for it.
 
         Raises:
-            InputError: it cannot be read.
+            InputError: the source cannot be read.
         """
         name = label_column(config)
-        if name is None or self.format not in {"jsonl", "parquet"}:
+        if name is None or self.is_folder or self._reader.has_lists is None:
             return False
-        if self.format == "parquet":
-            return is_list_column(self.path, name, scratch)
-        return holds_lists(self.path, name, encoding=config.encoding)
+        return self._reader.has_lists(self.path, name, _options(config, scratch))
 
     def digests(self) -> list[tuple[str, str]]:
-        """Return name and SHA-256 of each of its files; in a folder the name says the class too.
+        """Return name and SHA-256 of each of its files; in a folder the name includes split and class.
 
         Raises:
             InputError: a file cannot be read.
         """
+        root = self.path.absolute()  # its own name and that of its parent can be the class and the split
+        prefix = f"{root.parent.name}/{root.name}/"
+        names = [
+            prefix + path.relative_to(self.path).as_posix() if self.is_folder else path.name for path in self.files
+        ]
         try:
-            return [(escape_invalid_text(self._name_of(path)), file_digest(path)) for path in self.files]
+            digests = [file_digest(path) for path in self.files]
         except OSError as error:
             raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
+        return list(zip(map(escape_invalid_text, names), digests, strict=True))
 
-    def _name_of(self, path: Path) -> str:
-        if self.format != "folder":
-            return path.name
-        root = self.path.absolute()  # its own name and its parent's can be the class and the split
-        return f"{root.parent.name}/{root.name}/{path.relative_to(self.path).as_posix()}"
+
+def _options(config: IngestConfig, scratch: Path | None = None) -> ReadOptions:
+    return ReadOptions(config.encoding, config.header, config.text, config.max_text_bytes, scratch)
 
 
 def find_sources(names: Sequence[str], config: IngestConfig) -> list[Source]:
-    """Return what the user named, in that order, each once; what a glob or a folder stands for is sorted.
+    """Return the named sources in order, each once; the matches of a glob and the files of a folder are sorted.
 
     Raises:
-        InputError: something is missing, empty, or of a format that cannot be told.
+        InputError: a source does not exist, is empty, or its format is unknown.
     """
     try:
-        found = [source for name in names for path in _paths(name) for source in _of_path(path, config.format)]
+        sources = [source for name in names for path in _paths(name) for source in _of_path(path, config.format)]
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
-    if not found:
+    if not sources:
         raise InputError("no sources: name files, folders or globs")
-    sources: dict[Path, Source] = {}
-    for source in found:
-        sources.setdefault(source.path.resolve(), source)
-    return list(sources.values())
+    distinct: dict[Path, Source] = {}
+    for source in sources:
+        distinct.setdefault(source.path.resolve(), source)
+    return list(distinct.values())
 
 
 def _paths(name: str) -> list[Path]:
-    if _exists(name):
-        return [Path(name)]
+    try:
+        if name and Path(name).exists():
+            return [Path(name)]
+    except PermissionError:
+        raise
+    except (OSError, ValueError):  # too long for a path, or with NUL
+        pass
     matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - pathlib's glob takes no absolute pattern
     if matches:
         return [Path(match) for match in matches]
@@ -142,39 +127,32 @@ def _paths(name: str) -> list[Path]:
     raise InputError(f"{name}: there is no such file or folder")
 
 
-def _exists(name: str) -> bool:
-    try:
-        return bool(name) and Path(name).exists()
-    except (OSError, ValueError) as error:  # too long for a name, or with NUL
-        if isinstance(error, PermissionError):
-            raise
-        return False
-
-
-def _of_path(path: Path, wanted: str) -> list[Source]:
+def _of_path(path: Path, format_setting: str) -> list[Source]:
     if path.is_dir():
-        return _of_folder(path, wanted)
-    kind = FORMATS.get(data_suffix(path)) if wanted == "auto" else wanted
-    if kind is None:
+        return _of_folder(path, format_setting)
+    name = format_of(path) if format_setting == "auto" else format_setting
+    if name is None:
         raise InputError(f"{path}: its name does not tell the format; say --format csv, tsv, jsonl or parquet")
-    if kind == "folder":
+    if name == "folder":
         raise InputError(f"{path}: is a file, and --format folder was asked for")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: is empty")
-    return [Source(path, kind, (path,))]
+    return [Source(path, name, (path,))]
 
 
-def _of_folder(path: Path, wanted: str) -> list[Source]:
-    kinds = set(FORMATS.values()) if wanted == "auto" else {wanted}
-    data = sorted(p for p in path.rglob("*") if FORMATS.get(data_suffix(p)) in kinds and visible_file(p, path))
-    texts = text_files(path) if wanted in {"auto", "folder"} else []
+def _of_folder(path: Path, format_setting: str) -> list[Source]:
+    formats = set(READERS) if format_setting == "auto" else {format_setting}
+    data = sorted(file for file in path.rglob("*") if format_of(file) in formats and visible_file(file, path))
+    texts = text_files(path) if format_setting in {"auto", "folder"} else []
     if data and any(text.parent != path for text in texts):
         raise InputError(
             f"{path}: holds data files ({data[0].relative_to(path)}) and folders of text files "
             f"({texts[0].relative_to(path)}); say --format folder for the texts, or name the data files"
         )
     if data:
-        return [source for file in data for source in _of_path(file, wanted)]
+        return [source for file in data for source in _of_path(file, format_setting)]
     if not texts:
-        raise no_texts_error(path)
+        raise InputError(
+            f"{path}: holds no data files and no text files in class folders (as in {path}/CLASS/document.txt)"
+        )
     return [Source(path, "folder", tuple(texts))]

@@ -1,4 +1,4 @@
-"""A model bundle: all that scoring needs and all that an auditor asks for, in one checked folder."""
+"""A model bundle: one checked folder with all that scoring and an auditor need."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import PromotionConfig, SelectiveConfig, stored_recipe
-from pipeline.dataset.token_cache import read_vocabulary
-from pipeline.dataset.tokenizer import Tokenizer
+from pipeline.dataset.tokenizer import Tokenizer, read_vocabulary
 from pipeline.errors import ModelError
 from pipeline.files import read_json, value_digest, verified_manifest
 from pipeline.metrics.predictions import PREDICTIONS_FILE, Predictions, read_predictions
@@ -19,7 +18,7 @@ from pipeline.metrics.selective import SelectivePolicy, check_provable, fit_poli
 from pipeline.models.variants import VARIANT_FILES, VARIANTS_FILE
 from pipeline.workspace import Batch
 
-TRAINED_ON_SHARE = 0.2  # of a batch's documents, from which on the model knows it, and it is no night any more
+TRAINED_ON_SHARE = 0.2  # of a batch's documents: trained on as many, the batch is training data and not a night
 
 
 @dataclass(frozen=True)
@@ -38,93 +37,92 @@ class Bundle:
         Raises:
             ModelError: a file is missing or is not the one that was registered.
         """
-        other = f"restore it, or choose another version with: nightlabel models promote {name}@VERSION"
-        return cls(
-            name, int(path.name), path, verified_manifest(path, damaged="roll back or train again", changed=other)
-        )
+        changed = f"restore it, or choose another version with: nightlabel models promote {name}@VERSION"
+        manifest = verified_manifest(path, damaged="roll back or train again", changed=changed)
+        return cls(name, int(path.name), path, manifest)
 
     @property
     def title(self) -> str:
+        """Name and version, as `name@version`."""
         return f"{self.name}@{self.version}"
 
     @property
     def digest(self) -> str:
-        """What the bundle contains, in one value: same digest, same labels."""
+        """SHA-256 over the digests of its files: same digest, same labels."""
         return value_digest(self.manifest["files"])
 
     @property
     def onnx_path(self) -> Path:
+        """The model file in fp32."""
         return self.model_path("fp32")
 
-    def model_path(self, precision: str) -> Path:
-        return self.path / VARIANT_FILES[precision]
+    def model_path(self, variant: str) -> Path:
+        """Return the model file of a variant: "fp32", "int8" or "fp16"."""
+        return self.path / VARIANT_FILES[variant]
 
     @cached_property
     def variants(self) -> dict[str, Any]:
-        """How each variant agrees with fp32; empty for a bundle from before there were any."""
-        value: dict[str, Any] = read_json(self.path / VARIANTS_FILE) if VARIANTS_FILE in self.manifest["files"] else {}
-        return value
+        """How each variant agrees with fp32; empty for an old bundle without variants."""
+        return read_json(self.path / VARIANTS_FILE) if VARIANTS_FILE in self.manifest["files"] else {}
 
     @cached_property
     def reference(self) -> Profile | None:
-        """What it saw and said when it was tested; None for a bundle from before that was kept."""
-        return (
-            Profile.from_json(read_json(self.path / REFERENCE_FILE))
-            if REFERENCE_FILE in self.manifest["files"]
-            else None
-        )
+        """The profile of its test texts, the reference of the drift checks; None for an old bundle without one."""
+        if REFERENCE_FILE not in self.manifest["files"]:
+            return None
+        return Profile.from_json(read_json(self.path / REFERENCE_FILE))
 
     @property
     def training_batches(self) -> list[tuple[str, str]]:
-        """The batches that are no nights for it, each with its fingerprint: it learnt from a good part of them.
+        """Id and fingerprint of each batch of which it was trained on at least `TRAINED_ON_SHARE`.
 
-        A handful of rows that people reviewed does not make a night of ten thousand known to the model, so such a
-        batch goes on being compared, and nights being compared with it. A bundle from before rows were counted has
-        learnt from all of its batches.
+        They count as training data, not as nights. A night of which people reviewed a few rows stays a night: drift
+        checks and comparisons still use it. An old bundle, without counts of rows, was trained on all of its batches.
         """
         return [
-            (one["batch"], one["fingerprint"])
-            for one in self.manifest.get("batches", [])
-            if one.get("learnt", one["documents"]) >= TRAINED_ON_SHARE * one["documents"]
+            (batch["batch"], batch["fingerprint"])
+            for batch in self.manifest.get("batches", [])
+            if batch.get("learnt", batch["documents"]) >= TRAINED_ON_SHARE * batch["documents"]
         ]
 
     def trained_on(self, batch: Batch) -> bool:
-        """Return whether it learnt from a batch as it is now, or a good part of it."""
+        """Return whether a batch, with the content it has now, is one of its `training_batches`."""
         return (batch.id, batch.manifest["fingerprint"]) in self.training_batches
 
     @cached_property
     def predictions(self) -> dict[str, Predictions] | None:
-        """What it said of the validation and test texts; None for a bundle from before that was kept."""
+        """Its predictions on the validation and test texts, by split; None for an old bundle without them."""
         return read_predictions(self.path / PREDICTIONS_FILE) if PREDICTIONS_FILE in self.manifest["files"] else None
 
     @property
     def selective_config(self) -> SelectiveConfig:
-        return stored_recipe(self.settings["recipe"]).promise
+        """The settings of its recipe for selective classification."""
+        return stored_recipe(self.settings["recipe"]).selective
 
     @property
     def promotion_config(self) -> PromotionConfig:
+        """The settings of its recipe for promotion."""
         return stored_recipe(self.settings["recipe"]).promotion
 
     def policy(self, target: float | None = None) -> SelectivePolicy | None:
-        """Return the thresholds that keep a precision; None where none is promised.
+        """Return the selective policy that reaches a target precision; None without a target.
 
         Args:
-            target: the precision; 0 for none, None for the one it was trained to promise.
+            target: the precision; 0 for no target, None for that of its recipe.
 
         Raises:
-            ModelError: it was trained before promises could be made.
-            ConfigError: there are too few validation texts to show such a precision.
+            ModelError: an old bundle without predictions.
+            ConfigError: there are too few validation texts to prove such a precision.
         """
-        config = self.selective_config
-        wanted = config.target_precision if target is None else target
-        return self.policies(wanted)[wanted] if wanted else None
+        target = self.selective_config.target_precision if target is None else target
+        return self.policies(target)[target] if target else None
 
     def policies(self, *further: float) -> dict[float, SelectivePolicy]:
-        """Return the promises that reports show and further ones, by target.
+        """Return the selective policies that reports show, and those of further targets, by target.
 
         Raises:
-            ModelError: it was trained before promises could be made.
-            ConfigError: there are too few validation texts to show one of the further precisions.
+            ModelError: an old bundle without predictions.
+            ConfigError: there are too few validation texts to prove one of the further targets.
         """
         if self.predictions is None:
             raise ModelError(f"{self.title} was trained before a precision could be promised; train again")
@@ -135,24 +133,26 @@ class Bundle:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        value: dict[str, Any] = read_json(self.path / "model.json")
-        return value
+        """The content of model.json: labels, tokenizer, thresholds and recipe."""
+        return read_json(self.path / "model.json")
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        value: dict[str, Any] = read_json(self.path / "metrics.json")
-        return value
+        """The content of metrics.json."""
+        return read_json(self.path / "metrics.json")
 
     @property
     def labels(self) -> list[str]:
+        """Class names, in the order of the model's outputs."""
         return list(self.settings["labels"])
 
     @property
     def thresholds(self) -> NDArray[np.float32] | None:
-        """Of a multi-label model: float32 [classes], the probabilities from which classes are given."""
+        """Of a multi-label model: float32 [classes], the probability from which a text gets a class; else None."""
         thresholds = self.settings.get("thresholds")
         return None if thresholds is None else np.array(thresholds, dtype=np.float32)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
+        """The tokenizer it was trained with."""
         return Tokenizer.from_spec(self.settings["tokenizer"], read_vocabulary(self.path / "vocabulary.txt"))

@@ -1,11 +1,10 @@
-"""A model file opened on a device: token ids in, probabilities out, as many batches at once as it has runners."""
+"""A model file opened on a device: token ids in, probabilities out, one minibatch at a time on each runner."""
 
 import logging
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -19,13 +18,13 @@ from pipeline.models.session import Device, choose_scoring_device, open_session,
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# Measured: small batches stay in a core's cache; a GPU wants to be filled.
+# Default token budgets of a minibatch. Measured: small ones stay in a core's cache; a GPU needs to be filled.
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 4096, 262_144
-CPU_ENOUGH_ROWS, GPU_ENOUGH_ROWS = 16, 512
-# As many batches are sorted by length together: more of them mean less padding, and a later start.
-CPU_WINDOW_BATCHES, GPU_WINDOW_BATCHES = 64, 16
-LEAST_BATCH_TOKENS = 1024
-PADDING_LIMIT = 0.04
+MIN_BATCH_TOKENS = 1024  # the token budget is not halved below this
+CPU_MIN_ROWS, GPU_MIN_ROWS = 16, 512  # a minibatch of as many rows may be cut short to avoid padding
+MAX_PADDING = 0.04  # share of a minibatch's token slots
+# Minibatches whose texts are sorted by length together: more of them mean less padding and a later start.
+CPU_WINDOW, GPU_WINDOW = 64, 16
 OUT_OF_MEMORY = (
     *("out of memory", "failed to allocate", "bad_alloc"),
     *("alloc_failed", "memoryallocation", "available memory of"),
@@ -33,12 +32,12 @@ OUT_OF_MEMORY = (
 
 
 class AttributionResult(NamedTuple):
-    """What a model says of a batch, and what each word adds to it.
+    """A model's outputs for a minibatch, with attributions.
 
     Attributes:
         probabilities: float32 [rows, classes].
         attributions: float32 [rows, kinds, time], see `pipeline.models.attribution`.
-        start: float32 [rows], the likeliest class's logit without any word.
+        start: float32 [rows], the logit of the most probable class without any word.
     """
 
     probabilities: np.ndarray
@@ -46,17 +45,17 @@ class AttributionResult(NamedTuple):
     start: np.ndarray
 
 
-ATTRIBUTED = ("probabilities", "attributions", "attribution_start")
+ATTRIBUTION_OUTPUTS = ("probabilities", "attributions", "attribution_start")
 
 
 class Runner(Protocol):
-    """Runs one batch at a time."""
+    """Runs one minibatch at a time."""
 
     def run(self, token_ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Return probabilities float32 [rows, classes] of token_ids int32 [rows, time] and lengths int32 [rows]."""
 
     def attribute(self, token_ids: np.ndarray, lengths: np.ndarray) -> AttributionResult:
-        """Return what each word adds too; the model must have been opened for that."""
+        """Return attributions too, as `run`; the model must have them, see `pipeline.models.attribution`."""
 
 
 class HostRunner:
@@ -70,29 +69,29 @@ class HostRunner:
         return result
 
     def attribute(self, token_ids: np.ndarray, lengths: np.ndarray) -> AttributionResult:
-        return AttributionResult(*self.session.run(ATTRIBUTED, {"token_ids": token_ids, "lengths": lengths}))
+        return AttributionResult(*self.session.run(ATTRIBUTION_OUTPUTS, {"token_ids": token_ids, "lengths": lengths}))
 
 
 class BoundRunner:
-    """Runs a session with token ids bound on the device, and lengths, which cuDNN reads there, on the host.
+    """Runs a session with token ids bound on the device, and lengths on the host, where cuDNN reads them.
 
-    Time is rounded up to a few bucket lengths, so that the device plans and allocates a few shapes only.
+    Time is padded to one of a few bucket lengths, so that the device plans and allocates few shapes.
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession, kind: str = "cuda", number: int = 0) -> None:
-        self.session, self.kind, self.number = session, kind, number
+    def __init__(self, session: onnxruntime.InferenceSession, device_type: str = "cuda", number: int = 0) -> None:
+        self.session, self.device_type, self.number = session, device_type, number
 
     def run(self, token_ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         return self._run(token_ids, lengths, ["probabilities"])[0]
 
     def attribute(self, token_ids: np.ndarray, lengths: np.ndarray) -> AttributionResult:
-        probabilities, attributions, start = self._run(token_ids, lengths, ATTRIBUTED)
+        probabilities, attributions, start = self._run(token_ids, lengths, ATTRIBUTION_OUTPUTS)
         return AttributionResult(probabilities, attributions[:, :, : token_ids.shape[1]], start)
 
     def _run(self, token_ids: np.ndarray, lengths: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
         padded = pad_time(token_ids, bucket_length(token_ids.shape[1]))
         binding = self.session.io_binding()
-        on_device = onnxruntime.OrtValue.ortvalue_from_numpy(padded, self.kind, self.number)
+        on_device = onnxruntime.OrtValue.ortvalue_from_numpy(padded, self.device_type, self.number)
         binding.bind_ortvalue_input("token_ids", on_device)
         binding.bind_cpu_input("lengths", lengths)
         for output in outputs:
@@ -118,17 +117,6 @@ def pad_time(token_ids: np.ndarray, length: int) -> np.ndarray:
     return padded
 
 
-@contextmanager
-def _memory_errors(slots: int) -> Iterator[None]:
-    """Turn ONNX Runtime's several ways to say that memory ran out into one error."""
-    try:
-        yield
-    except Exception as error:
-        if any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
-            raise DeviceMemoryError(f"a batch of {slots:,} token slots does not fit into the memory") from error
-        raise
-
-
 class Engine:
     """Runners of one model file, and the threads that drive them. Close it when done."""
 
@@ -143,86 +131,85 @@ class Engine:
     @property
     def window_tokens(self) -> int:
         """How many tokens to sort by length together."""
-        return self.batch_tokens * (GPU_WINDOW_BATCHES if self.device.is_gpu else CPU_WINDOW_BATCHES)
+        return self.batch_tokens * (GPU_WINDOW if self.device.is_gpu else CPU_WINDOW)
 
     def plan(self, lengths: np.ndarray) -> Sequence[np.ndarray]:
-        """Return batches of row numbers: within the token budget, and next to no padding."""
+        """Return minibatches as row numbers: within the token budget, and with little padding."""
         return plan_minibatches(
             lengths,
             batch_tokens=self.batch_tokens,
-            max_padding=PADDING_LIMIT,
-            min_rows=GPU_ENOUGH_ROWS if self.device.is_gpu else CPU_ENOUGH_ROWS,
+            max_padding=MAX_PADDING,
+            min_rows=GPU_MIN_ROWS if self.device.is_gpu else CPU_MIN_ROWS,
         )
 
     def run(self, token_ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Return probabilities [rows, classes] from the runner that is idle next.
+        """Return probabilities [rows, classes] from the next idle runner.
 
         Raises:
-            DeviceMemoryError: the batch does not fit into the device's memory.
+            DeviceMemoryError: the minibatch does not fit into the device's memory.
         """
         with self._runner(token_ids.size) as runner:
             return runner.run(token_ids, lengths)
 
     def attribute(self, token_ids: np.ndarray, lengths: np.ndarray) -> AttributionResult:
-        """Return what each word adds too, as `run`; the engine must have been opened for that."""
+        """Return attributions too, as `run`; the model must have them, see `pipeline.models.attribution`."""
         with self._runner(token_ids.size) as runner:
             return runner.attribute(token_ids, lengths)
 
     @contextmanager
     def _runner(self, slots: int) -> Iterator[Runner]:
+        """Lend the next idle runner; ONNX Runtime's several messages that memory ran out become one error."""
         runner = self._idle.get()
         try:
-            with _memory_errors(slots):
-                yield runner
+            yield runner
+        except Exception as error:
+            if any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
+                raise DeviceMemoryError(f"a minibatch of {slots:,} token slots does not fit into the memory") from error
+            raise
         finally:
             self._idle.put(runner)
 
     def submit(self, work: Callable[[], T]) -> "Future[T]":
-        """Queue work that calls `run`; as much of it runs at once as there are runners."""
+        """Queue work that calls `run`; there is a thread for each runner."""
         return self._threads.submit(work)
 
     def probabilities(self, tokens: TokenLists) -> np.ndarray:
         """Return probabilities float32 [texts, classes]; each text must have tokens."""
         plan = self.plan(tokens.lengths)
-        futures = [self.submit(partial(self._run_rows, tokens, rows)) for rows in plan]
-        done = [future.result() for future in futures]
-        result = np.empty((len(tokens), done[0].shape[1] if done else 0), dtype=np.float32)
-        for rows, values in zip(plan, done, strict=True):
+        outputs = list(self._threads.map(lambda rows: self.run(*tokens.pad(rows)), plan))
+        result = np.empty((len(tokens), outputs[0].shape[1] if outputs else 0), dtype=np.float32)
+        for rows, values in zip(plan, outputs, strict=True):
             result[rows] = values
         return result
 
-    def _run_rows(self, tokens: TokenLists, rows: np.ndarray) -> np.ndarray:
-        return self.run(*tokens.pad(rows))
-
     def halve(self) -> bool:
-        """Halve the token budget after memory ran out; return False where that cannot help any more."""
-        if self.batch_tokens < 2 * LEAST_BATCH_TOKENS:
+        """Halve the token budget after memory ran out; return False if it is as small as it may be."""
+        if self.batch_tokens < 2 * MIN_BATCH_TOKENS:
             return False
         self.batch_tokens //= 2
-        logger.warning(
-            "memory ran out on %s: going on with %s tokens a batch", self.device.name, f"{self.batch_tokens:,}"
-        )
+        name, budget = self.device.name, f"{self.batch_tokens:,}"
+        logger.warning("out of memory on %s: continuing with %s tokens a minibatch", name, budget)
         return True
 
     def warm_up(self, max_tokens: int) -> None:
-        """Run the largest batch there can be on each runner: memory is claimed once, and its lack seen at once.
+        """Run the largest possible minibatch on each runner, so that memory is claimed once and a lack shows at once.
 
         Raises:
-            DeviceMemoryError: not even a small batch fits.
+            DeviceMemoryError: not even a small minibatch fits.
         """
         for _ in range(self.workers):
             while True:
                 rows = max(1, self.batch_tokens // max_tokens)
-                longest = np.full(rows, max_tokens, dtype=np.int32)
+                lengths = np.full(rows, max_tokens, dtype=np.int32)
                 try:
-                    self.run(np.ones((rows, max_tokens), dtype=np.int32), longest)
+                    self.run(np.ones((rows, max_tokens), dtype=np.int32), lengths)
                     break
                 except DeviceMemoryError:
                     if not self.halve():
                         raise
 
     def close(self) -> None:
-        """Drop what is still waiting and let the threads go."""
+        """Cancel queued work and end the threads."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
 
@@ -232,30 +219,30 @@ def open_engine(
     """Open a model on a device.
 
     Args:
-        model: an ONNX file, or what would stand in it.
-        device: from `choose_device`.
-        threads: batches that run at once on the CPU; 0 for one on each core.
-        batch_tokens: most token slots in a batch; 0 for what suits the device.
-        max_tokens: the longest text there will be, to claim a GPU's memory for.
+        model: an ONNX file, or its content.
+        device: from `choose_scoring_device`.
+        threads: minibatches that run at once on the CPU; 0 for one on each core.
+        batch_tokens: token budget of a minibatch; 0 for the device's default.
+        max_tokens: tokens of the longest text, for which a GPU's memory is claimed.
 
     Raises:
-        DeviceError: the model does not run there; says why and what mends it.
+        DeviceError: the model does not run there; the message says why and what to do.
     """
     if device.is_gpu:
         bound = [BoundRunner(open_session(model, device, number), "cuda", number) for number in device.numbers]
         engine = Engine(bound, device, batch_tokens or GPU_BATCH_TOKENS)
         engine.warm_up(max_tokens)
         return engine
-    runner = HostRunner(open_session(model, device))  # sessions may be run by several threads at once
+    runner = HostRunner(open_session(model, device))  # several threads may run one session at once
     return Engine([runner] * (threads or usable_cores()), device, batch_tokens or CPU_BATCH_TOKENS)
 
 
 @contextmanager
 def temporary_engine(path: Path, *, device: str = "cpu") -> Iterator[Engine]:
-    """Open a model file for a while, with what suits the device.
+    """Open a model file with the device's defaults, and close it at the end of the block.
 
     Raises:
-        DeviceError: the device is not there.
+        DeviceError: the device cannot be used.
     """
     engine = open_engine(path, choose_scoring_device(device))
     try:

@@ -1,44 +1,47 @@
-"""Trained weights to an ONNX graph, written node by node.
+"""Export: trained weights as an ONNX graph, written node by node.
 
-Tracing is not used: PyTorch's exporter never emits `sequence_lens`, so a bidirectional model would be
-wrong, without a word, on every padded row. Layouts follow the ONNX operator specification of LSTM:
-PyTorch's gate rows i, f, g, o become i, o, f, c, and the two biases stand one after the other.
+Not traced: PyTorch's exporter never emits `sequence_lens`, so a bidirectional model would be silently wrong on every
+padded row. Layouts follow the ONNX specification of the operator LSTM: PyTorch's gate rows i, f, g, o become
+i, o, f, c, and the two biases are concatenated. Names of nodes and values are read again from stored graphs by
+`pipeline.models.attribution`: keep them.
 """
-
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper
 
+from pipeline.errors import ModelError
 from pipeline.models.graph import GraphBuilder
 from pipeline.training.model import PAIR_FACTOR, SMALLEST_NORM, Classifier, LstmLayer, MeanEmbeddingLinear, NgramLinear
 
-OPSET, IR_VERSION = 20, 9  # what ONNX Runtime 1.24 and later all load
+OPSET, IR_VERSION = 20, 9  # ONNX Runtime 1.24 and later load them
 LOWEST = np.float32(np.finfo(np.float32).min)
 
 
 def build_graph(model: Classifier, *, metadata: dict[str, str] | None = None, half: bool = False) -> onnx.ModelProto:
-    """Write a trained classifier as a checked ONNX model.
+    """Return a trained classifier as a checked ONNX model.
 
     Inputs: `token_ids` int32 [batch, time] (0 past each length) and `lengths` int32 [batch], each from
-    1 to time. Output: `probabilities` float32 [batch, classes], of each class by itself in a multi-label model.
+    1 to time. Output: `probabilities` float32 [batch, classes], independent of each other in a multi-label model.
 
     Args:
         model: in evaluation mode, on any device.
         metadata: strings to store in the model.
-        half: run embedding and LSTM in half precision, which only CUDA can; the rest, pooling included, and
-            the probabilities stay in single precision.
+        half: run embedding and LSTM in half precision, which only CUDA can; all else, pooling included, stays in
+            single precision.
+
+    Raises:
+        ModelError: the model's pooling has no graph here.
     """
     graph = GraphBuilder(half=half)
     graph.weight("zero", np.array(0, dtype=np.int64))
-    # A silent LSTM would cost nearly all of the time and change nothing.
+    # A disabled LSTM would take nearly all of the time and change nothing.
     branches = [] if model.lstm_disabled and (model.average or model.wide) else [_recurrent(graph, model)]
     if model.average is not None:
-        branches.append(_average(graph, model.average))
+        branches.append(_mean_embedding(graph, model.average))
     if model.wide is not None:
-        branches.append(_wide(graph, model.wide))
+        branches.append(_ngrams(graph, model.wide))
     logits = graph.add("Sum", branches, "logits")
     if model.multi_label:
         graph.add("Sigmoid", [logits], "probabilities")
@@ -49,7 +52,16 @@ def build_graph(model: Classifier, *, metadata: dict[str, str] | None = None, ha
 
 def _recurrent(graph: GraphBuilder, model: Classifier) -> str:
     """Add embedding, LSTM, pooling and head, logits [batch, classes]."""
-    _mask(graph)
+    # `inside`, bool [time, batch, 1]: where a row has a token.
+    graph.add("Shape", ["token_ids"], "time_axis", start=1, end=2)
+    graph.add("Squeeze", ["time_axis"], "time")
+    graph.weight("one", np.array(1, dtype=np.int64))
+    graph.add("Range", ["zero", "time", "one"], "places")
+    graph.ints("column", -1, 1)
+    graph.add("Reshape", ["places", "column"], "places_by_time")
+    graph.add("Cast", ["lengths"], "lengths_int64", to=TensorProto.INT64)
+    graph.add("Less", ["places_by_time", "lengths_int64"], "inside_2d")
+    graph.add("Unsqueeze", ["inside_2d", graph.axis(2)], "inside")
     transposed = graph.add("Transpose", ["token_ids"], "token_ids_by_time", perm=[1, 0])
     graph.recurrent_weight("embedding", model.embedding.weight)
     states = graph.add("Gather", ["embedding", transposed], "embedded")
@@ -61,35 +73,32 @@ def _recurrent(graph: GraphBuilder, model: Classifier) -> str:
     return _head(graph, model, _pool(graph, model, graph.in_single(states), graph.in_single(last)))
 
 
-def _mask(graph: GraphBuilder) -> None:
-    """Add `inside`, bool [time, batch, 1]: where a row has a token."""
-    graph.add("Shape", ["token_ids"], "time_axis", start=1, end=2)
-    graph.add("Squeeze", ["time_axis"], "time")
-    graph.weight("one", np.array(1, dtype=np.int64))
-    graph.add("Range", ["zero", "time", "one"], "places")
-    graph.ints("column", -1, 1)
-    graph.add("Reshape", ["places", "column"], "places_by_time")
-    graph.add("Cast", ["lengths"], "lengths_int64", to=TensorProto.INT64)
-    graph.add("Less", ["places_by_time", "lengths_int64"], "inside_2d")
-    graph.add("Unsqueeze", ["inside_2d", graph.axis(2)], "inside")
-
-
 def _lstm(graph: GraphBuilder, name: str, layer: LstmLayer, inputs: str) -> tuple[str, str]:
     """Add a layer; return its states [time, directions, batch, hidden] and last ones [directions, batch, hidden]."""
     directions = [layer.forwards] + ([layer.backwards] if layer.backwards is not None else [])
-    weights = [graph.recurrent_weight(f"{name}_{kind}", _stack(directions, kind)) for kind in ("W", "R", "B")]
-    hidden = layer.forwards.hidden_size
+    values = {
+        "W": [_gates(lstm, "weight_ih") for lstm in directions],  # [directions, 4 x hidden, inputs]
+        "R": [_gates(lstm, "weight_hh") for lstm in directions],  # [directions, 4 x hidden, hidden]
+        "B": [np.concatenate([_gates(lstm, "bias_ih"), _gates(lstm, "bias_hh")]) for lstm in directions],
+    }
+    weights = [graph.recurrent_weight(f"{name}_{kind}", np.stack(value)) for kind, value in values.items()]
     graph.nodes.append(
         helper.make_node(
             "LSTM",
             [inputs, *weights, "lengths"],
             [f"{name}_Y", f"{name}_Y_h"],
             name=name,
-            hidden_size=hidden,
+            hidden_size=layer.forwards.hidden_size,
             direction="bidirectional" if len(directions) == 2 else "forward",
         )
     )
     return f"{name}_Y", f"{name}_Y_h"
+
+
+def _gates(lstm: torch.nn.LSTM, name: str) -> np.ndarray:
+    """Return a weight's gate rows i, f, g, o [4 x hidden, ...] in the order i, o, f, c of ONNX (g is c)."""
+    i, f, g, o = np.split(lstm.get_parameter(f"{name}_l0").detach().cpu().numpy(), 4)
+    return np.concatenate([i, o, f, g])
 
 
 def _by_row(graph: GraphBuilder, name: str, states: str, size: int) -> str:
@@ -106,40 +115,32 @@ def _joined(graph: GraphBuilder, directions: str, size: int) -> str:
     return graph.add("Reshape", ["pooled_by_row", "pooled_shape"], "pooled")
 
 
-def _stack(directions: list[torch.nn.LSTM], kind: str) -> np.ndarray:
-    """Return ONNX's W [directions, 4 x hidden, inputs], R [..., hidden] or B [directions, 8 x hidden]."""
-
-    def reordered(value: Any) -> np.ndarray:
-        i, f, g, o = np.split(value.detach().cpu().numpy(), 4)
-        return np.concatenate([i, o, f, g])
-
-    if kind == "W":
-        return np.stack([reordered(lstm.weight_ih_l0) for lstm in directions])
-    if kind == "R":
-        return np.stack([reordered(lstm.weight_hh_l0) for lstm in directions])
-    return np.stack([np.concatenate([reordered(lstm.bias_ih_l0), reordered(lstm.bias_hh_l0)]) for lstm in directions])
-
-
 def _pool(graph: GraphBuilder, model: Classifier, states: str, last: str) -> str:
     """Add pooling over time: states [time, directions, batch, hidden] to [batch, size].
 
     Directions are laid side by side after pooling, when there is little left to move.
+
+    Raises:
+        ModelError: the pooling has no graph here.
     """
     pooling, size = model.config.pooling, model.state_size
     if pooling == "last":
         return _joined(graph, last, size)
-    if pooling == "max":  # states past a row's end are 0, which would beat negative maxima
+    if pooling == "max":  # states past a row's end are 0, which is more than a negative maximum
         graph.weight("lowest", np.array(LOWEST))
         graph.add("Unsqueeze", ["inside", graph.axis(1)], "inside_directions")
         graph.weight("nothing", np.array(0, dtype=np.float32))
-        # Adding costs half of what choosing does, and changes no state: past the ends lowest + 0 is lowest.
+        # An addition takes half the time of a Where and changes no state: past the ends lowest + 0 is lowest.
         graph.add("Where", ["inside_directions", "nothing", "lowest"], "penalty")
         masked = graph.add("Add", [states, "penalty"], "masked_states")
         return _joined(graph, graph.add("ReduceMax", [masked, graph.axis(0)], "highest", keepdims=0), size)
     if pooling == "mean":
         total = _joined(graph, graph.add("ReduceSum", [states, graph.axis(0)], "summed", keepdims=0), size)
-        return graph.add("Div", [total, _lengths_by_row(graph)], "mean")
-    assert model.attention is not None
+        graph.add("Cast", ["lengths"], "lengths_float", to=TensorProto.FLOAT)
+        graph.add("Unsqueeze", ["lengths_float", graph.axis(1)], "lengths_by_row")
+        return graph.add("Div", [total, "lengths_by_row"], "mean")
+    if pooling != "attention" or model.attention is None:
+        raise ModelError(f"no ONNX graph for pooling {pooling!r}; train with --set model.pooling=max")
     states = _by_row(graph, "attention", states, size)
     keys = _linear(graph, "attention_key", model.attention.key, states)
     graph.weight("attention_query", model.attention.query.weight.t())
@@ -159,7 +160,7 @@ def _linear(graph: GraphBuilder, name: str, layer: torch.nn.Linear, inputs: str)
 
 
 def _head(graph: GraphBuilder, model: Classifier, pooled: str) -> str:
-    """Add everything between the pooled vectors and the logits; dropout is nothing at scoring time."""
+    """Add everything between the pooled vectors and the logits; dropout has no effect at scoring time."""
     vectors = pooled
     if model.norm is not None:
         values = (model.norm.weight, model.norm.bias, model.norm.running_mean, model.norm.running_var)
@@ -175,12 +176,12 @@ def _head(graph: GraphBuilder, model: Classifier, pooled: str) -> str:
     return _linear(graph, "output", model.output, vectors)
 
 
-def _average(graph: GraphBuilder, average: MeanEmbeddingLinear) -> str:
+def _mean_embedding(graph: GraphBuilder, branch: MeanEmbeddingLinear) -> str:
     """Add the linear branch over mean word vectors, logits [batch, classes].
 
-    The mean of vectors, then linear, is the mean of what each word adds: one small table instead of the vectors.
+    A linear map of a mean is the mean of what each word adds: one small table replaces the vectors.
     """
-    by_word, start = average.by_word()
+    by_word, start = branch.by_word()
     graph.weight("average_table", by_word)
     graph.weight("average_start", start)
     words = _distinct(graph, _words(graph), "average_words")
@@ -194,20 +195,12 @@ def _average(graph: GraphBuilder, average: MeanEmbeddingLinear) -> str:
     return graph.add("Add", ["average_mean", "average_start"], "average_logits")
 
 
-def _lengths_by_row(graph: GraphBuilder) -> str:
-    """Return the lengths as float32 [batch, 1]."""
-    if not any(node.name == "lengths_by_row" for node in graph.nodes):
-        graph.add("Cast", ["lengths"], "lengths_float", to=TensorProto.FLOAT)
-        graph.add("Unsqueeze", ["lengths_float", graph.axis(1)], "lengths_by_row")
-    return "lengths_by_row"
-
-
-def _wide(graph: GraphBuilder, wide: NgramLinear) -> str:
+def _ngrams(graph: GraphBuilder, branch: NgramLinear) -> str:
     """Add the linear branch over words and word pairs, logits [batch, classes]."""
-    graph.weight("wide_table", wide.table)
-    graph.weight("wide_squares", wide.squares)
-    graph.weight("wide_start", wide.start)
-    for name, value in (("factor", PAIR_FACTOR), ("buckets", wide.buckets), ("offset", wide.vocabulary_size)):
+    graph.weight("wide_table", branch.table)
+    graph.weight("wide_squares", branch.squares)
+    graph.weight("wide_start", branch.start)
+    for name, value in (("factor", PAIR_FACTOR), ("buckets", branch.buckets), ("offset", branch.vocabulary_size)):
         graph.weight(f"wide_{name}", np.array(value, dtype=np.int64))
     words = _words(graph)
     before = _shifted(graph, words, "wide_before")
@@ -219,7 +212,7 @@ def _wide(graph: GraphBuilder, wide: NgramLinear) -> str:
     graph.add("Where", ["wide_outside", "zero", "wide_any_pair"], "wide_pair")
     graph.add("Concat", [words, "wide_pair"], "wide_unordered", axis=1)
     features = _distinct(graph, "wide_unordered", "wide_features")
-    graph.add("Gather", ["wide_table", features], "wide_found")  # row 0, of nothing, is 0
+    graph.add("Gather", ["wide_table", features], "wide_found")  # row 0, of padding, is 0
     graph.add("ReduceSum", ["wide_found", graph.axis(0)], "wide_total", keepdims=0)
     graph.add("Gather", ["wide_squares", features], "wide_square")
     graph.add("ReduceSum", ["wide_square", graph.axis(0)], "wide_square_sum", keepdims=0)
@@ -234,7 +227,7 @@ def _wide(graph: GraphBuilder, wide: NgramLinear) -> str:
 def _distinct(graph: GraphBuilder, values: str, name: str) -> str:
     """Return each value of a row once, [batch, number] to [number, batch], 0 instead of repetitions.
 
-    Sorted, what a row has several times stands together.
+    Sorted, equal values of a row are neighbours.
     """
     graph.add("Shape", [values], f"{name}_count", start=1, end=2)
     ordered = f"{name}_ordered"
@@ -254,7 +247,7 @@ def _words(graph: GraphBuilder) -> str:
 
 
 def _shifted(graph: GraphBuilder, values: str, name: str) -> str:
-    """Return int64 [batch, time] values one place later, 0 in the first."""
+    """Return int64 [batch, time] values one position later, 0 in the first."""
     graph.ints("front", 0, 1, 0, 0)
     graph.ints("first", 0)
     graph.ints("but_last", -1)
@@ -263,6 +256,7 @@ def _shifted(graph: GraphBuilder, values: str, name: str) -> str:
 
 
 def _checked(graph: GraphBuilder, classes: int, metadata: dict[str, str]) -> onnx.ModelProto:
+    """Return the graph as a model with inputs, outputs and metadata, checked."""
     inputs = [
         helper.make_tensor_value_info("token_ids", TensorProto.INT32, ["batch", "time"]),
         helper.make_tensor_value_info("lengths", TensorProto.INT32, ["batch"]),

@@ -8,28 +8,28 @@ import numpy as np
 import onnxruntime
 import torch
 
-from pipeline.dataset.token_cache import TokenSet
+from pipeline.dataset.token_set import TokenSet
 from pipeline.errors import ParityError
 from pipeline.training.model import Classifier, packed_logits
 
 TOLERANCE = 1e-5
-# ONNX Runtime's CPU kernels approximate tanh and the sigmoid, and a model that has not settled magnifies any
-# rounding: measured on such models, they are 7 to 12 times as far from double precision as PyTorch's own
-# single precision is. A wrong graph is off by far more, and nothing beyond the ceiling passes.
+# ONNX Runtime's CPU kernels approximate tanh and the sigmoid, and an unstable model magnifies any rounding: measured
+# on such models, the kernels are 7 to 12 times as far from double precision as PyTorch's own single precision. A wrong
+# graph is off by far more, and nothing above the ceiling passes.
 ROUNDING_FACTOR = 30
 CEILING = 1e-3
-BATCH_ROWS = 32
+MINIBATCH_ROWS = 32
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the ONNX graph and PyTorch's packed model are apart on ragged batches.
+    """How much the ONNX graph and PyTorch's packed model differ on ragged minibatches.
 
     Attributes:
         texts: how many were run.
         largest_difference: of all probabilities.
-        rounding: the largest difference that single precision itself makes in PyTorch.
-        tolerance: what was allowed.
+        rounding: the largest difference between single and double precision in PyTorch.
+        tolerance: the largest difference allowed.
         equal_labels: share of texts with the same most probable class.
     """
 
@@ -40,15 +40,16 @@ class Parity:
     equal_labels: float
 
     def as_dict(self) -> dict[str, float | int]:
+        """Return the content of parity.json."""
         return asdict(self)
 
 
 def prove_parity(model: Classifier, path: Path, texts: TokenSet, *, sample: int = 512) -> Parity:
-    """Run the same ragged batches through the exported file and through packed PyTorch.
+    """Run the same ragged minibatches through the exported file and through packed PyTorch.
 
     Args:
         model: the trained model, on the CPU.
-        path: the exported file, as it will be shipped.
+        path: the exported file of the bundle.
         texts: texts to run; a sample spread evenly over all lengths is used.
         sample: most texts to run.
 
@@ -56,25 +57,25 @@ def prove_parity(model: Classifier, path: Path, texts: TokenSet, *, sample: int 
         ParityError: a probability differs by more than 1e-5, and by more than single precision explains.
     """
     by_length = np.argsort(texts.tokens.lengths, kind="stable")
-    chosen = by_length[np.linspace(0, len(by_length) - 1, min(sample, len(by_length))).astype(int)]
-    chosen = np.random.default_rng(0).permutation(chosen)  # ragged on purpose
-    batches = [texts.tokens.pad(rows) for rows in np.array_split(chosen, max(1, len(chosen) // BATCH_ROWS))]
+    rows = by_length[np.linspace(0, len(by_length) - 1, min(sample, len(by_length))).astype(int)]
+    rows = np.random.default_rng(0).permutation(rows)  # ragged on purpose
+    minibatches = [texts.tokens.pad(some) for some in np.array_split(rows, max(1, len(rows) // MINIBATCH_ROWS))]
     model = model.cpu().eval()
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     exported = np.concatenate(
-        [session.run(["probabilities"], {"token_ids": ids, "lengths": lengths})[0] for ids, lengths in batches]
+        [session.run(["probabilities"], {"token_ids": ids, "lengths": lengths})[0] for ids, lengths in minibatches]
     )
-    trained = _packed_probabilities(model, batches)
-    exact = _packed_probabilities(copy.deepcopy(model).double(), batches)
+    trained = _packed_probabilities(model, minibatches)
+    exact = _packed_probabilities(copy.deepcopy(model).double(), minibatches)
     rounding = float(np.abs(trained - exact).max())
     parity = Parity(
-        texts=len(chosen),
+        texts=len(rows),
         largest_difference=float(np.abs(exported - trained).max()),
         rounding=rounding,
         tolerance=max(TOLERANCE, min(CEILING, ROUNDING_FACTOR * rounding)),
         equal_labels=float(np.mean(exported.argmax(axis=1) == trained.argmax(axis=1))),
     )
-    if not parity.largest_difference <= parity.tolerance:  # a NaN is a failure too
+    if not parity.largest_difference <= parity.tolerance:  # NaN fails too
         raise ParityError(
             f"the exported graph differs from the trained model by {parity.largest_difference:.2e} "
             f"(at most {parity.tolerance:.2e} is allowed)"
@@ -83,13 +84,13 @@ def prove_parity(model: Classifier, path: Path, texts: TokenSet, *, sample: int 
 
 
 @torch.no_grad()
-def _packed_probabilities(model: Classifier, batches: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+def _packed_probabilities(model: Classifier, minibatches: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """Return probabilities [texts, classes] in the model's own precision."""
     return np.concatenate(
         [
             model.probabilities(
                 packed_logits(model, torch.from_numpy(ids), torch.from_numpy(lengths.astype(np.int64)))
             ).numpy()
-            for ids, lengths in batches
+            for ids, lengths in minibatches
         ]
     )

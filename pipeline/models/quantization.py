@@ -1,4 +1,4 @@
-"""The same model in fewer bits, int8 for CPUs and half precision for CUDA, measured beside fp32."""
+"""Writes the int8 and fp16 variants of a model, and measures how they agree with fp32."""
 
 import time
 from contextlib import ExitStack
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from pipeline.dataset.minibatches import TokenLists
-from pipeline.dataset.token_cache import TokenSet
+from pipeline.dataset.token_set import TokenSet
 from pipeline.errors import DeviceError, ModelError
 from pipeline.files import write_json
 from pipeline.metrics.classification import decide, macro_f1
@@ -23,21 +23,19 @@ from pipeline.models.variants import VARIANT_DEVICES, VARIANT_FILES, VARIANTS_FI
 from pipeline.training.model import Classifier
 
 TIMED_TOKENS, TIMED_ROUNDS = 100_000, 3
-
-
-TIE_MARGIN = 0.02  # a label whose probability leads by less is a toss-up in any precision
+TIE_MARGIN = 0.02  # a label whose probability leads by less is a near-tie in any variant
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a variant labels the validation split, beside fp32.
+    """How a variant labels the validation split, compared with fp32.
 
     Attributes:
         texts: how many were run.
         equal_labels: share with the same label, or labels.
-        clear_texts: how many of them fp32 decides by more than the tie margin.
-        equal_clear_labels: share of those with the same label, or labels.
-        largest_change: of any probability.
+        clear_texts: how many of them are no near-ties in fp32.
+        equal_clear_labels: share of clear texts with the same label, or labels.
+        largest_change: the largest difference of any probability.
         macro_f1: of the variant.
         fp32_macro_f1: of fp32.
         clear_macro_f1: of the variant on the clear texts.
@@ -66,49 +64,47 @@ def write_variants(
     metadata: dict[str, str],
     thresholds: NDArray[np.float32] | None = None,
 ) -> None:
-    """Write the variants of a bundle's fp32 file beside it, and how they agree with it.
+    """Write int8 and fp16 beside the fp32 file of a bundle, and how they agree with it.
 
     Args:
         folder: holds model.onnx.
         model: the trained model, on the CPU.
-        validation: the texts to measure on, none without tokens.
+        validation: the texts to measure on, each with tokens.
         metadata: strings to store in the files.
         thresholds: float32 [classes], of a multi-label model.
     """
-    _quantize(folder / VARIANT_FILES["fp32"], folder / VARIANT_FILES["int8"])
+    proto = onnx.load(folder / VARIANT_FILES["fp32"])
+    # Marks the preparation that ONNX Runtime asks for (shapes, fusions) as done: a graph written for it needs none.
+    entries = {entry.key: entry.value for entry in proto.metadata_props}
+    onnx.helper.set_model_props(proto, {**entries, "onnx.quant.pre_process": "onnxruntime.quant"})
+    int8 = folder / VARIANT_FILES["int8"]
+    quantize_dynamic(proto, int8, op_types_to_quantize=["LSTM"], per_channel=True, weight_type=QuantType.QInt8)
     onnx.save(build_graph(model, metadata=metadata, half=True), folder / VARIANT_FILES["fp16"])
     report: dict[str, Any] = {}
-    for precision, device in VARIANT_DEVICES.items():
-        try:
-            found = measure_agreement(folder, precision, device, validation, thresholds) if len(validation) else None
-            agreement = asdict(found) if found else None
-            report[precision] = {"agreement": agreement, "not_measured": None if agreement else "no validation texts"}
-        except DeviceError as error:
-            report[precision] = {"agreement": None, "not_measured": str(error)}
+    for variant, device in VARIANT_DEVICES.items():
+        report[variant] = {"agreement": None, "not_measured": "no validation texts"}
+        if len(validation):
+            try:
+                agreement = measure_agreement(folder, variant, device, validation, thresholds)
+                report[variant] = {"agreement": asdict(agreement), "not_measured": None}
+            except DeviceError as error:
+                report[variant]["not_measured"] = str(error)
     write_json(folder / VARIANTS_FILE, report)
 
 
-def _quantize(source: Path, target: Path) -> None:
-    proto = onnx.load(source)
-    # ONNX Runtime asks for its own preparation (shapes, fusions); a graph written for it needs none.
-    kept = {entry.key: entry.value for entry in proto.metadata_props}
-    onnx.helper.set_model_props(proto, {**kept, "onnx.quant.pre_process": "onnxruntime.quant"})
-    quantize_dynamic(proto, target, op_types_to_quantize=["LSTM"], per_channel=True, weight_type=QuantType.QInt8)
-
-
 def measure_agreement(
-    folder: Path, precision: str, device: str, texts: TokenSet, thresholds: NDArray[np.float32] | None = None
+    folder: Path, variant: str, device: str, texts: TokenSet, thresholds: NDArray[np.float32] | None = None
 ) -> Agreement:
     """Run a variant and fp32 over the same texts, on the same device.
 
     Raises:
-        DeviceError: the device is not there.
+        DeviceError: the device cannot be used.
     """
     if device == "cuda":
         obstacle = cuda_obstacle()
         if obstacle:
             raise DeviceError(f"needs a GPU: {obstacle}")
-    names = ("fp32", precision)
+    names = ("fp32", variant)
     with ExitStack() as stack:
         engines = {
             name: stack.enter_context(temporary_engine(folder / VARIANT_FILES[name], device=device)) for name in names
@@ -116,10 +112,10 @@ def measure_agreement(
         results = {name: engines[name].probabilities(texts.tokens) for name in names}
         sample = texts.tokens.take_tokens(TIMED_TOKENS)
         seconds = {name: min(_seconds(engines[name], sample) for _ in range(TIMED_ROUNDS)) for name in names}
-        measured_on = engines["fp32"].device.name
-    speed = seconds["fp32"] / seconds[precision]
+        device_name = engines["fp32"].device.name
+    speed = seconds["fp32"] / seconds[variant]
     return agreement_with_fp32(
-        results["fp32"], results[precision], texts.targets() > 0, thresholds, speed=speed, device=measured_on
+        results["fp32"], results[variant], texts.targets() > 0, thresholds, speed=speed, device=device_name
     )
 
 
@@ -138,9 +134,13 @@ def agreement_with_fp32(
     speed: float,
     device: str,
 ) -> Agreement:
-    """Compare probabilities [texts, classes] of a variant with those of fp32."""
+    """Compare probabilities [texts, classes] of a variant with those of fp32.
+
+    Raises:
+        ModelError: the variant returns NaN.
+    """
     if np.isnan(variant).any():
-        raise ModelError("the variant gives no probabilities (NaN)")
+        raise ModelError("the variant returns no probabilities (NaN)")
     before, after = decide(fp32, thresholds), decide(variant, thresholds)
     equal = (before == after).all(axis=1)
     if thresholds is None:

@@ -1,4 +1,4 @@
-"""Model versions, and the champion that scoring uses by default."""
+"""The versions of each model, and the champion that scoring uses by default."""
 
 import datetime
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ class Registry:
     workspace: Workspace
 
     def names(self) -> list[str]:
+        """Return the models with at least one version, sorted."""
         return sorted(path.name for path in self.workspace.models.glob("*") if self.versions(path.name))
 
     def versions(self, name: str) -> list[int]:
@@ -27,26 +28,26 @@ class Registry:
         return sorted(int(path.parent.name) for path in manifests if path.parent.name.isdecimal())
 
     def champion(self, name: str) -> int | None:
-        """Return the version that scoring uses by default, if there is one."""
+        """Return the version that scoring uses by default, or None."""
         state = self._state(name)
         return int(state["version"]) if state else None
 
     def load(self, name: str, version: int) -> Bundle:
-        """Return one version, its files checked.
+        """Return a version, its files checked.
 
         Raises:
             ModelError: it is unknown or damaged.
         """
         if version not in self.versions(name):
-            known = ", ".join(f"{name}@{number}" for number in self.versions(name)) or "none"
-            raise ModelError(f"no model {name}@{version} (there: {known})")
+            titles = ", ".join(f"{name}@{number}" for number in self.versions(name)) or "none"
+            raise ModelError(f"no model {name}@{version} (there: {titles})")
         return Bundle.load(name, self.workspace.model_dir(name) / str(version))
 
     def find(self, spec: str | None = None) -> Bundle:
-        """Return the bundle that `name`, `name@version` or nothing (the only model there is) stands for.
+        """Return the bundle of `name` (its champion) or `name@version`; without a spec, of the only model.
 
         Raises:
-            ModelError: no such model, or nothing says which of several.
+            ModelError: no such model, no champion, or no spec and more than one model.
         """
         names = self.names()
         if not names:
@@ -66,12 +67,12 @@ class Registry:
         return self.load(name, champion)
 
     def next_version(self, name: str) -> int:
-        """Return the number that the next version of a model gets; one that was removed is not given again."""
-        there = (int(path.name) for path in self.workspace.model_dir(name).glob("*") if path.name.isdecimal())
-        return max(there, default=0) + 1
+        """Return the number of a model's next version, after all that have a folder, complete or not."""
+        numbers = (int(path.name) for path in self.workspace.model_dir(name).glob("*") if path.name.isdecimal())
+        return max(numbers, default=0) + 1
 
-    def register(self, name: str, staged: Path, facts: Mapping[str, Any]) -> Bundle:
-        """Seal a staged bundle and give it the next version number. It is not champion yet."""
+    def add(self, name: str, staged: Path, facts: Mapping[str, Any]) -> Bundle:
+        """Make a staged folder the next version, with `facts` and digests in its manifest, and not champion."""
         home = self.workspace.model_dir(name)
         home.mkdir(parents=True, exist_ok=True)
         version = self.next_version(name)
@@ -81,13 +82,13 @@ class Registry:
         return self.load(name, version)
 
     def promote(self, name: str, version: int, reason: str, *, forced: bool = False) -> None:
-        """Make a version the champion; the one before is kept for `rollback`.
+        """Make a version the champion; `rollback` returns to the one before.
 
         Args:
             name: the model's.
             version: the new champion.
-            reason: why, for the log, which also keeps who and when.
-            forced: whether it is promoted against the rule of `pipeline.promotion.rule`.
+            reason: for the log, beside user and time.
+            forced: whether the rule of `pipeline.promotion.rule` was overruled.
 
         Raises:
             ModelError: the version is unknown or damaged.
@@ -99,10 +100,10 @@ class Registry:
         self._write(name, state, version, "force" if forced else "promote", reason)
 
     def rollback(self, name: str) -> int:
-        """Make the champion before this one champion again, and return its version.
+        """Make the previous champion champion again, and return its version.
 
         Raises:
-            ModelError: there is none before.
+            ModelError: there is no previous one.
         """
         state = self._state(name)
         if not state or not state["previous"]:
@@ -115,8 +116,8 @@ class Registry:
     def _write(self, name: str, state: dict[str, Any], version: int, action: str, reason: str) -> None:
         at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         state["version"] = version
-        by = user_name()
-        state["log"].append({"at": at, "by": by, "action": action, "version": version, "reason": reason})
+        entry = {"at": at, "by": user_name(), "action": action, "version": version, "reason": reason}
+        state["log"].append(entry)
         write_json(self._champion_file(name), state)
 
     def _state(self, name: str) -> dict[str, Any] | None:
@@ -124,10 +125,9 @@ class Registry:
         if not path.exists():
             return None
         try:
-            value: dict[str, Any] = read_json(path)
+            return read_json(path)
         except ValueError as error:
             raise ModelError(f"{path} is damaged; delete it and promote a version again") from error
-        return value
 
     def _champion_file(self, name: str) -> Path:
         return self.workspace.model_dir(name) / "champion.json"

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions on the device that was asked for, and the truth about which one it became."""
+"""Choice of the scoring device, and ONNX Runtime sessions that are checked to run on it."""
 
 import ctypes
 import logging
@@ -18,17 +18,17 @@ logger = logging.getLogger(__name__)
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 FATAL_ONLY = 4
-GPU_MEMORY_SHARE = 0.8  # of a GPU's memory; the rest is for cuDNN and for others
+GPU_MEMORY_SHARE = 0.8  # of a GPU's memory; cuDNN and other processes get the remainder
 MIB = 1 << 20
 
 
 @dataclass(frozen=True)
 class Device:
-    """What a model runs on, as the manifest tells it.
+    """The device a model runs on, as the labels manifest records it.
 
     Attributes:
         provider: ONNX Runtime's execution provider.
-        name: the processor's or the GPU's name; "2 x ..." if there are several.
+        name: the processor's or the GPU's name; "2 x ..." for two GPUs.
         driver: the GPU driver's version, None on a CPU.
         numbers: the GPUs used; empty on a CPU.
     """
@@ -40,12 +40,13 @@ class Device:
 
     @property
     def is_gpu(self) -> bool:
+        """Whether CUDA runs the model."""
         return self.provider == CUDA
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU as the driver describes it."""
+    """A GPU as its driver describes it."""
 
     number: int
     name: str
@@ -57,7 +58,7 @@ def choose_scoring_device(requested: str) -> Device:
     """Return the device to run on: "cpu", "cuda", or "auto" (CUDA if it works, else the CPU with a warning).
 
     Raises:
-        DeviceError: "cuda" was asked for and cannot work here; says why and what mends it.
+        DeviceError: "cuda" was requested and cannot work here; the message says why and what to do.
     """
     obstacle = None if requested == "cpu" else cuda_obstacle()
     if requested == "cpu" or obstacle:
@@ -66,15 +67,15 @@ def choose_scoring_device(requested: str) -> Device:
         if requested == "auto":
             logger.warning("SCORING ON THE CPU, not on a GPU: device cuda cannot be used: %s", obstacle)
         return Device(CPU, processor_name())
-    found = gpus()
-    names = sorted({gpu.name for gpu in found}) or ["unknown GPU"]
-    count = f"{len(found)} x " if len(found) > 1 else ""
-    driver = found[0].driver if found else None
-    return Device(CUDA, count + ", ".join(names), driver, tuple(range(max(len(found), 1))))
+    available = gpus()
+    names = sorted({gpu.name for gpu in available}) or ["unknown GPU"]
+    count = f"{len(available)} x " if len(available) > 1 else ""
+    driver = available[0].driver if available else None
+    return Device(CUDA, count + ", ".join(names), driver, tuple(range(max(len(available), 1))))
 
 
 def cuda_obstacle() -> str | None:
-    """Return why CUDA cannot work here and what mends it, or None if nothing speaks against it."""
+    """Return why CUDA cannot work here and what to do, or None if no obstacle is known."""
     if CUDA not in onnxruntime.get_available_providers():
         return (
             "this ONNX Runtime has no CUDA support; uninstall onnxruntime and install "
@@ -91,7 +92,7 @@ def cuda_obstacle() -> str | None:
 
 
 def gpus() -> list[Gpu]:
-    """Return the GPUs that this process may use, in CUDA's order; none if the driver's tool does not answer."""
+    """Return the GPUs that this process may use, in CUDA's order; none if `nvidia-smi` fails."""
     query = "name,driver_version,memory.total,uuid"
     try:
         answer = subprocess.run(
@@ -107,11 +108,11 @@ def gpus() -> list[Gpu]:
 
 
 def visible_gpus(listing: str, visible: str | None) -> list[Gpu]:
-    """Return the GPUs of nvidia-smi's listing that CUDA_VISIBLE_DEVICES leaves, numbered as CUDA numbers them.
+    """Return the GPUs of nvidia-smi's listing that CUDA_VISIBLE_DEVICES allows, numbered as CUDA numbers them.
 
     Args:
         listing: a line "name, driver, MiB, uuid" for each GPU.
-        visible: numbers or UUIDs with commas between; None for all.
+        visible: numbers or UUIDs, comma-separated; None for all.
     """
     rows = [[cell.strip() for cell in line.split(",")] for line in listing.splitlines() if line.strip()]
     if visible is not None:
@@ -122,30 +123,30 @@ def visible_gpus(listing: str, visible: str | None) -> list[Gpu]:
 
 @lru_cache
 def processor_name() -> str:
-    """Return the processor's name as the system tells it, and its cores."""
-    linux = Path("/proc/cpuinfo")
-    lines = linux.read_text(encoding="utf-8").splitlines() if linux.is_file() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{next(named, platform.processor() or platform.machine())}, {usable_cores()} cores"
+    """Return the processor's name and the number of usable cores."""
+    cpuinfo = Path("/proc/cpuinfo")  # on Linux
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{next(names, platform.processor() or platform.machine())}, {usable_cores()} cores"
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use: a container has often fewer than the machine."""
+    """Return how many cores this process may use; in a container often fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def open_session(model: Path | bytes, device: Device, number: int = 0) -> onnxruntime.InferenceSession:
-    """Return a session that really runs on a device, each call on its caller's thread alone.
+    """Return a session that is checked to run on a device; a call runs on its caller's thread alone.
 
     Args:
-        model: an ONNX file, or what would stand in it.
-        device: from `choose_device`.
-        number: which of several GPUs.
+        model: an ONNX file, or its content.
+        device: from `choose_scoring_device`.
+        number: of the GPU.
 
     Raises:
-        DeviceError: the model cannot run there; says why and what mends it.
+        DeviceError: the model cannot run there; the message says why and what to do.
     """
     if not device.is_gpu:
         return _session(model, [CPU])
@@ -153,9 +154,10 @@ def open_session(model: Path | bytes, device: Device, number: int = 0) -> onnxru
     memory = next((gpu.memory_mib for gpu in gpus() if gpu.number == number), None)
     try:
         session = _session(model, [(CUDA, cuda_options(number, memory)), CPU])
-    except Exception as error:  # ONNX Runtime raises plain exceptions of several kinds
-        raise DeviceError(f"device cuda cannot be used: {_first_line(error)}; see `nvidia-smi`") from error
-    # A session asked for CUDA falls back to the CPU with no more than a log line.
+    except Exception as error:  # ONNX Runtime has no common class of errors
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise DeviceError(f"device cuda cannot be used: {reason}; see `nvidia-smi`") from error
+    # ONNX Runtime falls back to the CPU with only a log line.
     if session.get_providers()[0] != CUDA:
         raise DeviceError(
             "device cuda cannot be used: ONNX Runtime could not start CUDA; check `nvidia-smi`, and that "
@@ -166,11 +168,11 @@ def open_session(model: Path | bytes, device: Device, number: int = 0) -> onnxru
 
 
 def cuda_options(number: int, memory_mib: int | None) -> dict[str, str]:
-    """Return the CUDA provider's options: exact single precision, and memory as it is needed up to a limit."""
+    """Return the CUDA provider's options: true single precision, and memory on demand up to a limit."""
     options = {
         "device_id": str(number),
         "arena_extend_strategy": "kSameAsRequested",
-        "use_tf32": "0",  # single precision means single precision; who wants speed takes fp16
+        "use_tf32": "0",  # fp32 means single precision; fp16 is the fast variant
     }
     if memory_mib is not None:
         options["gpu_mem_limit"] = str(int(memory_mib * GPU_MEMORY_SHARE) * MIB)
@@ -178,7 +180,7 @@ def cuda_options(number: int, memory_mib: int | None) -> dict[str, str]:
 
 
 def lstm_providers(session: onnxruntime.InferenceSession) -> dict[str, str]:
-    """Return on which provider each LSTM node of a session runs."""
+    """Return the execution provider of each LSTM node of a session, by node name."""
     return {
         node.name: str(group.ep_name)
         for group in session.get_provider_graph_assignment_info()
@@ -188,26 +190,22 @@ def lstm_providers(session: onnxruntime.InferenceSession) -> dict[str, str]:
 
 
 def check_placement(providers: Mapping[str, str], requested: str) -> None:
-    """Fail unless all LSTM nodes run where they should.
+    """Check that all LSTM nodes run on the requested provider.
 
     Raises:
-        DeviceError: a node was left to another provider, which would be slow without a word.
+        DeviceError: a node runs on another provider, which would be silently slow.
     """
-    strays = [f"{name} on {provider}" for name, provider in providers.items() if provider != requested]
-    if strays or not providers:
+    misplaced = [f"{name} on {provider}" for name, provider in providers.items() if provider != requested]
+    if misplaced or not providers:
         raise DeviceError(
-            f"the LSTM does not run on {requested} ({', '.join(strays) or 'no LSTM found'}); "
-            "choose another --precision, or use --device cpu"
+            f"the LSTM does not run on {requested} ({', '.join(misplaced) or 'no LSTM found'}); "
+            "choose another --variant, or use --device cpu"
         )
 
 
 def _session(model: Path | bytes, providers: list[object]) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # batches run side by side, which wastes less than sharing one out
-    options.log_severity_level = FATAL_ONLY  # what matters is checked and said by us
+    options.intra_op_num_threads = 1  # a minibatch on each core is faster than one shared by all
+    options.log_severity_level = FATAL_ONLY  # we check the placement ourselves
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return onnxruntime.InferenceSession(model, options, providers=providers)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,4 +1,4 @@
-"""The same model in fewer bits: int8 for CPUs, half precision for CUDA, and whether their labels can be trusted."""
+"""Which variant of a model to score with: fp32, int8 on CPUs or fp16 on CUDA."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,24 +10,24 @@ VARIANT_FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx", "fp16": "model
 VARIANT_DEVICES = {"int8": "cpu", "fp16": "cuda"}  # where a variant runs; fp32 runs on both
 VARIANTS_FILE = "variants.json"
 
-LEAST_EQUAL_LABELS = 0.995
-MOST_F1_LOST = 0.002
+MIN_EQUAL_LABELS = 0.995
+MAX_F1_LOSS = 0.002
 
 
 @dataclass(frozen=True)
 class VariantChoice:
-    """The precision to score in, and why."""
+    """The variant to score with, and why."""
 
-    precision: str
+    variant: str
     reason: str
 
 
 def choose_variant(requested: str, report: Mapping[str, Any], *, on_gpu: bool, title: str) -> VariantChoice:
-    """Return the precision to score in.
+    """Return the variant to score with.
 
     Args:
-        wanted: "auto", "fp32", "int8" or "fp16".
-        report: what `variants.json` of the bundle says; empty for a bundle without variants.
+        requested: "auto", "fp32", "int8" or "fp16"; "auto" takes the device's variant if its labels agree with fp32.
+        report: content of the bundle's `variants.json`; empty for a bundle without variants.
         on_gpu: whether CUDA runs the model.
         title: the bundle, for messages.
 
@@ -37,40 +37,40 @@ def choose_variant(requested: str, report: Mapping[str, Any], *, on_gpu: bool, t
     """
     if requested == "fp32":
         return VariantChoice("fp32", "as asked for")
-    here = "cuda" if on_gpu else "cpu"
+    device = "cuda" if on_gpu else "cpu"
     if requested == "auto":
-        requested = next(precision for precision, device in VARIANT_DEVICES.items() if device == here)
-        objection = _objection(requested, report)
+        variant = next(name for name, runs_on in VARIANT_DEVICES.items() if runs_on == device)
+        objection = _objection(variant, report)
         if objection:
-            return VariantChoice("fp32", f"{requested} is not used: {objection}")
-        agreement = report[requested]["agreement"]
+            return VariantChoice("fp32", f"{variant} is not used: {objection}")
+        agreement = report[variant]["agreement"]
         return VariantChoice(
-            requested,
+            variant,
             f"{agreement['equal_labels']:.2%} of {agreement['texts']:,} validation texts get the label of fp32, "
             f"{agreement['speed']:.1f} times as fast when it was measured",
         )
     if requested not in report:
-        there = ", ".join(["fp32", *report])
-        raise ModelError(f"{title} has no {requested} variant (there: {there}); train again, or use --precision fp32")
-    if VARIANT_DEVICES[requested] != here:
+        names = ", ".join(["fp32", *report])
+        raise ModelError(f"{title} has no {requested} variant (there: {names}); train again, or use --variant fp32")
+    if VARIANT_DEVICES[requested] != device:
         raise DeviceError(
-            f"{requested} runs on {VARIANT_DEVICES[requested]} only, and this is {here}; use --precision auto"
+            f"{requested} runs on {VARIANT_DEVICES[requested]} only, and this is {device}; use --variant auto"
         )
     return VariantChoice(requested, "as asked for")
 
 
-def _objection(precision: str, report: Mapping[str, Any]) -> str | None:
-    """Return why a variant must not stand in for fp32, or None."""
-    if precision not in report:
+def _objection(variant: str, report: Mapping[str, Any]) -> str | None:
+    """Return why a variant must not replace fp32, or None."""
+    if variant not in report:
         return "the bundle has none; train again to get it"
-    agreement = report[precision]["agreement"]
+    agreement = report[variant]["agreement"]
     if agreement is None:
-        return f"its agreement with fp32 was not measured ({report[precision]['not_measured']})"
-    if agreement["equal_labels"] < LEAST_EQUAL_LABELS:
-        return f"{agreement['equal_labels']:.2%} of its labels equal those of fp32 ({LEAST_EQUAL_LABELS:.1%} needed)"
-    lost = agreement["fp32_macro_f1"] - agreement["macro_f1"]
-    if lost > MOST_F1_LOST:
-        return f"it loses {100 * lost:.2f} points of macro-F1 (at most {100 * MOST_F1_LOST:.1f} allowed)"
+        return f"its agreement with fp32 was not measured ({report[variant]['not_measured']})"
+    if agreement["equal_labels"] < MIN_EQUAL_LABELS:
+        return f"{agreement['equal_labels']:.2%} of its labels equal those of fp32 ({MIN_EQUAL_LABELS:.1%} needed)"
+    loss = agreement["fp32_macro_f1"] - agreement["macro_f1"]
+    if loss > MAX_F1_LOSS:
+        return f"it loses {100 * loss:.2f} points of macro-F1 (at most {100 * MAX_F1_LOSS:.1f} allowed)"
     if agreement["speed"] < 1:
         return f"it was {agreement['speed']:.2f} times as fast as fp32 when it was measured"
     return None

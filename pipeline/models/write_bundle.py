@@ -1,4 +1,4 @@
-"""Trained weights to the files of a bundle, the proof of the export among them, and back to PyTorch."""
+"""Writes a trained model as the files of a bundle, proves the export, and loads the weights into PyTorch again."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 
 from pipeline.config import Recipe, stored_recipe
-from pipeline.dataset.token_cache import TokenSet, write_vocabulary
-from pipeline.dataset.tokenizer import Tokenizer
+from pipeline.dataset.token_set import TokenSet
+from pipeline.dataset.tokenizer import Tokenizer, write_vocabulary
 from pipeline.files import write_json
 from pipeline.models.bundle import Bundle
 from pipeline.models.onnx_graph import build_graph
@@ -43,15 +43,15 @@ def write_model(
     validation: TokenSet,
     thresholds: NDArray[np.float32] | None = None,
 ) -> Parity:
-    """Write everything scoring needs into a folder, and prove that the exported graph is the trained model.
+    """Write the files that scoring needs into a folder, and prove that the exported graph is the trained model.
 
     Args:
         folder: an empty folder.
         model: the trained model, on the CPU.
-        tokenizer: what made its token ids.
+        tokenizer: the one of its token ids.
         labels: class names in the order of the model's outputs.
         recipe: the settings it was trained with.
-        proof: texts for the parity proof.
+        parity_texts: for the parity proof.
         validation: texts on which int8 and fp16 are compared with fp32.
         thresholds: float32 [classes], of a multi-label model.
 

@@ -1,20 +1,21 @@
-"""What share of last night's labels another version would give differently."""
+"""Prediction churn: the share of last night's labels that another version changes; and expected coverage."""
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from pipeline.metrics.selective import SelectivePolicy
-from pipeline.promotion.version import ModelVersion, PredictedLabels, predict_labels
+from pipeline.promotion.version import ModelVersion, predict_labels
 from pipeline.scoring.labels import labelled_batches
 from pipeline.workspace import Batch, Workspace
 
-MOST_ROWS = 5_000
+SAMPLE_ROWS = 5_000
 LISTED = 10
 EXAMPLES = 5
 
@@ -30,34 +31,34 @@ class LabelChange:
 
 @dataclass(frozen=True)
 class Example:
-    """A row whose label changes; `text` is empty where it is read from a bundle, which keeps no texts."""
+    """A row whose label changes; `text` is empty when read from a bundle, which stores no texts."""
 
     doc_id: str
     before: str
     after: str
-    sure_before: float
-    sure_after: float
+    confidence_before: Annotated[float, Field(alias="sure_before")]
+    confidence_after: Annotated[float, Field(alias="sure_after")]
     text: str = ""
 
 
 @dataclass(frozen=True)
 class Churn:
-    """The labels of a night that would be others, in a sample.
+    """Prediction churn of two versions on a sample of one night.
 
     Attributes:
         batch: the night.
-        documents: it has.
-        rows: of them that were labelled by both, evenly spread.
-        changed: rows whose label is another one.
-        most: the most frequent changes.
-        examples: some rows that change, first those of which both versions are sure.
+        documents: rows of the night.
+        rows: sampled rows, spread evenly over the night; both versions label them.
+        changed: sampled rows whose label differs.
+        most_frequent: the most frequent label changes.
+        examples: some changed rows, those first of which both versions are most confident.
     """
 
     batch: str
     documents: int
     rows: int
     changed: int
-    most: list[LabelChange]
+    most_frequent: Annotated[list[LabelChange], Field(alias="most")]
     examples: list[Example]
 
     @property
@@ -66,61 +67,57 @@ class Churn:
 
 
 def prediction_churn(workspace: Workspace, champion: ModelVersion, challenger: ModelVersion) -> Churn | None:
-    """Label a sample of the newest night that neither version learnt from; None where there is no such night."""
+    """Label a sample of the newest night that neither version was trained on; None without such a night."""
     batch = newest_night(workspace, champion, challenger)
     if batch is None or not batch.rows:
         return None
     doc_ids, texts = sample(batch)
     before, after = predict_labels(champion, [texts]), predict_labels(challenger, [texts])
-    was, becomes = before.names(champion.labels), after.names(challenger.labels)
-    changed = np.flatnonzero(was != becomes)
-    pairs = Counter(zip(was[changed], becomes[changed], strict=True))
-    listed = sorted(pairs.items(), key=lambda one: (-one[1], one[0]))[:LISTED]
+    labels_before, labels_after = before.names(champion.labels), after.names(challenger.labels)
+    changed = np.flatnonzero(labels_before != labels_after)
+    pairs = Counter(zip(labels_before[changed], labels_after[changed], strict=True))
+    by_frequency = sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))
+    lower_confidence = np.minimum(before.confidence[changed], after.confidence[changed])
     return Churn(
         batch=batch.id,
         documents=batch.rows,
         rows=len(texts),
         changed=len(changed),
-        most=[LabelChange(*pair, rows) for pair, rows in listed],
+        most_frequent=[LabelChange(*pair, rows) for pair, rows in by_frequency[:LISTED]],
         examples=[
             Example(
                 doc_id=doc_ids[row].as_py(),
-                before=was[row],
-                after=becomes[row],
-                sure_before=round(float(before.confidence[row]), 4),
-                sure_after=round(float(after.confidence[row]), 4),
+                before=labels_before[row],
+                after=labels_after[row],
+                confidence_before=round(float(before.confidence[row]), 4),
+                confidence_after=round(float(after.confidence[row]), 4),
                 text=texts[row].as_py(),
             )
-            for row in _surest(changed, before, after)
+            for row in changed[np.argsort(-lower_confidence, kind="stable")][:EXAMPLES].tolist()
         ],
     )
 
 
-def _surest(rows: np.ndarray, before: PredictedLabels, after: PredictedLabels) -> list[int]:
-    """Return some rows, those first of which the less sure version is surest."""
-    sure = np.minimum(before.confidence[rows], after.confidence[rows])
-    chosen: list[int] = rows[np.argsort(-sure, kind="stable")][:EXAMPLES].tolist()
-    return chosen
-
-
-def newest_night(workspace: Workspace, *contenders: ModelVersion) -> Batch | None:
-    """Return the documents that were labelled last, among those that none of the versions learnt from."""
+def newest_night(workspace: Workspace, *versions: ModelVersion) -> Batch | None:
+    """Return the documents that were labelled last, among those that none of the versions was trained on."""
     documents = {batch.id: batch for batch in workspace.batches()}
-    nights = [night for name in sorted({one.name for one in contenders}) for night in labelled_batches(workspace, name)]
+    names = sorted({version.name for version in versions})
+    nights = [night for name in names for night in labelled_batches(workspace, name)]
     nights.sort(key=lambda night: (night.manifest.get("created", ""), night.id), reverse=True)
-    learnt = frozenset[str]().union(*(one.learnt for one in contenders))
-    return next((documents[night.id] for night in nights if night.id in documents and night.id not in learnt), None)
+    trained = frozenset[str]().union(*(version.trained_batches for version in versions))
+    return next((documents[night.id] for night in nights if night.id in documents and night.id not in trained), None)
 
 
-def sample(batch: Batch, most: int = MOST_ROWS) -> tuple[pa.Array, pa.Array]:
+def sample(batch: Batch, rows: int = SAMPLE_ROWS) -> tuple[pa.Array, pa.Array]:
     """Return ids and texts of at most so many documents, spread evenly over a batch."""
-    wanted = np.arange(min(most, batch.rows)) * batch.rows // min(most, batch.rows)
+    size = min(rows, batch.rows)
+    positions = np.arange(size) * batch.rows // size
     tables, start = [], 0
     for part, path in zip(batch.manifest["parts"], batch.parts, strict=True):
-        rows = wanted[(wanted >= start) & (wanted < start + part["rows"])] - start
+        in_part = positions[(positions >= start) & (positions < start + part["rows"])] - start
         start += part["rows"]
-        if len(rows):
-            tables.append(pq.read_table(path, columns=["doc_id", "text"], partitioning=None).take(pa.array(rows)))
+        if len(in_part):
+            tables.append(pq.read_table(path, columns=["doc_id", "text"], partitioning=None).take(pa.array(in_part)))
     table = pa.concat_tables(tables).combine_chunks()
     return table["doc_id"].chunk(0), table["text"].chunk(0)
 
@@ -128,21 +125,21 @@ def sample(batch: Batch, most: int = MOST_ROWS) -> tuple[pa.Array, pa.Array]:
 def expected_coverage(
     workspace: Workspace, version: ModelVersion, policies: Mapping[float, SelectivePolicy]
 ) -> dict[str, Any] | None:
-    """Return what share of last night's texts each promise of a new version would label; None without such a night.
+    """Return the coverage of each selective policy on a sample of last night; None without such a night.
 
     Returns:
-        `batch`, `rows` (with text, of a sample spread evenly over it), and `shares` by target, as text for JSON.
+        `batch`, `rows` (sampled rows with text), and `shares` by target precision, as text for JSON.
     """
     batch = newest_night(workspace, version)
     if batch is None or not batch.rows:
         return None
     _, texts = sample(batch)
-    answers = predict_labels(version, [texts])
-    rows = int(answers.non_empty.sum())
+    predicted = predict_labels(version, [texts])
+    rows = int(predicted.non_empty.sum())
     if not rows:
         return None
     labelled = {
-        target: np.count_nonzero(answers.non_empty & (answers.confidence >= policy.thresholds[answers.likeliest]))
+        target: np.count_nonzero(predicted.non_empty & (predicted.confidence >= policy.thresholds[predicted.likeliest]))
         for target, policy in policies.items()
     }
     return {

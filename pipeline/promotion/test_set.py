@@ -1,8 +1,8 @@
-"""Test texts that are fair to two versions: neither learnt from them, nor was set up by them.
+"""Test texts that are fair to two versions: neither was trained or validated on them.
 
-They are the test split of the second version, less what the first was trained or validated on. Splits go by the
-text, so with the same settings nothing is to be left out; a version that was trained with other shares, on a given
-split, or on a stratified one may have learnt from what is a test text to the other.
+They are the test split of the second version without what the first was trained or validated on. The split is a
+function of the text, so with equal settings nothing is left out; a version that was trained with other shares, a given
+split or a stratified one may have been trained on a test text of the other.
 """
 
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ class SharedTestSet:
     Attributes:
         columns: the texts.
         targets: bool [texts, classes], the true classes.
-        left_out: test texts of the second version that the first learnt from.
-        notes: sentences about what could not be known.
+        left_out: test texts of the second version that the first was trained or validated on.
+        notes: sentences about what the workspace no longer shows.
     """
 
     columns: list[pa.Array]
@@ -38,45 +38,43 @@ class SharedTestSet:
     notes: list[str]
 
 
-def held_out(workspace: Workspace, corpus: Corpus, other: Bundle, labels: list[str]) -> SharedTestSet:
-    """Return the test texts of a corpus that another version did not learn from.
+def shared_test_set(workspace: Workspace, corpus: Corpus, first: Bundle, labels: list[str]) -> SharedTestSet:
+    """Return the test texts of a corpus that another version was not trained or validated on.
 
     Args:
-        workspace: where the documents that the other version learnt from lie.
+        workspace: has the documents that the other version was trained on.
         corpus: has the test texts.
-        other: the other version.
-        labels: the classes of the targets; a text that has a class beside them is left out.
+        first: the other version.
+        labels: the classes of the targets; a text with another class is left out.
     """
-    learnt, notes = _learnt(workspace, other)
-    columns, targets, start, left_out = [], [np.empty((0, len(labels)), dtype=bool)], 0, 0
+    try:
+        trained_hashes = _hashes(corpus_of(workspace, first), (TRAIN, VALIDATION))
+    except (ModelError, TrainingDataError):
+        trained_hashes = pa.array([], pa.binary(16))
+    columns_of = {label: number for number, label in enumerate(labels)}
+    shared = [(number, columns_of[label]) for number, label in enumerate(corpus.labels) if label in columns_of]
+    label_sets = np.zeros((len(corpus.label_sets), len(labels)), dtype=bool)
+    for number, column in shared:
+        label_sets[:, column] = corpus.label_sets[:, number]
+    all_shared = label_sets.sum(axis=1) == corpus.label_sets.sum(axis=1)
+
     hashes = _hashes(corpus, (TEST,))
-    known, label_sets = _aligned(corpus, labels)
+    columns, targets, start, left_out = [], [np.empty((0, len(labels)), dtype=bool)], 0, 0
     for _, texts, label_ids in corpus.read(TEST):
-        fresh = pc.invert(pc.is_in(hashes.slice(start, len(texts)), value_set=learnt)).to_numpy(zero_copy_only=False)
+        trained = pc.is_in(hashes.slice(start, len(texts)), value_set=trained_hashes).to_numpy(zero_copy_only=False)
         start += len(texts)
-        left_out += int((~fresh).sum())
-        rows = np.flatnonzero(fresh & known[label_ids])
+        left_out += int(trained.sum())
+        rows = np.flatnonzero(~trained & all_shared[label_ids])
         columns.append(texts.take(pa.array(rows)))
         targets.append(label_sets[label_ids[rows]])
-    return SharedTestSet(columns, np.concatenate(targets), left_out, notes)
-
-
-def _aligned(corpus: Corpus, labels: list[str]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return of each label set whether all its classes are known, and bool [label sets, classes]."""
-    places = {label: place for place, label in enumerate(labels)}
-    foreign = np.array([label not in places for label in corpus.labels])
-    label_sets = np.zeros((len(corpus.label_sets), len(labels)), dtype=bool)
-    for number, label in enumerate(corpus.labels):
-        if label in places:
-            label_sets[:, places[label]] = corpus.label_sets[:, number]
-    return np.logical_not(corpus.label_sets[:, foreign].any(axis=1)), label_sets
+    return SharedTestSet(columns, np.concatenate(targets), left_out, changed_batch_notes(workspace, first))
 
 
 def corpus_of(workspace: Workspace, bundle: Bundle) -> Corpus:
-    """Return the documents that a version was made from, divided as they were then.
+    """Return the documents that a version was made from, split as they were then.
 
     Raises:
-        ModelError: none of its batches is there any more.
+        ModelError: none of its batches is left.
     """
     batches, _ = _batches_of(workspace, bundle)
     if not batches:
@@ -91,33 +89,24 @@ def corpus_of(workspace: Workspace, bundle: Bundle) -> Corpus:
     )
 
 
-def _batches_of(workspace: Workspace, bundle: Bundle) -> tuple[list[Batch], list[str]]:
-    """Return the batches that a version was made from, as far as they are there, and the ids of those that changed."""
-    here = {batch.id: batch for batch in workspace.batches()}
-    wanted = {one["batch"]: one["fingerprint"] for one in bundle.manifest.get("batches", [])}
-    there = [here[batch_id] for batch_id in wanted if batch_id in here]
-    same = {batch.id for batch in there if batch.manifest["fingerprint"] == wanted[batch.id]}
-    return there, [batch_id for batch_id in wanted if batch_id not in same]
-
-
-def _learnt(workspace: Workspace, bundle: Bundle) -> tuple[pa.Array, list[str]]:
-    """Return the hashes of the texts that a version was trained or validated on, and what cannot be known of them."""
-    try:
-        hashes = _hashes(corpus_of(workspace, bundle), (TRAIN, VALIDATION))
-    except (ModelError, TrainingDataError):
-        hashes = pa.array([], pa.binary(16))
-    return hashes, changed_batch_notes(workspace, bundle)
-
-
 def changed_batch_notes(workspace: Workspace, bundle: Bundle) -> list[str]:
-    """Return a sentence about the batches of a version that are no longer as they were, if there are any."""
+    """Return a sentence about the batches of a version that have changed or are gone, if there are any."""
     _, changed = _batches_of(workspace, bundle)
     if not changed:
         return []
     return [
-        f"{bundle.title} learnt from batches that have changed or are gone since ({', '.join(changed)}): "
+        f"{bundle.title} was trained on batches that have changed or are gone since ({', '.join(changed)}): "
         "test texts that it knows from them cannot all be recognised."
     ]
+
+
+def _batches_of(workspace: Workspace, bundle: Bundle) -> tuple[list[Batch], list[str]]:
+    """Return the batches that a version was made from and that are left, and the ids of those that changed or went."""
+    batches = {batch.id: batch for batch in workspace.batches()}
+    fingerprints = {entry["batch"]: entry["fingerprint"] for entry in bundle.manifest.get("batches", [])}
+    present = [batches[batch_id] for batch_id in fingerprints if batch_id in batches]
+    unchanged = {batch.id for batch in present if batch.manifest["fingerprint"] == fingerprints[batch.id]}
+    return present, [batch_id for batch_id in fingerprints if batch_id not in unchanged]
 
 
 def _hashes(corpus: Corpus, splits: tuple[int, ...]) -> pa.Array:

@@ -1,1 +1,1 @@
-"""The loop with people: what they are asked, what they answer, and what that shows."""
+"""Review by people: select rows, export them to a spreadsheet, import the answers, measure precision."""

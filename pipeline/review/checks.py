@@ -1,4 +1,4 @@
-"""What a person wrote into a review, checked against what was asked, row by row."""
+"""Checks of a reviewed table against the rows that were exported, row by row."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -13,21 +13,25 @@ from pipeline.schemas import LABEL_SEPARATOR, join_labels, split_labels
 from pipeline.workspace import Workspace
 
 CONFIRMED = "ok"  # in correct_label: the label is right
-NO_CLASS = "(none)"  # of several possible labels none
+NO_CLASS = "(none)"  # in correct_label, multi-label: none of the classes
 
-Asked = Mapping[str, Any]  # a row of `ASKED`
+ReviewRequest = Mapping[str, Any]  # a row of `REVIEW_REQUESTS`
 
 
-def label_to_cell(label: str, *, several: bool) -> str:
+def label_to_cell(label: str, *, multi_label: bool) -> str:
     """Return a label as its cell shows it."""
-    return NO_CLASS if several and not label else guard(label)
+    return NO_CLASS if multi_label and not label else guard(label)
 
 
-def cell_to_label(cell: str, *, several: bool) -> str:
+def cell_to_label(cell: str, *, multi_label: bool) -> str:
     """Return the label that a cell shows."""
-    if not several:
+    if not multi_label:
         return unguard(cell)
-    return "" if cell == NO_CLASS else join_labels(one.strip() for one in split_labels(unguard(cell)) if one.strip())
+    return "" if cell == NO_CLASS else join_labels(_split_cell(cell))
+
+
+def _split_cell(cell: str) -> list[str]:
+    return [name.strip() for name in split_labels(unguard(cell)) if name.strip()]
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,14 @@ class RowError:
 
 
 @dataclass
-class Checked:
+class CheckedRows:
     """The rows of a sheet, by what becomes of them.
 
     Attributes:
-        answers: those that fit, as in `REVIEWS` but for who, when and from where, each with its row.
-        refusals: those that do not.
-        repeated: those that say again what an earlier one says.
-        not_reviewed: those without an answer.
+        answers: rows that fit, as in `REVIEW_ANSWERS` without reviewer, time and file, each with its row.
+        row_errors: rows that do not fit.
+        repeated: rows that repeat an earlier row.
+        not_reviewed: rows without an answer.
     """
 
     answers: dict[DocumentKey, tuple[SheetRow, dict[str, Any]]] = field(default_factory=dict)
@@ -60,102 +64,96 @@ class Checked:
 
 @dataclass(frozen=True)
 class ReviewContext:
-    """What answers are checked against.
+    """The requests and classes that answers are checked against.
 
     Attributes:
-        asked: all rows that were given out, by batch and doc_id, the newest last.
-        classes: of each model and of all documents.
-        allow_new: whether others may come in.
+        requests: all exported rows, by batch and doc_id, the newest last.
+        classes: of each model, of all documents, and those that people added.
+        allow_new: whether answers may add other classes.
     """
 
-    asked: Mapping[DocumentKey, Sequence[Asked]]
+    requests: Mapping[DocumentKey, Sequence[ReviewRequest]]
     classes: frozenset[str]
     allow_new: bool
 
     @classmethod
     def of(cls, workspace: Workspace, *, allow_new: bool) -> "ReviewContext":
-        asked: dict[DocumentKey, list[Asked]] = {}
+        """Return the requests and classes of a workspace.
+
+        Raises:
+            ReviewError: nothing was exported for review yet.
+        """
+        requests: dict[DocumentKey, list[ReviewRequest]] = {}
         for row in read_review_requests(workspace).to_pylist():
-            asked.setdefault((row["batch"], row["doc_id"]), []).append(row)
-        if not asked:
+            requests.setdefault((row["batch"], row["doc_id"]), []).append(row)
+        if not requests:
             raise ReviewError(f"nothing was given out for review from {workspace.root} yet: nightlabel review export")
-        models = {row["model"].partition("@")[0] for rows in asked.values() for row in rows}
-        return cls(asked, frozenset(_classes(workspace, models)), allow_new)
+        classes = reviewer_classes(workspace)
+        for batch in workspace.batches():
+            for label in batch.manifest["labels"]:
+                classes.update(split_labels(label) if batch.multi_label else [label])
+        for model in {row["model"].partition("@")[0] for rows in requests.values() for row in rows}:
+            for manifest in workspace.labels_manifests(model):
+                classes.update(read_json(manifest)["classes"])
+        return cls(requests, frozenset(classes), allow_new)
 
 
-def _classes(workspace: Workspace, models: set[str]) -> set[str]:
-    """Return the classes that some models give, that documents have, and that people have added."""
-    found = reviewer_classes(workspace)
-    for batch in workspace.batches():
-        for label in batch.manifest["labels"]:
-            found.update(split_labels(label) if batch.multi_label else [label])
-    for model in models:
-        for manifest in workspace.labels_manifests(model):
-            found.update(read_json(manifest)["classes"])
-    return found
-
-
-def check_rows(sheet: Sheet, context: ReviewContext) -> Checked:
+def check_rows(sheet: Sheet, context: ReviewContext) -> CheckedRows:
     """Return what becomes of each row of a sheet."""
-    checked, disputed = Checked(), set[DocumentKey]()
+    checked, disputed = CheckedRows(), set[DocumentKey]()
     for row in sheet.rows:
         if not row.cells["correct_label"].strip():
             checked.not_reviewed += 1
             continue
         try:
-            answer = _answer(row, sheet, context)
+            if row.overflows:
+                raise ReviewError("has more cells than the header: a text was torn apart; save with quotation marks")
+            request = _request(row, context)
+            correct, new_class = _correct_label(row.cells["correct_label"].strip(), request, sheet, context)
         except ReviewError as error:
             checked.row_errors.append(RowError(row.number, str(error)))
             continue
+        note = unguard(row.cells.get("note", "").strip())
+        answer = {**request, "correct": correct, "new_class": new_class, "note": note}
         key = (answer["batch"], answer["doc_id"])
-        first, given = checked.answers.setdefault(key, (row, answer))
-        if given["correct"] != answer["correct"]:
+        first, first_answer = checked.answers.setdefault(key, (row, answer))
+        if first_answer["correct"] != correct:
             disputed.add(key)
-            checked.row_errors.append(_dispute(row, first, key))
+            reason = f"doc_id {key[1]!r} has another answer in row {first.number:,}; keep one of the two"
+            checked.row_errors.append(RowError(row.number, reason))
         elif first is not row:
             checked.repeated += 1
     for key in disputed:  # nobody can tell which of the two is meant
         first, _ = checked.answers.pop(key)
-        checked.row_errors.append(
-            RowError(first.number, f"doc_id {key[1]!r} has another answer further down; keep one")
-        )
-    checked.row_errors.sort(key=lambda refusal: refusal.row)
+        reason = f"doc_id {key[1]!r} has another answer further down; keep one"
+        checked.row_errors.append(RowError(first.number, reason))
+    checked.row_errors.sort(key=lambda error: error.row)
     return checked
 
 
-def _dispute(row: SheetRow, first: SheetRow, key: DocumentKey) -> RowError:
-    return RowError(row.number, f"doc_id {key[1]!r} has another answer in row {first.number:,}; keep one of the two")
-
-
-def _answer(row: SheetRow, sheet: Sheet, context: ReviewContext) -> dict[str, Any]:
-    """Return what a row says.
+def _request(row: SheetRow, context: ReviewContext) -> ReviewRequest:
+    """Return the newest request with the ids and the label of a row.
 
     Raises:
-        ReviewError: it does not fit, and why.
+        ReviewError: no row with these ids or this label was exported.
     """
-    if row.overflows:
-        raise ReviewError("has more cells than the header: a text was torn apart; save with quotation marks")
-    asked = _question(row, context)
-    correct, new = _correct(row.cells["correct_label"].strip(), asked, sheet, context)
-    note = unguard(row.cells.get("note", "").strip())
-    return {**asked, "correct": correct, "new_class": new, "note": note}
-
-
-def _question(row: SheetRow, context: ReviewContext) -> Asked:
-    """Return what was asked in a row: the newest question with its ids and its label."""
     batch, doc_id = row.cells["batch"], row.cells["doc_id"]
-    keys = [(one, other) for one in _readings(batch) for other in _readings(doc_id)]
-    found = next((context.asked[key] for key in keys if key in context.asked), None)
-    if found is None:
-        raise ReviewError(_unknown_id(unguard(batch.strip()), unguard(doc_id.strip()), context))
+    keys = [(batch_id, row_id) for batch_id in _readings(batch) for row_id in _readings(doc_id)]
+    requests = next((context.requests[key] for key in keys if key in context.requests), None)
+    if requests is None:
+        value, batches = unguard(batch.strip()), sorted({batch_id for batch_id, _ in context.requests})
+        if value not in batches:
+            raise _unknown_id("batch", value, batches)
+        ids = [row_id for batch_id, row_id in context.requests if batch_id == value]
+        raise _unknown_id("doc_id", unguard(doc_id.strip()), ids, f" of batch {value}")
     cell = row.cells["label"].strip()
-    same = [one for one in found if one["label"] in {cell_to_label(cell, several=one["several"]), *_readings(cell)}]
-    if not same:
-        was = found[-1]["label"] or NO_CLASS
-        raise ReviewError(
-            f"label was {was!r} when exported and is {cell!r} now; restore it, and write into correct_label"
-        )
-    return same[-1]
+    for request in reversed(requests):
+        if request["label"] in {cell_to_label(cell, multi_label=request["several"]), *_readings(cell)}:
+            return request
+    exported = requests[-1]["label"] or NO_CLASS
+    raise ReviewError(
+        f"label was {exported!r} when exported and is {cell!r} now; restore it, and write into correct_label"
+    )
 
 
 def _readings(cell: str) -> list[str]:
@@ -163,59 +161,54 @@ def _readings(cell: str) -> list[str]:
     return list(dict.fromkeys([unguard(cell), cell, unguard(cell.strip()), cell.strip()]))
 
 
-def _unknown_id(batch: str, doc_id: str, context: ReviewContext) -> str:
-    ids = [one for of, one in context.asked if of == batch]
-    if not ids:
-        batches = sorted({of for of, _ in context.asked})
-        kind, value, there = "batch", batch, batches
-    else:
-        kind, value, there = "doc_id", doc_id, ids
-    if original := original_value(value, there):
-        return (
-            f"{kind} {value!r} is how a spreadsheet writes {original!r}; make the column text, and copy it again from "
-            "the exported file"
+def _unknown_id(column: str, value: str, exported: Sequence[str], scope: str = "") -> ReviewError:
+    """Return the error for an id that was not exported, with what a spreadsheet may have done to it."""
+    if original := original_value(value, exported):
+        return ReviewError(
+            f"{column} {value!r} is how a spreadsheet writes {original!r}; make the column text, and copy it again "
+            "from the exported file"
         )
     if not value:
-        return f"{kind} is empty; copy it again from the exported file"
-    beside = "" if kind == "batch" else f" of batch {batch}"
-    return f"{kind} {value!r}{beside} was not given out for review; copy it again from the exported file"
+        return ReviewError(f"{column} is empty; copy it again from the exported file")
+    return ReviewError(f"{column} {value!r}{scope} was not given out for review; copy it again from the exported file")
 
 
-def _correct(cell: str, asked: Asked, sheet: Sheet, context: ReviewContext) -> tuple[str, bool]:
-    """Return the label that a person means, several joined, and whether a class of it is new."""
-    several = bool(asked["several"])
-    if several and cell.casefold() == NO_CLASS:
+def _correct_label(cell: str, request: ReviewRequest, sheet: Sheet, context: ReviewContext) -> tuple[str, bool]:
+    """Return the label that a cell means, several joined, and whether one of its classes is new."""
+    multi_label = bool(request["several"])
+    if multi_label and cell.casefold() == NO_CLASS:
         return "", False
-    wanted = [unguard(cell)]
-    if several:
-        wanted = [one.strip() for one in split_labels(unguard(cell)) if one.strip()]
-    if cell.casefold() == CONFIRMED and CONFIRMED not in {one.casefold() for one in context.classes}:
-        return asked["label"], False
-    names = [_class(one, sheet, context) for one in wanted]
-    label = join_labels(names) if several else names[0]
+    if cell.casefold() == CONFIRMED and CONFIRMED not in {name.casefold() for name in context.classes}:
+        return request["label"], False
+    names = _split_cell(cell) if multi_label else [unguard(cell)]
+    names = [_class(name, sheet, context) for name in names]
+    label = join_labels(names) if multi_label else names[0]
     return label, any(name not in context.classes for name in names)
 
 
-def _class(wanted: str, sheet: Sheet, context: ReviewContext) -> str:
-    """Return the class that a person means: written alike, or alike but for upper and lower case."""
-    if wanted in context.classes:
-        return wanted
-    alike = [name for name in context.classes if name.casefold() == wanted.casefold()]
-    if len(alike) == 1:
-        return alike[0]
-    guessed = sheet.encoding == "Windows-1252" and not wanted.isascii()
-    if context.allow_new and not guessed:
-        return wanted
-    raise ReviewError(_unknown_class(wanted, context, guessed=guessed))
+def _class(name: str, sheet: Sheet, context: ReviewContext) -> str:
+    """Return the class that a name means: equal, or equal but for upper and lower case.
 
-
-def _unknown_class(wanted: str, context: ReviewContext, *, guessed: bool) -> str:
-    if guessed:
-        return f"label {wanted!r} is not known, and the file is not UTF-8, so it may be misread; save it as CSV UTF-8"
-    near = difflib.get_close_matches(wanted, sorted(context.classes), n=1)
-    original = original_value(wanted, sorted(context.classes))
-    if original:
-        return f"label {wanted!r} is how a spreadsheet writes {original!r}; write {guard(original)} with the apostrophe"
-    meant = f"did you mean {near[0]!r}? Else" if near else "correct it, or"
-    several = f" (several are joined with {LABEL_SEPARATOR})" if any(sign in wanted for sign in ",;/&") else ""
-    return f"label {wanted!r} is not known{several}: {meant} take new ones with --new-labels"
+    Raises:
+        ReviewError: there is no such class, and it may not be added.
+    """
+    equal = [label for label in context.classes if label.casefold() == name.casefold()]
+    if name in context.classes:
+        return name
+    if len(equal) == 1:
+        return equal[0]
+    if sheet.encoding == "Windows-1252" and not name.isascii():
+        raise ReviewError(
+            f"label {name!r} is not known, and the file is not UTF-8, so it may be misread; save it as CSV UTF-8"
+        )
+    if context.allow_new:
+        return name
+    classes = sorted(context.classes)
+    if original := original_value(name, classes):
+        raise ReviewError(
+            f"label {name!r} is how a spreadsheet writes {original!r}; write {guard(original)} with the apostrophe"
+        )
+    similar = difflib.get_close_matches(name, classes, n=1)
+    hint = f"did you mean {similar[0]!r}? Else" if similar else "correct it, or"
+    joined = f" (several are joined with {LABEL_SEPARATOR})" if any(sign in name for sign in ",;/&") else ""
+    raise ReviewError(f"label {name!r} is not known{joined}: {hint} take new ones with --new-labels")

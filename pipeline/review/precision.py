@@ -1,4 +1,4 @@
-"""How many labels that a model was sure of are right: measured on the random sample that people reviewed."""
+"""The precision of confident labels, measured on the random sample that people reviewed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from pipeline.dataset.reviews import latest_answers, read_answers
 from pipeline.metrics.intervals import clopper_pearson_lower, clopper_pearson_upper
 from pipeline.models.bundle import Bundle
 from pipeline.nights.publish import published_batches
-from pipeline.scoring.labels import LabelledBatch
 from pipeline.workspace import Workspace
 
 LEVEL = 0.95  # of the interval
@@ -20,12 +19,12 @@ RECENT_NIGHTS = 14
 
 @dataclass(frozen=True)
 class PrecisionEstimate:
-    """A share of right labels among reviewed ones.
+    """The share of right labels in a reviewed sample.
 
     Attributes:
-        right: labels that people found right.
-        reviewed: those that they looked at.
-        nights: how many nights these are of.
+        confirmed: labels that people confirmed.
+        reviewed: labels that people reviewed.
+        nights: number of nights the sample is from.
     """
 
     confirmed: int
@@ -38,24 +37,24 @@ class PrecisionEstimate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The exact 95 % interval (Clopper and Pearson 1934) of the share among all such labels."""
+        """The exact 95 % interval of the precision (Clopper and Pearson 1934)."""
         alpha = (1 - LEVEL) / 2
         lower = clopper_pearson_lower(self.confirmed, self.reviewed, alpha)
         return lower, clopper_pearson_upper(self.confirmed, self.reviewed, alpha)
 
     def violates(self, target_precision: float) -> bool:
-        """Return whether the share is below what was promised by more than chance explains."""
+        """Return whether the share is below a target by more than chance explains."""
         return self.interval[1] < target_precision
 
 
 @dataclass(frozen=True)
 class ReviewedPrecision:
-    """The reviewed sample of a model's published nights; None where nothing of it was reviewed.
+    """The precision of a model's published nights; an estimate is None without reviewed rows.
 
     Attributes:
-        version: of the labels by this version, where something is promised in nights with the same promise.
-        recent: of the labels of the newest nights, by whatever version.
-        promised: the precision that the labels of the version were to have; None if none was promised.
+        version: of the labels by this version; with a target precision, in nights with the same target.
+        recent: of the labels of the newest nights, by any version.
+        target_precision: of the night; None without a target.
     """
 
     version: PrecisionEstimate | None
@@ -72,40 +71,36 @@ class ReviewedPrecision:
 
 
 def reviewed_precision(workspace: Workspace, bundle: Bundle, policy: dict[str, Any] | None) -> ReviewedPrecision:
-    """Return what people found of the labels that a model was sure of.
+    """Estimate the precision of a model's confident labels from reviews.
 
-    Only the sample counts, because doubtful rows were chosen for being doubtful, and only published nights.
-    What people said of a label that an earlier version gave says nothing of this one, which may have learnt from it.
+    Only the random sample of published nights counts: doubtful rows were selected for being doubtful. An answer about
+    a label of an earlier version says nothing about this version, which may be trained on it.
 
     Args:
-        workspace: where labels and reviews lie.
+        workspace: has the labels and reviews.
         bundle: the version.
-        promise: of the labels manifest, with its `target`.
+        policy: of the labels manifest, with its `target`; None without a target precision.
     """
     answers = read_answers(workspace).filter(pc.field("why") == "sample")
     answers = latest_answers(answers, ["batch", "doc_id", "model"])
-    nights = sorted(
-        published_batches(workspace, bundle.name), key=lambda one: (one.manifest.get("created", ""), one.id)
-    )
-    ids = [one.id for one in nights]
-    alike = [one.id for one in nights if not policy or _target(one) == policy["target"]]
-    own = answers.filter(pc.equal(answers["model"], bundle.title))
-    named = answers.filter(pc.starts_with(answers["model"], f"{bundle.name}@"))
+    nights = published_batches(workspace, bundle.name)
+    nights = sorted(nights, key=lambda night: (night.manifest.get("created", ""), night.id))
+    target = policy["target"] if policy else None
+    with_target = [
+        night.id for night in nights if target is None or (night.manifest.get("promise") or {}).get("target") == target
+    ]
+    of_version = answers.filter(pc.equal(answers["model"], bundle.title))
+    of_model = answers.filter(pc.starts_with(answers["model"], f"{bundle.name}@"))
     return ReviewedPrecision(
-        version=_precision(own, alike),
-        recent=_precision(named, ids[-RECENT_NIGHTS:]),
-        target_precision=float(policy["target"]) if policy else None,
+        version=_precision(of_version, with_target),
+        recent=_precision(of_model, [night.id for night in nights[-RECENT_NIGHTS:]]),
+        target_precision=None if target is None else float(target),
     )
-
-
-def _target(night: LabelledBatch) -> float | None:
-    policy = night.manifest.get("promise")
-    return policy["target"] if policy else None
 
 
 def _precision(answers: pa.Table, nights: Sequence[str]) -> PrecisionEstimate | None:
-    there = answers.filter(pc.is_in(answers["batch"], value_set=pa.array(nights, pa.string())))
-    if not len(there):
+    answers = answers.filter(pc.is_in(answers["batch"], value_set=pa.array(nights, pa.string())))
+    if not len(answers):
         return None
-    confirmed = pc.sum(pc.equal(there["label"], there["correct"])).as_py()
-    return PrecisionEstimate(confirmed, len(there), len(pc.unique(there["batch"])))
+    confirmed = pc.sum(pc.equal(answers["label"], answers["correct"])).as_py()
+    return PrecisionEstimate(confirmed, len(answers), len(pc.unique(answers["batch"])))

@@ -1,4 +1,4 @@
-"""Tables that go through a spreadsheet and come back: what one does to cells, and reading whatever it saved."""
+"""Tables for spreadsheets: cells that survive one, and a reader for whatever it saves."""
 
 import codecs
 import csv
@@ -32,24 +32,25 @@ CONTROL = {number: " " for number in range(32) if chr(number) not in "\t\n"} | {
 
 
 def guard(cell: str) -> str:
-    """Return a cell that a spreadsheet leaves as it is, and takes for no formula, number or date.
+    """Return a cell that a spreadsheet leaves as it is, and does not convert to a formula, number or date.
 
-    What it would change gets an apostrophe in front, and so does what has one already: `unguard` takes it away.
+    A cell that it would change gets an apostrophe in front, and so does one that has one already: `unguard` removes it.
     """
     return GUARD + cell if cell.startswith(GUARD) or is_formula(cell) or is_converted(cell) else cell
 
 
 def unguard(cell: str) -> str:
+    """Return a cell without the apostrophe of `guard`."""
     return cell[1:] if cell.startswith(GUARD) else cell
 
 
 def is_formula(cell: str) -> bool:
-    """Return whether a spreadsheet might run it: text of a stranger must not."""
+    """Return whether a spreadsheet might run it: foreign text must not run."""
     return cell.startswith(FORMULA) or cell.lstrip().startswith(FORMULA)
 
 
 def is_converted(cell: str) -> bool:
-    """Return whether a spreadsheet may take it for a number, date, time or truth value, and write it in another way."""
+    """Return whether a spreadsheet may convert it to a number, date, time or truth value."""
     if cell != cell.strip() or cell.casefold() in BOOLEANS:
         return True
     if not any(sign.isdigit() for sign in cell) or SAFE_NUMBER.fullmatch(cell):
@@ -66,35 +67,31 @@ def text_to_cell(text: str) -> str:
 
 
 def original_value(cell: str, expected_values: Iterable[str]) -> str | None:
-    """Return which of some values a spreadsheet has turned into a cell; None if that cannot be told."""
+    """Return which of some values a spreadsheet has turned into a cell; None if that is unknown or ambiguous."""
     values = [value for value in expected_values if value != cell]
-    for may_be in (_as_number, _as_date):
-        likely = [value for value in values if may_be(value, cell)]
-        if likely:
-            return likely[0] if len(likely) == 1 else None
+    for is_conversion in (is_number_form, is_date_form):
+        originals = [value for value in values if is_conversion(value, cell)]
+        if originals:
+            return originals[0] if len(originals) == 1 else None
     return None
 
 
-def _as_number(value: str, cell: str) -> bool:
+def is_number_form(value: str, cell: str) -> bool:
     """Return whether a cell is a value as a number: zeros lost or added, shortened, or rounded to 15 digits."""
+    first = slice(SIGNIFICANT_DIGITS)
+    rounded = value.isdigit() and len(value) == len(cell) > SIGNIFICANT_DIGITS and value[first] == cell[first]
     try:
         number = Decimal(value)
         if shortened := SHORTENED.fullmatch(cell):
             digits = shortened[1].replace(",", ".")
             places = len(digits.partition(".")[2])
             return Decimal(f"{number:.{places}E}") == Decimal(f"{digits}E{shortened[2]}")
-        return number == Decimal(cell.replace(",", ".")) or _rounded(value, cell)
+        return number == Decimal(cell.replace(",", ".")) or (rounded and not cell[SIGNIFICANT_DIGITS:].strip("0"))
     except InvalidOperation:
         return False
 
 
-def _rounded(value: str, cell: str) -> bool:
-    first = slice(SIGNIFICANT_DIGITS)
-    same = value.isdigit() and len(value) == len(cell) > SIGNIFICANT_DIGITS and value[first] == cell[first]
-    return same and not cell[SIGNIFICANT_DIGITS:].strip("0")
-
-
-def _as_date(value: str, cell: str) -> bool:
+def is_date_form(value: str, cell: str) -> bool:
     """Return whether a cell is a value as a date or time: its numbers, with a month by name or a third number added."""
     if not DATE.fullmatch(value):
         return False
@@ -105,7 +102,7 @@ def _as_date(value: str, cell: str) -> bool:
 
 def _date_numbers(cell: str) -> list[int]:
     named = [MONTHS[word.casefold()[:3]] for word in LETTERS.findall(cell) if word.casefold()[:3] in MONTHS]
-    return [int(one) % 100 for one in re.findall(r"[0-9]+", cell)] + named
+    return [int(digits) % 100 for digits in re.findall(r"[0-9]+", cell)] + named
 
 
 def write_sheet(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]], delimiter: str = ",") -> None:
@@ -121,9 +118,9 @@ class SheetRow:
     """A row of a sheet that is not blank.
 
     Attributes:
-        number: as the spreadsheet shows it, the header being 1.
-        cells: by column, in lower case; a missing one is "".
-        raw: all cells as they stand.
+        number: as the spreadsheet shows it; the header is row 1.
+        cells: by column, in lower case; a missing cell is "".
+        raw: all cells, unchanged.
     """
 
     number: int
@@ -138,7 +135,7 @@ class SheetRow:
 
 @dataclass(frozen=True)
 class Sheet:
-    """What a spreadsheet saved."""
+    """A table as a spreadsheet saved it."""
 
     header: Sequence[str]
     rows: Sequence[SheetRow]
@@ -146,15 +143,34 @@ class Sheet:
     delimiter: str
 
 
+def write_rejected(path: Path, sheet: Sheet, reasons: Mapping[int, str]) -> Path:
+    """Write some rows of a sheet beside its file, unchanged, each with the reason; return the new file.
+
+    Args:
+        path: the file of the sheet.
+        sheet: has the rows.
+        reasons: by the number of the row.
+    """
+    rows = {row.number: row.raw for row in sheet.rows}
+    padding = [""] * len(sheet.header)
+    lines = [
+        [*[*rows[number], *padding][: max(len(padding), len(rows[number]))], reason]
+        for number, reason in reasons.items()
+    ]
+    target = path.with_name(f"{path.name}.rejected.csv")
+    write_sheet(target, [*sheet.header, "refused because"], lines, sheet.delimiter)
+    return target
+
+
 def read_sheet(path: Path, columns: Sequence[str]) -> Sheet:
     """Read a CSV or text file as spreadsheets of all countries save it.
 
     Args:
         path: comma, semicolon or tab between the cells; UTF-8, UTF-16 with a mark, or Windows-1252.
-        columns: those that have to be there; in which order, and what else is, does not matter.
+        columns: required columns, in any order; further columns are allowed.
 
     Raises:
-        ReviewError: it cannot be read, or a column is missing or there twice.
+        ReviewError: it cannot be read, or a column is missing or twice there.
     """
     text, encoding = _decode(path)
     if text.lower().startswith("sep="):
@@ -170,7 +186,7 @@ def read_sheet(path: Path, columns: Sequence[str]) -> Sheet:
     header = [name.strip().casefold() for name in records[0]] if records else []
     _check_header(path, header, columns)
     rows = [
-        SheetRow(number, {name: (raw[place] if place < len(raw) else "") for place, name in enumerate(header)}, raw)
+        SheetRow(number, {name: raw[column] if column < len(raw) else "" for column, name in enumerate(header)}, raw)
         for number, raw in enumerate(records[1:], start=2)
         if any(cell.strip() for cell in raw)
     ]
@@ -183,9 +199,9 @@ def _names(line: str, delimiter: str) -> list[str]:
 
 def _check_header(path: Path, header: Sequence[str], columns: Sequence[str]) -> None:
     if missing := [name for name in columns if name not in header]:
-        there = ", ".join(name for name in header if name)[:200] or "nothing"
+        present = ", ".join(name for name in header if name)[:200] or "nothing"
         raise ReviewError(
-            f"{path}, row 1: no column {' and no column '.join(missing)} (there: {there}); keep the header of the "
+            f"{path}, row 1: no column {' and no column '.join(missing)} (there: {present}); keep the header of the "
             "exported file, and save with comma, semicolon or tab between the cells"
         )
     if twice := [name for name in columns if header.count(name) > 1]:

@@ -1,4 +1,4 @@
-"""What a benchmark measures: a batch of a workspace, or the demo's tickets, and the model that labels it."""
+"""The subject of a benchmark: a batch, or its first rows, and the model that labels it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: a batch, and the model that labels it."""
+    """A batch, and the model that labels it."""
 
     batch: Batch
     bundle: Bundle
@@ -26,10 +26,10 @@ class Subject:
 
 
 def workspace_subject(workspace: Workspace, batch_id: str | None, model: str | None) -> Subject:
-    """Return a batch of a workspace, the largest if none is named, and its model.
+    """Return a batch of a workspace, the largest if no id is given, and a model.
 
     Raises:
-        BatchError: no such batch, or none at all.
+        BatchError: no such batch, no batch, or an empty one.
         ModelError: no such model.
     """
     bundle = Registry(workspace).find(model)
@@ -43,18 +43,19 @@ def workspace_subject(workspace: Workspace, batch_id: str | None, model: str | N
 
 
 def take_rows(batch: Batch, folder: Path, rows: int) -> Batch:
-    """Return a batch of the first rows of another, in a folder of its own; the whole one for 0."""
+    """Return a batch of the first rows of another, written to a folder; the same batch if 0 or all rows are taken."""
     if rows == 0 or rows >= batch.rows:
         return batch
     folder.mkdir(parents=True, exist_ok=True)
     parts: list[dict[str, Any]] = []
-    left = rows
+    remaining = rows
     for part in batch.manifest["parts"]:
-        if left <= 0:
+        if remaining <= 0:
             break
-        table = pq.read_table(batch.path / part["file"], partitioning=None).slice(0, left)
+        table = pq.read_table(batch.path / part["file"], partitioning=None).slice(0, remaining)
         write_table(folder / part["file"], table)
         parts.append({**part, "rows": len(table), "sha256": file_digest(folder / part["file"])})
-        left -= len(table)
-    manifest = {**batch.manifest, "parts": parts, "counts": {**batch.manifest["counts"], "documents": rows - left}}
+        remaining -= len(table)
+    counts = {**batch.manifest["counts"], "documents": rows - remaining}
+    manifest = {**batch.manifest, "parts": parts, "counts": counts}
     return Batch(batch.id, folder, manifest)

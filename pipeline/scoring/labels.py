@@ -1,7 +1,6 @@
-"""Labels on disk: parts that say what decided their content, and the manifest that makes them exist.
+"""Labels on disk: parts with the fingerprint of all that determines their content, and the manifest, written last.
 
-Same fingerprint: nothing to do. So a run killed at any moment is finished by running it again, at the
-cost of one part.
+A part with the same fingerprint is skipped, so a killed run is finished by running it again, at the cost of one part.
 """
 
 import datetime
@@ -29,10 +28,10 @@ METADATA_KEY = b"nightlabel"
 
 
 def read_documents(path: Path, part: dict[str, Any]) -> pa.Table:
-    """Return ids, texts and hashes of a documents part, read once and checked against the batch's manifest.
+    """Return ids, texts and hashes of a documents part, checked against its entry in the batch's manifest.
 
     Raises:
-        BatchError: the file is missing or not the one that was committed.
+        BatchError: the file is missing or changed.
     """
     data = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(data).hexdigest() != part["sha256"]:
@@ -44,64 +43,68 @@ def read_documents(path: Path, part: dict[str, Any]) -> pa.Table:
 
 
 def part_fingerprint(
-    bundle: Bundle, config: ScoringConfig, precision: str, part: dict[str, Any], policy: SelectivePolicy | None
+    bundle: Bundle, config: ScoringConfig, variant: str, part: dict[str, Any], policy: SelectivePolicy | None
 ) -> str:
-    """Return what decides the content of a labels part: the model, the settings that matter, the input."""
-    decided = {
+    """Return a digest of all that determines the content of a labels part: the model, some settings, the input."""
+    inputs = {
         "model": bundle.title,
         "digest": bundle.digest,
-        # Where nothing is promised, as it stood in the fingerprints of earlier versions.
+        # Without a policy the default stands here in numbers, as in the fingerprints of earlier versions.
         "review_below": REVIEW_BELOW if policy is None and config.review_below is None else config.review_below,
         "input": part["sha256"],
     }
     if policy is not None:
-        decided["thresholds"] = policy.thresholds.tolist()
+        inputs["thresholds"] = policy.thresholds.tolist()
     if config.evidence:
-        decided["evidence"] = True
-    # In fp32 a row's scores do not depend on anything else, and parts from before there were variants stay valid.
-    return value_digest(decided if precision == "fp32" else {**decided, "precision": precision})
+        inputs["evidence"] = True
+    # Left out for fp32, so that parts of earlier versions, without variants, stay valid.
+    return value_digest(inputs if variant == "fp32" else {**inputs, "precision": variant})
 
 
-def existing_part(folder: Path, part: dict[str, Any], expected: str) -> PartReport | None:
-    """Return the report of a labels part that is there with the right fingerprint, else None."""
+def existing_part(folder: Path, part: dict[str, Any], fingerprint: str) -> PartReport | None:
+    """Return the report of a labels part that exists with this fingerprint, else None."""
     path = folder / part["file"]
     if not path.exists():
         return None
     try:
         metadata = pq.read_metadata(path)
     except (OSError, pa.ArrowInvalid):
-        return None  # damaged: written again
+        return None  # damaged: it is written again
     facts = _facts(metadata)
-    if facts.get("fingerprint") != expected or metadata.num_rows != part["rows"]:
+    if facts.get("fingerprint") != fingerprint or metadata.num_rows != part["rows"]:
         return None
     return PartReport(
         file=part["file"],
         rows=part["rows"],
         counts=facts["counts"],
         labels=facts["labels"],
-        fingerprint=expected,
+        fingerprint=fingerprint,
         skipped=True,
         profile=Profile.from_json(facts["health"]) if facts.get("health") else None,
-        outliers=_strange(facts),
+        outliers=_outliers(facts),
     )
 
 
 def read_outliers(path: Path) -> list[Outlier] | None:
-    """Return the strangest rows of a labels part; None for one from before they were kept."""
-    return _strange(_facts(pq.read_metadata(path)))
+    """Return the outliers of a labels part; None for an old part without them."""
+    return _outliers(_facts(pq.read_metadata(path)))
 
 
 def _facts(metadata: pq.FileMetaData) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads((metadata.metadata or {}).get(METADATA_KEY, b"{}"))
-    return value
+    return json.loads((metadata.metadata or {}).get(METADATA_KEY, b"{}"))
 
 
-def _strange(facts: dict[str, Any]) -> list[Outlier] | None:
-    kept = facts.get("strange")
-    return None if kept is None else [Outlier.from_json(one) for one in kept]
+def _outliers(facts: dict[str, Any]) -> list[Outlier] | None:
+    rows = facts.get("strange")
+    return None if rows is None else [Outlier.from_json(row) for row in rows]
 
 
 def write_part(path: Path, labels: pa.Table, report: PartReport) -> None:
+    """Write a labels part, with its counts and fingerprint in the file's metadata.
+
+    Raises:
+        AccountingError: the counts do not add up to the part's rows.
+    """
     if sum(report.counts.values()) != report.rows:
         raise AccountingError(f"{path}: {report.rows} documents became {report.counts}")
     facts = {
@@ -109,7 +112,7 @@ def write_part(path: Path, labels: pa.Table, report: PartReport) -> None:
         "counts": report.counts,
         "labels": report.labels,
         "health": report.profile.as_json() if report.profile else None,
-        "strange": None if report.outliers is None else [one.as_json() for one in report.outliers],
+        "strange": None if report.outliers is None else [outlier.as_json() for outlier in report.outliers],
     }
     metadata = {METADATA_KEY: json.dumps(facts, sort_keys=True)}
     with atomic_path(path) as temporary:
@@ -119,25 +122,24 @@ def write_part(path: Path, labels: pa.Table, report: PartReport) -> None:
 def commit_labels(
     batch: Batch, bundle: Bundle, config: ScoringConfig, report: BatchReport, facts: Mapping[str, Any]
 ) -> None:
-    """Check that every document is accounted for, then write the manifest; one that stands is left as it is.
+    """Check that every document is accounted for, then write the manifest, unless all labels existed already.
 
     Args:
         batch: the documents.
         bundle: the model that labelled them.
-        config: the settings it labelled them with.
-        report: what became of them.
-        facts: what else the manifest keeps, for example whether the labels are published.
+        config: the settings of this run.
+        report: of all parts.
+        facts: further entries of the manifest, for example whether the labels are published.
 
     Raises:
         AccountingError: documents are not scored + review + empty.
     """
     if sum(report.counts.values()) != batch.rows:
         raise AccountingError(f"batch {batch.id}: {batch.rows} documents became {report.counts}")
-    for stray in set(report.path.glob("*.parquet")) - {report.path / part.file for part in report.parts}:
-        stray.unlink()  # of an earlier, longer content of this batch
+    for surplus in set(report.path.glob("*.parquet")) - {report.path / part.file for part in report.parts}:
+        surplus.unlink()  # of an earlier, longer content of this batch
     if not (report.skipped and is_labelled_at(report.path, batch)):
-        manifest = {**_manifest(batch, bundle, config, report), **facts}
-        write_json(report.path / "manifest.json", manifest)
+        write_json(report.path / "manifest.json", {**_manifest(batch, bundle, config, report), **facts})
 
 
 def _manifest(batch: Batch, bundle: Bundle, config: ScoringConfig, report: BatchReport) -> dict[str, Any]:
@@ -153,9 +155,9 @@ def _manifest(batch: Batch, bundle: Bundle, config: ScoringConfig, report: Batch
         "provider": report.device.provider,
         "device": report.device.name,
         "driver": report.device.driver,
-        "promise": _promise(bundle.policy(config.target_precision), bundle),
-        "precision": report.precision.precision,
-        "precision_reason": report.precision.reason,
+        "promise": _policy_facts(bundle.policy(config.target_precision), bundle),
+        "precision": report.variant.variant,
+        "precision_reason": report.variant.reason,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "counts": {"documents": report.rows, **report.counts},
         "labels": report.labels,
@@ -181,17 +183,17 @@ def _manifest(batch: Batch, bundle: Bundle, config: ScoringConfig, report: Batch
     }
 
 
-def _promise(policy: SelectivePolicy | None, bundle: Bundle) -> dict[str, Any] | None:
-    """Return what was promised of a batch, and what the promise rests on."""
+def _policy_facts(policy: SelectivePolicy | None, bundle: Bundle) -> dict[str, Any] | None:
+    """Return the target of a selective policy and its results on the validation and test texts."""
     if policy is None or bundle.predictions is None:
         return None
-    shown, tested = (SelectiveResult.of(policy, bundle.predictions[split]) for split in ("validation", "test"))
+    validation, test = (SelectiveResult.of(policy, bundle.predictions[split]) for split in ("validation", "test"))
     return {
         "target": policy.target,
         "per": policy.per,
-        "validation": asdict(shown),
-        "test": asdict(tested),
-        "on_test": tested.verdict(policy.target),
+        "validation": asdict(validation),
+        "test": asdict(test),
+        "on_test": test.verdict(policy.target),
         "kept_back": [bundle.labels[number] for number in policy.abstained_classes],
     }
 
@@ -200,7 +202,7 @@ def unlabelled(workspace: Workspace, model: str) -> list[Batch]:
     """Return the batches that a model has not labelled yet.
 
     Raises:
-        BatchError: there are no batches at all.
+        BatchError: the workspace has no batches.
     """
     batches = workspace.batches()
     if not batches:
@@ -209,12 +211,12 @@ def unlabelled(workspace: Workspace, model: str) -> list[Batch]:
 
 
 def is_labelled(workspace: Workspace, batch: Batch, model: str) -> bool:
-    """Return whether a model, in whatever version, has labelled all of a batch as it is now."""
+    """Return whether a model, in any version, has labelled a batch with the content it has now."""
     return is_labelled_at(workspace.labels_dir(model, batch.id), batch)
 
 
 def is_labelled_at(folder: Path, batch: Batch) -> bool:
-    """Return whether a labels folder is whole, and of this content of the batch."""
+    """Return whether a labels folder is complete, and of the batch's present content."""
     if not (folder / "manifest.json").exists():
         return False
     try:
@@ -227,7 +229,7 @@ def is_labelled_at(folder: Path, batch: Batch) -> bool:
 
 @dataclass(frozen=True)
 class LabelledBatch:
-    """The labels of a batch by one model, whole on disk."""
+    """The labels of a batch by a model, complete on disk."""
 
     id: str
     path: Path
@@ -235,29 +237,32 @@ class LabelledBatch:
 
     @property
     def published(self) -> bool:
-        """Whether they may be read; labels from before any were held are published."""
+        """Whether they may be read, that is, are not held; old labels without this entry are published."""
         return bool(self.manifest.get("published", True))
 
     @property
     def parts(self) -> list[Path]:
+        """The labels files, in order."""
         return [self.path / part["file"] for part in self.manifest["parts"]]
 
     @property
     def rows(self) -> int:
+        """How many documents have a row."""
         return int(self.manifest["counts"]["documents"])
 
     @property
     def profile(self) -> Profile | None:
+        """The data profile of the batch; None for old labels without one."""
         value = self.manifest.get("health")
         return Profile.from_json(value) if value else None
 
 
 def labelled_batches(workspace: Workspace, model: str) -> list[LabelledBatch]:
-    """Return what a model has labelled, by batch; a damaged manifest counts as none."""
-    found = []
+    """Return the labels of a model, by batch; those with a damaged manifest are left out."""
+    batches = []
     for path in workspace.labels_manifests(model):
         try:
-            found.append(LabelledBatch(path.parent.name.removeprefix("batch="), path.parent, read_json(path)))
+            batches.append(LabelledBatch(path.parent.name.removeprefix("batch="), path.parent, read_json(path)))
         except ValueError:
             continue
-    return found
+    return batches

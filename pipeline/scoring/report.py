@@ -1,8 +1,8 @@
-"""What became of the parts of a batch, and of the batch."""
+"""Reports of scoring: counts, speed and profile of each part, and of the batch."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.metrics.outliers import Outlier
@@ -14,7 +14,7 @@ from pipeline.scoring.timing import total_seconds, wall_shares
 
 @dataclass(frozen=True)
 class PartReport:
-    """What became of one part; `skipped` if its labels were there already."""
+    """The outcome of a part; `skipped` if its labels existed already."""
 
     file: str
     rows: int
@@ -23,27 +23,24 @@ class PartReport:
     fingerprint: str
     skipped: bool = False
     tokens: int = 0
-    slots: int = 0  # tokens and the padding beside them
+    slots: int = 0  # tokens and padding
     truncated_texts: int = 0
     unknown_tokens: int = 0
-    profile: Profile | None = None  # of a part from before there was any, None
+    profile: Profile | None = None  # None for an old part without one
     outliers: Sequence[Outlier] | None = None  # likewise
     seconds: float = 0.0
     stages: Mapping[str, float] = field(default_factory=dict)  # busy seconds, see pipeline.scoring.timing
 
-    def timed(self, seconds: float, stages: Mapping[str, float]) -> "PartReport":
-        return replace(self, seconds=seconds, stages=stages)
-
 
 @dataclass(frozen=True)
 class BatchReport:
-    """What became of a batch; the counts add up to its documents."""
+    """The outcome of a batch; the counts add up to its documents."""
 
     batch: str
     model: str
     device: Device
-    precision: VariantChoice
-    workers: int  # batches that ran at once
+    variant: VariantChoice
+    workers: int  # minibatches that ran at once
     parts: Sequence[PartReport]
     path: Path
     seconds: float  # wall time of this run
@@ -60,18 +57,20 @@ class BatchReport:
 
     @property
     def profile(self) -> Profile | None:
-        """What the model saw and said in all parts; None if that is not known of one of them."""
-        found = [part.profile for part in self.parts if part.profile]
-        if not found or len(found) < len(self.parts) or not all(one.comparable(found[0]) for one in found):
+        """The profiles of all parts merged; None if a part has none, or they are not comparable."""
+        profiles = [part.profile for part in self.parts if part.profile]
+        if not profiles or len(profiles) < len(self.parts):
             return None
-        return merge_profiles(found)
+        return merge_profiles(profiles) if all(profile.comparable(profiles[0]) for profile in profiles) else None
 
     @property
     def skipped(self) -> bool:
+        """Whether the labels of all parts existed already."""
         return all(part.skipped for part in self.parts)
 
     @property
     def rows(self) -> int:
+        """Documents in all parts."""
         return sum(part.rows for part in self.parts)
 
     @property
@@ -81,21 +80,23 @@ class BatchReport:
 
     @property
     def rows_per_second(self) -> float:
+        """Speed of this run, skipped parts left out."""
         return sum(part.rows for part in self.scored_parts) / max(self.seconds, 1e-9)
 
     @property
     def tokens_per_second(self) -> float:
+        """Speed of this run, skipped parts left out."""
         return sum(part.tokens for part in self.scored_parts) / max(self.seconds, 1e-9)
 
     @property
     def padding_share(self) -> float:
-        """Share of the token slots in all batches that held no token."""
+        """Share of the token slots in all minibatches that held no token."""
         slots = sum(part.slots for part in self.scored_parts)
         return 1 - sum(part.tokens for part in self.scored_parts) / slots if slots else 0.0
 
     @property
     def stage_shares(self) -> dict[str, float]:
-        """Share of the wall time in which each stage was busy, see `pipeline.scoring.timing.wall_shares`."""
+        """Share of the wall time that each stage was busy, see `pipeline.scoring.timing.wall_shares`."""
         return wall_shares(total_seconds(part.stages for part in self.scored_parts), self.seconds, self.workers)
 
 

@@ -1,4 +1,4 @@
-"""A bundle opened for scoring: texts in, probabilities out, tokenizing and the model side by side."""
+"""A bundle opened for scoring: texts in, probabilities out; the tokenizer and the model run in parallel."""
 
 import logging
 import threading
@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -32,11 +31,11 @@ from pipeline.scoring.timing import StageClock
 
 logger = logging.getLogger(__name__)
 
-SLICE_BYTES = 1 << 20  # tokenized at once, so that the work is shared out evenly and what it leaves stays small
+SLICE_BYTES = 1 << 20  # of text, tokenized at once: small enough to share the work evenly and to bound memory
 
 
 class Scorer:
-    """A bundle opened on a device, with the threads that tokenize for it and run it. Close it when done."""
+    """A bundle opened on a device, with threads that tokenize and threads that run the model. Close it when done."""
 
     def __init__(self, bundle: Bundle, config: ScoringConfig) -> None:
         keep_freed_memory()
@@ -57,8 +56,8 @@ class Scorer:
 
     def _open(self, device: Device) -> tuple[VariantChoice, Engine]:
         bundle, config = self.bundle, self.config
-        variant_choice = choose_variant(config.precision, bundle.variants, on_gpu=device.is_gpu, title=bundle.title)
-        path = bundle.model_path(variant_choice.precision)
+        choice = choose_variant(config.variant, bundle.variants, on_gpu=device.is_gpu, title=bundle.title)
+        path = bundle.model_path(choice.variant)
         engine = open_engine(
             with_attributions(onnx.load(path), bundle.title).SerializeToString() if config.evidence else path,
             device,
@@ -66,60 +65,59 @@ class Scorer:
             batch_tokens=config.batch_tokens,
             max_tokens=self.tokenizer.config.max_tokens,
         )
-        return variant_choice, engine
+        return choice, engine
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Give up what is under way and let the threads go."""
+        """Stop all work and end the threads."""
         self.stop()
         self._tokenizing.shutdown(wait=True, cancel_futures=True)
         self.engine.close()
 
     def stop(self) -> None:
-        """Make everything that is under way end as soon as it can."""
+        """Make all work in progress end as soon as it can."""
         self._stopped.set()
 
     def raise_if_stopped(self) -> None:
-        """Return if work may go on.
+        """Return if work may continue.
 
         Raises:
             StoppedError: other work failed, or the scorer was closed.
         """
         if self._stopped.is_set():
-            raise StoppedError("given up, because other parts failed or the run was stopped")
+            raise StoppedError("stopped, because other parts failed or the run was stopped")
 
     @property
-    def precision(self) -> str:
-        return self.variant_choice.precision
+    def variant(self) -> str:
+        """The variant it scores with: "fp32", "int8" or "fp16"."""
+        return self.variant_choice.variant
 
     @property
     def parts_at_once(self) -> int:
-        """How many parts to have under way: one on each device, and one being read or written for each."""
+        """How many parts to work on at a time: for each device one that it runs, and one that is read or written."""
         return 2 * max(1, len(self.engine.device.numbers))
 
     def label(self, texts: pa.Array, clock: StageClock | None = None) -> "ScoredTexts":
         """Return the probabilities of a column of texts.
 
         Raises:
-            ModelError: the model gives no number for a text that has tokens.
-            DeviceMemoryError: a batch does not fit into the device's memory.
-            ScoringError: anything else that went wrong, with the rows it happened in.
+            ModelError: the model returns NaN for a text with tokens.
+            DeviceMemoryError: a minibatch does not fit into the device's memory.
+            Exception: any other error; its attribute `rows` holds the range of texts.
         """
         return _Labelling(self, texts, clock or StageClock()).result()
 
     def encode(self, texts: pa.Array) -> list[pa.ListArray]:
-        """Return the token ids of a column in slices, tokenized in this scorer's threads."""
+        """Return the token ids of a column of texts, in slices, tokenized in this scorer's threads."""
         return [token_ids for _, token_ids, _ in _Labelling(self, texts, StageClock()).encoded()]
 
     def minibatches(self, texts: pa.Array) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the token ids [rows, time] and lengths [rows] of each batch that `label` would run."""
+        """Yield the token ids [rows, time] and lengths [rows] of each minibatch that `label` would run."""
         work = _Labelling(self, texts, StageClock())
         for _, tokens in work.windows():
             for rows in work.plan(tokens):
@@ -128,15 +126,15 @@ class Scorer:
 
 @dataclass(frozen=True)
 class ScoredTexts:
-    """What the model makes of a column of texts.
+    """The model's outputs for a column of texts.
 
     Attributes:
         probabilities: float32 [texts, classes], NaN for texts without tokens.
         lengths: int32 [texts], tokens of each.
-        unknown: int32 [texts], how many of them are unknown.
-        stats: how much of the texts the model saw.
-        slots: token slots in all batches, padding included.
-        evidence: of each text, where that was asked for.
+        unknown: int32 [texts], unknown tokens of each.
+        stats: counts of tokens, truncated texts and unknown tokens.
+        slots: token slots in all minibatches, padding included.
+        evidence: of each text; None if the scorer has no evidence.
     """
 
     probabilities: np.ndarray
@@ -148,7 +146,7 @@ class ScoredTexts:
 
 
 class _Labelling:
-    """One column of texts on its way: slices are tokenized, windows of them sorted and run, the order restored."""
+    """Scores a column of texts: tokenizes slices, sorts windows of them by length, runs them, restores the order."""
 
     def __init__(self, scorer: Scorer, texts: pa.Array, clock: StageClock) -> None:
         self.scorer, self.texts, self.clock = scorer, texts, clock
@@ -157,32 +155,37 @@ class _Labelling:
         self.lengths, self.unknown = np.zeros((2, len(texts)), dtype=np.int32)
         self.evidence = Evidence.none(len(texts)) if scorer.config.evidence else None
         self.ahead: deque[Future[tuple[pa.ListArray, TokenStats]]] = deque()  # slices being tokenized
-        self.futures: list[Future[None]] = []  # batches on the model
+        self.futures: list[Future[None]] = []  # minibatches on the model
         self.stats = TokenStats()
         self.slots = 0
 
     def result(self) -> ScoredTexts:
+        """Run all texts and return the outputs, or cancel queued work and raise the first error."""
         try:
             for start, tokens in self.windows():
-                self._start_batches(start, tokens)
+                with self.clock("batch"):
+                    plan = self.plan(tokens)
+                for rows in plan:
+                    self.slots += len(rows) * int(tokens.lengths[rows[0]])
+                    self.futures.append(self.engine.submit(partial(self._run, start, tokens, rows)))
             for future in self.futures:
                 future.result()
         finally:
-            for tokenizing in self.ahead:  # of a part that failed, nothing more is done
+            for tokenizing in self.ahead:
                 tokenizing.cancel()
             for running in self.futures:
                 running.cancel()
         return ScoredTexts(self.probabilities, self.lengths, self.unknown, self.stats, self.slots, self.evidence)
 
     def encoded(self) -> Iterator[tuple[int, pa.ListArray, TokenStats]]:
-        """Yield the first row, the token ids and what they leave out of each slice, tokenized ahead in threads."""
+        """Yield the first row, the token ids and their stats of each slice, tokenized ahead in threads."""
         slices = byte_slices(self.texts)
         self.ahead.extend(self.scorer._tokenizing.submit(self._tokenize, start, rows) for start, rows in slices)
         for start, _ in slices:
             yield start, *self.ahead.popleft().result()
 
     def windows(self) -> Iterator[tuple[int, TokenLists]]:
-        """Yield the first row and the tokens of each window."""
+        """Yield the first row and the tokens of each window, the texts that are sorted by length together."""
         first, size = 0, 0
         window: list[pa.ListArray] = []
         for start, token_ids, stats in self.encoded():
@@ -203,15 +206,8 @@ class _Labelling:
             self.lengths[start : start + rows], self.unknown[start : start + rows] = encoded.lengths, encoded.unknown
             return encoded.token_ids, TokenStats.of(encoded)
 
-    def _start_batches(self, start: int, tokens: TokenLists) -> None:
-        with self.clock("batch"):
-            plan = self.plan(tokens)
-        for rows in plan:
-            self.slots += len(rows) * int(tokens.lengths[rows[0]])
-            self.futures.append(self.engine.submit(partial(self._run, start, tokens, rows)))
-
     def plan(self, tokens: TokenLists) -> list[np.ndarray]:
-        """Return the rows of each batch; a length of 0 would give NaN or end the process, so none has it."""
+        """Return the rows of each minibatch, without empty texts: a length of 0 gives NaN or aborts the process."""
         non_empty = np.flatnonzero(tokens.lengths > 0)
         return [non_empty[rows] for rows in self.engine.plan(tokens.lengths[non_empty])]
 
@@ -221,26 +217,26 @@ class _Labelling:
             with self.clock("batch"):
                 token_ids, lengths = tokens.pad(rows)
             values = self._probabilities(start + rows, token_ids, lengths)
-            if np.isnan(values).any():  # must not be taken for empty texts
+            if np.isnan(values).any():  # NaN would mean an empty text
                 title = self.scorer.bundle.title
-                raise ModelError(f"{title} gives no probabilities (NaN); roll back or train again")
+                raise ModelError(f"{title} returns no probabilities (NaN); roll back or train again")
             self.probabilities[start + rows] = values
 
     def _probabilities(self, texts: np.ndarray, token_ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Return the probabilities of a batch, and keep its evidence where that is asked for."""
+        """Return the probabilities of a minibatch of texts, and store its evidence if the scorer has evidence."""
         if self.evidence is None:
             with self.clock("model"):
                 return self.engine.run(token_ids, lengths)
         with self.clock("model"):
-            found = self.engine.attribute(token_ids, lengths)
+            outputs = self.engine.attribute(token_ids, lengths)
         with self.clock("batch"):
-            self.evidence.put(texts, top_evidence(token_ids, found.attributions))
-        return found.probabilities
+            self.evidence.put(texts, top_evidence(token_ids, outputs.attributions))
+        return outputs.probabilities
 
 
 @contextmanager
 def _named_rows(start: int, stop: int) -> Iterator[None]:
-    """Note on an error in which rows of the column it happened."""
+    """Set the attribute `rows` of an error to the range of texts in which it happened."""
     try:
         yield
     except StoppedError:
@@ -251,7 +247,7 @@ def _named_rows(start: int, stop: int) -> Iterator[None]:
 
 
 def byte_slices(texts: pa.Array, size: int = SLICE_BYTES) -> list[tuple[int, int]]:
-    """Return (first row, rows) of slices of at most `size` bytes of text each, but at least one row."""
+    """Return (first row, rows) of slices with at most `size` bytes of text each, and at least one row."""
     offsets, _ = text_bytes(texts)
     slices = []
     start = 0

@@ -1,4 +1,4 @@
-"""Where the time of a pipeline goes: how long each stage's threads were busy."""
+"""How long the threads of each stage of scoring are busy."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ STAGES = ("read", "tokenize", "batch", "model", "write")
 
 
 class StageClock:
-    """Adds up, over all threads, the seconds spent in each stage."""
+    """Sums, over all threads, the seconds spent in each stage: `with clock("read"): ...`."""
 
     def __init__(self) -> None:
         self._seconds = dict.fromkeys(STAGES, 0.0)
@@ -27,7 +27,7 @@ class StageClock:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Busy seconds by stage; more than the wall's where several threads share a stage."""
+        """Busy seconds by stage; with several threads a stage can exceed the wall time."""
         with self._lock:
             return dict(self._seconds)
 
@@ -39,10 +39,10 @@ def total_seconds(clocks: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def wall_shares(seconds: Mapping[str, float], wall: float, model_workers: int) -> dict[str, float]:
-    """Return, for each stage, which share of the wall time it was busy.
+    """Return the share of the wall time that each stage was busy.
 
-    The model's share is the mean of its workers, so 1 means that none of them ever waited; any other stage
-    counts its threads together, so 0.5 means that half a core was busy with it.
+    The model's share is the mean of its workers: 1 means that none of them ever waited. Any other stage counts its
+    threads together: 0.5 means that it kept half a core busy.
     """
     return {
         stage: seconds.get(stage, 0.0) / max(wall, 1e-9) / (model_workers if stage == "model" else 1)

@@ -1,4 +1,4 @@
-"""What a trained model is worth: its scores on validation and test, the linear baseline beside it, its reference."""
+"""Evaluate a trained model on the validation and test split, with a linear baseline beside it."""
 
 import logging
 from dataclasses import asdict
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def assess(prepared: PreparedData, trained: TrainedModel, recipe: Recipe) -> dict[str, Any]:
-    """Measure a trained model on its validation and test split, with the linear baseline beside it."""
+    """Return the metrics of a trained model on the validation and test split, and how it was trained."""
     labels = prepared.corpus.labels
     metrics: dict[str, Any] = {}
     thresholds = None
@@ -45,7 +45,7 @@ def assess(prepared: PreparedData, trained: TrainedModel, recipe: Recipe) -> dic
         "thresholds": None if thresholds is None else thresholds.tolist(),
         "history": trained.history,
         "best_epoch": trained.best_epoch,
-        "parts": [asdict(part) for part in trained.parts],
+        "parts": [asdict(branch) for branch in trained.branches],
         "candidates": [asdict(candidate) for candidate in trained.candidates],
         "training_seconds": round(trained.seconds, 1),
         "training_tokens_per_second": round(trained.tokens_per_second),
@@ -61,8 +61,8 @@ def assess(prepared: PreparedData, trained: TrainedModel, recipe: Recipe) -> dic
 def _before_calibration(
     trained: TrainedModel, logits: dict[str, NDArray[np.float32]], targets: NDArray[np.bool_]
 ) -> dict[str, Any] | None:
-    """Return how well the LSTM was calibrated as it was trained, before anything was weighed; None if it is silent."""
-    weight = next((part.weight for part in trained.parts if part.name == LSTM), None)
+    """Return the calibration of the LSTM alone, without its ensemble weight; None if it is disabled."""
+    weight = next((branch.weight for branch in trained.branches if branch.name == LSTM), None)
     if weight is None or trained.model.lstm_disabled:
         return None
     multi_label = trained.model.multi_label
@@ -77,9 +77,9 @@ def _baseline(prepared: PreparedData) -> dict[str, Any]:
         texts: list[str] = []
         label_ids: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
         for _, column, ids in corpus.read(split):
-            labelled = ids >= 0
-            texts += pc.binary_join(splitter.split(column.filter(pa.array(labelled))), " ").to_pylist()
-            label_ids.append(ids[labelled])
+            has_label = ids >= 0
+            texts += pc.binary_join(splitter.split(column.filter(pa.array(has_label))), " ").to_pylist()
+            label_ids.append(ids[has_label])
         return texts, corpus.label_sets[np.concatenate(label_ids)]
 
     return linear_baseline(*texts_and_targets(TRAIN), *texts_and_targets(TEST), multi_label=corpus.multi_label)

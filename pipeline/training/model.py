@@ -1,8 +1,8 @@
 """The LSTM classifier.
 
-Tensors run time first inside, which trains about a third faster on CPUs. A backward LSTM reads each
-row reversed within its own length, so padding never reaches a state and no packing is needed: packed
-sequences give the same numbers at a sixth of the training speed on a CPU.
+Tensors are time-major inside, which trains about a third faster on CPUs. A backward LSTM reads each row reversed
+within its own length, so padding never reaches a state and no packing is needed: packed sequences give the same
+numbers at a sixth of the training speed on a CPU.
 """
 
 import numpy as np
@@ -14,12 +14,12 @@ from pipeline.config import ModelConfig
 from pipeline.dataset.tokenizer import PADDING
 
 EMBEDDING_STD = 0.1
-PAIR_FACTOR = 1_000_003  # a prime: spreads the pairs of frequent words over the buckets
-SMALLEST_NORM = 1e-6  # of a text none of whose words any training text had
+PAIR_FACTOR = 1_000_003  # a prime: hashes the pairs of frequent words to different buckets
+SMALLEST_NORM = 1e-6  # of a text without any word of the training texts
 
 
 class LstmLayer(nn.Module):
-    """One LSTM layer, reading forward or in both directions."""
+    """One LSTM layer, forward or bidirectional."""
 
     def __init__(self, input_size: int, hidden_size: int, bidirectional: bool) -> None:
         super().__init__()
@@ -34,8 +34,8 @@ class LstmLayer(nn.Module):
         """Map [time, batch, features] to [time, batch, directions x hidden].
 
         Args:
-            states: inputs; what lies past a row's length is ignored.
-            mirror: int64 [time x batch], for each place the one it changes with when its row is reversed.
+            states: inputs; those past a row's length are ignored.
+            reversal: int64 [time x batch], as `reversed_indices` returns it.
         """
         outputs, _ = self.forwards(states)
         if self.backwards is None:
@@ -45,35 +45,35 @@ class LstmLayer(nn.Module):
 
 
 def reversed_indices(lengths: Tensor, time: int) -> Tensor:
-    """Return int64 [time x batch]: for each place the one it changes with when its row is reversed."""
-    places = torch.arange(time, device=lengths.device)[:, None]
+    """Return int64 [time x batch]: the index that each position of flattened states has in its reversed row."""
+    positions = torch.arange(time, device=lengths.device)[:, None]
     columns = torch.arange(len(lengths), device=lengths.device)
-    return (torch.where(places < lengths, lengths - 1 - places, places) * len(lengths) + columns).flatten()
+    return (torch.where(positions < lengths, lengths - 1 - positions, positions) * len(lengths) + columns).flatten()
 
 
-def _take(states: Tensor, places: Tensor) -> Tensor:
-    """Return [time, batch, features] states in another order of their [time x batch] places."""
-    return states.flatten(0, 1).index_select(0, places).view_as(states)
+def _take(states: Tensor, indices: Tensor) -> Tensor:
+    """Return [time, batch, features] states in another order of their [time x batch] positions."""
+    return states.flatten(0, 1).index_select(0, indices).view_as(states)
 
 
 def dropout(values: Tensor, share: float, random: torch.Generator | None) -> Tensor:
-    """Return values with a share of them 0 and the others scaled up; as they are without a generator."""
+    """Return values after inverted dropout; unchanged without a generator."""
     if random is None or not share:
         return values
-    kept = torch.empty(values.shape, device=values.device).bernoulli_(1 - share, generator=random)
-    return values * kept.div_(1 - share)
+    mask = torch.empty(values.shape, device=values.device).bernoulli_(1 - share, generator=random)
+    return values * mask.div_(1 - share)
 
 
 class Classifier(nn.Module):
     """Embedding, LSTM layers, pooling over time, optional dense layers, one logit for each class.
 
-    Linear branches, where there are any, add their logits.
+    The logits of linear branches, if any, are added.
 
     Args:
-        vocabulary_size: ids there are.
-        classes: how many.
+        vocabulary_size: number of token ids.
+        classes: number of classes.
         config: sizes and dropouts.
-        multi_label: whether a document can have several classes, or none: probabilities are then independent.
+        multi_label: whether a document can have several classes or none; probabilities are then independent.
     """
 
     def __init__(self, vocabulary_size: int, classes: int, config: ModelConfig, *, multi_label: bool = False) -> None:
@@ -81,7 +81,7 @@ class Classifier(nn.Module):
         self.config = config
         self.multi_label = multi_label
         self.embedding = nn.Embedding(vocabulary_size, config.embedding_size, padding_idx=PADDING)
-        with torch.no_grad():  # PyTorch's own spread of 1 drowns what rare words have to say
+        with torch.no_grad():  # PyTorch's standard deviation of 1 drowns the signal of rare words
             self.embedding.weight.normal_(0.0, EMBEDDING_STD)[PADDING] = 0.0
         self.layers = nn.ModuleList()
         size = config.embedding_size
@@ -96,18 +96,13 @@ class Classifier(nn.Module):
             self.dense.append(nn.Linear(size, dense_size))
             size = dense_size
         self.output = nn.Linear(size, classes)
-        self.average: MeanEmbeddingLinear | None = None  # the linear branches join once the LSTM is trained
+        self.average: MeanEmbeddingLinear | None = None  # linear branches are added once the LSTM is trained
         self.wide: NgramLinear | None = None
 
-    def start_from(self, token_ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-        """Take word vectors [words, embedding size] for some token ids [words] as the first ones."""
-        with torch.no_grad():
-            self.embedding.weight[torch.from_numpy(token_ids)] = torch.from_numpy(vectors)
-
-    def zero_word_vectors(self, token_ids: NDArray[np.int64]) -> None:
-        """Start with vectors of zero for words [words] that no training text has: random ones would only disturb."""
-        with torch.no_grad():
-            self.embedding.weight[torch.from_numpy(token_ids)] = 0.0
+    @torch.no_grad()
+    def set_word_vectors(self, token_ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+        """Set the word vectors [words, embedding size] of some token ids [words]."""
+        self.embedding.weight[torch.from_numpy(token_ids)] = torch.from_numpy(vectors)
 
     def forward(self, token_ids: Tensor, lengths: Tensor, random: torch.Generator | None = None) -> Tensor:
         """Return logits [batch, classes].
@@ -115,12 +110,12 @@ class Classifier(nn.Module):
         Args:
             token_ids: integers [batch, time], 0 past each row's length.
             lengths: int64 [batch], each from 1 to time.
-            random: where dropout comes from; without it nothing is dropped.
+            random: source of dropout; without it there is none.
         """
         return self.with_branches(self.lstm_logits(token_ids, lengths, random), token_ids)
 
     def lstm_logits(self, token_ids: Tensor, lengths: Tensor, random: torch.Generator | None = None) -> Tensor:
-        """Return what the LSTM alone says, as `forward`."""
+        """Return the logits of the LSTM alone; arguments as in `forward`."""
         reversal = reversed_indices(lengths, token_ids.shape[1])
         states = dropout(self.embedding(token_ids.t()), self.config.embedding_dropout, random)
         for number, layer in enumerate(self.layers):
@@ -133,84 +128,86 @@ class Classifier(nn.Module):
         return self.head(self.pool(states, inside, lengths), random)
 
     def with_branches(self, logits: Tensor, token_ids: Tensor) -> Tensor:
-        """Add what the linear branches say of token_ids [batch, time] to logits [batch, classes]."""
+        """Add the linear branches' logits for token_ids [batch, time] to logits [batch, classes]."""
         for branch in (self.average, self.wide):
             logits = logits if branch is None else logits + branch(token_ids)
         return logits
 
     @torch.no_grad()
     def disable_lstm(self) -> None:
-        """Leave all to the linear branches."""
+        """Set the LSTM's output layer to zero, so that only the linear branches count."""
         self.output.weight.zero_()
         self.output.bias.zero_()
 
     @property
     def lstm_disabled(self) -> bool:
+        """Whether the LSTM's logits are always zero."""
         return not self.output.weight.any() and not self.output.bias.any()
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Return probabilities [batch, classes]: of each class by itself where a document can have several."""
+        """Return probabilities [batch, classes]: sigmoid where a document can have several classes, else softmax."""
         return logits.sigmoid() if self.multi_label else logits.softmax(dim=-1)
 
     def pool(self, states: Tensor, inside: Tensor, lengths: Tensor) -> Tensor:
-        """Make one vector of each row: [time, batch, size] -> [batch, size]."""
-        if self.config.pooling == "max":
-            return states.masked_fill(~inside[..., None], -torch.inf).amax(dim=0)
-        if self.config.pooling == "mean":
-            return states.masked_fill(~inside[..., None], 0.0).sum(dim=0) / lengths[:, None]
-        if self.attention is not None:
-            return self.attention(states, inside)
-        return self._last(states, lengths)
+        """Pool each row to one vector: [time, batch, size] -> [batch, size].
 
-    def _last(self, states: Tensor, lengths: Tensor) -> Tensor:
-        """Return the state after the last word read: a row's end, and its start for the backward direction."""
-        ends = states[lengths - 1, torch.arange(len(lengths), device=states.device)]
-        if not self.config.bidirectional:
-            return ends
-        hidden = self.config.hidden_size
-        return torch.cat([ends[:, :hidden], states[0, :, hidden:]], dim=-1)
+        Args:
+            states: of the last layer.
+            inside: bool [time, batch], false past each row's length.
+            lengths: int64 [batch].
+        """
+        pooling = self.config.pooling
+        if pooling == "max":
+            return states.masked_fill(~inside[..., None], -torch.inf).amax(dim=0)
+        if pooling == "mean":
+            return states.masked_fill(~inside[..., None], 0.0).sum(dim=0) / lengths[:, None]
+        if pooling == "attention":
+            assert self.attention is not None
+            return self.attention(states, inside)
+        if pooling == "last":  # of each direction: the backward one ends at the start of a row
+            ends = states[lengths - 1, torch.arange(len(lengths), device=states.device)]
+            hidden = self.config.hidden_size
+            return torch.cat([ends[:, :hidden], states[0, :, hidden:]], dim=-1)
+        raise ValueError(f"unknown pooling {pooling!r}")
 
     def head(self, pooled: Tensor, random: torch.Generator | None = None) -> Tensor:
         """Return logits [batch, classes] from pooled vectors [batch, size]."""
-        vectors = pooled if self.norm is None else _normalise(self.norm, pooled)
+        vectors, norm = pooled, self.norm
+        if norm is not None and len(pooled) > 1:
+            vectors = norm(pooled)
+        elif norm is not None:  # one row has no variance, so it takes the running statistics
+            vectors = nn.functional.batch_norm(pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias)
         for dense in self.dense:
             vectors = torch.relu(dense(dropout(vectors, self.config.head_dropout, random)))
         return self.output(dropout(vectors, self.config.head_dropout, random))
 
     @property
     def state_size(self) -> int:
-        """How many numbers the last layer gives for a word, both directions together."""
+        """Numbers per word from the last layer, both directions together."""
         return self.config.hidden_size * (2 if self.config.bidirectional else 1)
 
     def parameter_count(self) -> int:
+        """Return the number of trainable and fitted weights."""
         return sum(parameter.numel() for parameter in self.parameters())
 
 
-def _normalise(norm: nn.BatchNorm1d, pooled: Tensor) -> Tensor:
-    """Batch-normalise; a single row has no spread of its own and takes the running statistics."""
-    if len(pooled) > 1:
-        return norm(pooled)
-    return nn.functional.batch_norm(pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias)
-
-
 def unique_per_row(values: Tensor) -> Tensor:
-    """Return each value of a row once, integers [batch, number], largest first and 0 instead of repetitions."""
+    """Return the values of each row, integers [batch, number], in descending order with 0 instead of repetitions."""
     ordered = values.sort(dim=1, descending=True).values
     repeated = nn.functional.pad(ordered[:, 1:] == ordered[:, :-1], (1, 0))
     return ordered * ~repeated
 
 
 class NgramLinear(nn.Module):
-    """A linear model over the words and hashed word pairs of a text, each counted once, rare ones for more.
+    """A linear model over binary, IDF-weighted, normalised features: words and hashed word pairs (bigrams).
 
-    Its weights come from a linear classifier of its own, see `pipeline.training.linear`; its logits are added to
-    the LSTM's. What a linear model knows is so never lost (wide and deep: Cheng et al. 2016; hashed
-    pairs: Joulin et al. 2016).
+    It is fitted separately, see `pipeline.training.linear`; its logits are added to the LSTM's (wide and deep:
+    Cheng et al. 2016; hashed bigrams: Joulin et al. 2016).
 
     Args:
-        vocabulary_size: ids there are.
-        classes: how many.
-        buckets: rows for word pairs.
+        vocabulary_size: number of token ids.
+        classes: number of classes.
+        buckets: hash buckets for word pairs.
     """
 
     squares: Tensor
@@ -221,13 +218,13 @@ class NgramLinear(nn.Module):
         features = vocabulary_size + buckets
         self.table = nn.Parameter(torch.zeros(features, classes), requires_grad=False)
         self.start = nn.Parameter(torch.zeros(classes), requires_grad=False)
-        self.register_buffer("squares", torch.zeros(features))  # of what each feature counts for
+        self.register_buffer("squares", torch.zeros(features))  # of the IDF of each feature
 
     def features(self, token_ids: Tensor) -> Tensor:
-        """Return what a text has, each once, int64 [batch, 2 x time], 0 for nothing, of token_ids [batch, time]."""
+        """Return the distinct features, int64 [batch, 2 x time], 0 for none, of token_ids [batch, time]."""
         words = token_ids.long()
-        before = nn.functional.pad(words, (1, 0))[:, :-1]  # the first word has padding before it
-        pairs = (before * PAIR_FACTOR + words) % self.buckets + self.vocabulary_size
+        previous = nn.functional.pad(words, (1, 0))[:, :-1]  # padding before the first word
+        pairs = (previous * PAIR_FACTOR + words) % self.buckets + self.vocabulary_size
         return unique_per_row(torch.cat([words, pairs * (words != PADDING)], dim=1))
 
     def forward(self, token_ids: Tensor) -> Tensor:
@@ -238,14 +235,13 @@ class NgramLinear(nn.Module):
 
 
 class MeanEmbeddingLinear(nn.Module):
-    """A linear branch over the mean vector of the words in a text, brought to the center and spread of training texts.
+    """A linear model over the standardised mean of the document vectors of a text's words.
 
-    Word vectors that know in what documents words stand tell by their mean alone what a text is like; with few
-    labels that is the most there is to learn from.
+    With few labels, these pretrained vectors carry more signal than the labels.
 
     Args:
         vectors: [vocabulary, size], 0 for padding.
-        classes: how many.
+        classes: number of classes.
     """
 
     vectors: Tensor
@@ -263,15 +259,15 @@ class MeanEmbeddingLinear(nn.Module):
         self.register_buffer("spread", torch.ones(size))
 
     def means(self, token_ids: Tensor) -> Tensor:
-        """Return the mean vector [batch, size] of the words in token_ids [batch, time], each counted once."""
+        """Return the mean vector [batch, size] of the distinct words in token_ids [batch, time]."""
         return nn.functional.embedding_bag(unique_per_row(token_ids), self.vectors, mode="mean", padding_idx=PADDING)
 
     def standard(self, token_ids: Tensor) -> Tensor:
-        """Return the mean vectors [batch, size], brought to center and spread."""
+        """Return the standardised mean vectors [batch, size] of token_ids [batch, time]."""
         return (self.means(token_ids) - self.center) / self.spread
 
     def standardise(self, means: Tensor) -> None:
-        """Take center and spread from the means [texts, size] of training texts."""
+        """Set center and spread to mean and standard deviation of the mean vectors [texts, size] of training texts."""
         self.center.copy_(means.mean(dim=0))
         self.spread.copy_(means.std(dim=0, correction=0).clamp(min=1e-6))
 
@@ -280,7 +276,7 @@ class MeanEmbeddingLinear(nn.Module):
         return self.output(self.standard(token_ids))
 
     def by_word(self) -> tuple[Tensor, Tensor]:
-        """Return what each word adds to the logits [vocabulary, classes], before the mean, and what they start at."""
+        """Return each word's share of the logits [vocabulary, classes], before the mean, and the bias [classes]."""
         weight = (self.output.weight / self.spread).t()
         by_word = self.vectors @ weight
         by_word[PADDING] = 0.0
@@ -305,7 +301,7 @@ class Attention(nn.Module):
 def packed_logits(model: Classifier, token_ids: Tensor, lengths: Tensor) -> Tensor:
     """Return the model's logits [batch, classes] by PyTorch's own packed, multi-layer `nn.LSTM`.
 
-    A second, slower way to the same numbers, which the export is proven against.
+    A slower, independent computation of the same numbers, as reference for the exported model.
     """
     config = model.config
     lstm = nn.LSTM(config.embedding_size, config.hidden_size, config.layers, bidirectional=config.bidirectional)

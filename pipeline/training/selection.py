@@ -1,17 +1,18 @@
-"""The trainings among which the validation split chooses; mostly there is only one."""
+"""Train the candidates of a recipe, mostly one, and let the validation split choose."""
 
 import copy
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from pipeline.config import Recipe, TrainingConfig
+from pipeline.config import Recipe, TrainingConfig, training_digest_values
 from pipeline.dataset.corpus import TRAIN, VALIDATION
-from pipeline.dataset.token_cache import TokenSet
+from pipeline.dataset.token_set import TokenSet
 from pipeline.dataset.tokenizer import RESERVED
 from pipeline.files import value_digest
 from pipeline.metrics.classification import standard_error
@@ -20,23 +21,31 @@ from pipeline.training.linear import fit_mean_embedding_linear, fit_ngram_linear
 from pipeline.training.loop import (
     Candidate,
     OnEpoch,
-    Progress,
     TrainedModel,
     choose_training_device,
-    train,
+    train_lstm,
     validation_metrics,
 )
-from pipeline.training.model import EMBEDDING_STD, Classifier, MeanEmbeddingLinear, NgramLinear
+from pipeline.training.model import EMBEDDING_STD, Classifier
 from pipeline.training.parallel import CorePool
 from pipeline.training.prepare import PreparedData
+from pipeline.training.resumable import Progress, part_of
 from pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
 BALANCES = {"none": "", "weights": "class weights", "sampling": "balanced sampling"}
 LINEAR_ALONE = "linear branches alone"
-FEW_TEXTS = 2_000  # labelled ones, up to which an LSTM beside document vectors may do more harm than good
-MIN_LEAD_STANDARD_ERRORS = 2.0  # standard errors
+FEW_TEXTS = 2_000  # up to so many labelled texts, linear branches alone may beat an LSTM beside them
+MIN_LEAD_STANDARD_ERRORS = 2.0
+
+
+class Trial(NamedTuple):
+    """One training of those that the settings leave open."""
+
+    name: str
+    config: TrainingConfig
+    pretrained: bool
 
 
 def fit(
@@ -46,141 +55,78 @@ def fit(
     progress: Progress | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> TrainedModel:
-    """Train a model; a run that was killed goes on from its last checkpoint.
+    """Train a model; a killed run resumes from its last checkpoint.
 
-    Where the settings leave a choice open (with or without pretraining, how classes are balanced), each is trained
-    and the validation split chooses. The linear branches are fitted by themselves, and how much each branch has to
-    say is weighed on the validation split too.
+    Where the settings leave a choice (with or without pretraining, class balance), each trial is trained and the
+    validation split chooses. The linear branches are fitted separately; the ensemble weights of all branches are
+    fitted on the validation split too.
 
     Raises:
         DeviceError: the requested device is not there.
     """
-    device = choose_training_device(recipe.training.device)
+    trials = list_trials(prepared, recipe)
     sets = prepared.read(TRAIN), prepared.read(VALIDATION)
-    runs = _trials(prepared, recipe)
-    trained = []
-    for number, trial in enumerate(runs):
-        model = _new_model(prepared, recipe, sets[0], pretrained=trial.pretrained)
-        logger.info(
-            "training %son %s: %s texts, %s classes, %s parameters",
-            f"{trial.name} " if len(runs) > 1 else "",
-            device.type,
-            f"{prepared.corpus.counts['train']:,}",
-            len(prepared.corpus.labels),
-            f"{model.parameter_count():,}",
-        )
-        alone = train(
-            model,
-            *sets,
-            trial.config,
-            device=device,
-            checkpoint=_checkpoint(workspace, prepared, recipe, trial),
-            progress=_part_of(progress, trial.name, number, len(runs)),
-            on_epoch=on_epoch,
-        )
-        _join_branches(model, prepared, recipe, trial.config, sets[0])
-        trained.append(_weighed(alone, sets[1], BRANCHES))
-    names, best = [trial.name for trial in runs], max(trained, key=lambda one: one.best_macro_f1)
-    simple = _linear_alone(prepared, recipe, sets)
-    if simple is not None:
-        names, trained = [*names, LINEAR_ALONE], [*trained, simple]
-        # An epoch chosen among many by few texts looks better than it is: it has to be so clearly.
-        lead = best.best_macro_f1 - simple.best_macro_f1
-        if lead <= MIN_LEAD_STANDARD_ERRORS * standard_error(simple.best_macro_f1, len(sets[1])):
-            best = simple
+    trained = {}
+    for number, trial in enumerate(trials):
+        prefix = f"{trial.name}: " if len(trials) > 1 else ""
+        part = part_of(progress, number / len(trials), (number + 1) / len(trials), prefix)
+        trained[trial.name] = _train_trial(workspace, prepared, recipe, trial, sets, part, on_epoch)
+    best = max(trained.values(), key=lambda model: model.best_macro_f1)
+    linear = _linear_alone(prepared, recipe, sets)
+    if linear is not None:
+        trained[LINEAR_ALONE] = linear
+        # The best of many epochs on few texts looks better than it is, so it must lead clearly.
+        lead = best.best_macro_f1 - linear.best_macro_f1
+        if lead <= MIN_LEAD_STANDARD_ERRORS * standard_error(linear.best_macro_f1, len(sets[1])):
+            best = linear
     if len(trained) == 1:
         return best
-    return replace(
-        best,
-        candidates=[
-            Candidate(name, one.history, one.best_macro_f1, one.seconds, one is best)
-            for name, one in zip(names, trained, strict=True)
-        ],
-    )
-
-
-def _join_branches(
-    model: Classifier, prepared: PreparedData, recipe: Recipe, config: TrainingConfig, texts: TokenSet
-) -> None:
-    """Give a model linear branches of its own; they are fitted once for all models that may have the same."""
-    balanced, buckets = config.class_balance in ("weights", "sampling"), recipe.model.wide_buckets
-    if (balanced, buckets) not in prepared.fitted:
-        prepared.fitted[balanced, buckets] = _fit_branches(prepared, texts, buckets, model.multi_label, balanced)
-    model.wide, model.average = copy.deepcopy(prepared.fitted[balanced, buckets])
-
-
-def _fit_branches(
-    prepared: PreparedData, texts: TokenSet, buckets: int, multi_label: bool, balanced: bool
-) -> tuple[NgramLinear | None, MeanEmbeddingLinear | None]:
-    wide = average = None
-    if buckets:
-        size = prepared.cache.tokenizer.size
-        wide = fit_ngram_linear(texts, size, buckets, multi_label=multi_label, balanced=balanced)
-    vectors = prepared.encoder.document_vectors if prepared.encoder else None
-    if vectors is not None:
-        average = fit_mean_embedding_linear(vectors, texts, multi_label=multi_label, balanced=balanced)
-    return wide, average
-
-
-def _weighed(trained: TrainedModel, validation: TokenSet, branches: tuple[str, ...]) -> TrainedModel:
-    """Return a trained model whose branches are weighed on the validation split."""
-    started = time.monotonic()
-    with CorePool(torch.device("cpu")) as cores:
-        blended = fit_branch_weights(trained.model, validation, cores, branches)
-    return replace(
-        trained,
-        best_macro_f1=blended.macro_f1,
-        parts=blended.parts,
-        seconds=trained.seconds + time.monotonic() - started,
-    )
-
-
-def _linear_alone(prepared: PreparedData, recipe: Recipe, sets: tuple[TokenSet, TokenSet]) -> TrainedModel | None:
-    """Return a model whose LSTM is silent, where labels are few and document vectors know more than they."""
-    if prepared.encoder is None or not 0 < len(rows_with_target(sets[0])) <= FEW_TEXTS:
-        return None
-    model = _new_model(prepared, recipe, sets[0], pretrained=False).eval()
-    _join_branches(model, prepared, recipe, recipe.training, sets[0])
-    if model.average is None:
-        return None
-    model.disable_lstm()
-    found = TrainedModel(
-        model=model, history=[], best_epoch=0, seconds=0.0, tokens_per_second=0.0, device="cpu", best_macro_f1=0.0
-    )
-    found = _weighed(found, sets[1], (NGRAM_LINEAR, MEAN_EMBEDDING))
-    with CorePool(torch.device("cpu")) as cores:
-        entry = {"epoch": 0, "train_loss": validation_metrics(model, sets[0], cores)["validation_loss"]}
-        return replace(found, history=[{**entry, **validation_metrics(model, sets[1], cores)}])
-
-
-@dataclass(frozen=True)
-class _Trial:
-    name: str
-    config: TrainingConfig
-    pretrained: bool
-
-
-def _trials(prepared: PreparedData, recipe: Recipe) -> list[_Trial]:
-    """Return the trainings among which the validation split is to choose; mostly there is only one."""
-    wanted = recipe.training.class_balance
-    balances = list(BALANCES) if wanted == "try" else [wanted]
-    starts = [True] if prepared.encoder else [False]
-    if prepared.encoder and recipe.training.compare_scratch:
-        starts.append(False)
-    return [
-        _Trial(
-            ", ".join(filter(None, ["pretrained" if pretrained else "from scratch", BALANCES[balance]])),
-            recipe.training.model_copy(
-                update={
-                    "class_balance": balance,
-                    **({} if pretrained else {"layer_decay": 1.0, "frozen_share": 0.0}),
-                }
-            ),
-            pretrained,
-        )
-        for pretrained in starts
-        for balance in balances
+    candidates = [
+        Candidate(name, model.history, model.best_macro_f1, model.seconds, model is best)
+        for name, model in trained.items()
     ]
+    return replace(best, candidates=candidates)
+
+
+def list_trials(prepared: PreparedData, recipe: Recipe) -> list[Trial]:
+    """Return the trainings among which the validation split chooses."""
+    requested = recipe.training.class_balance
+    balances = list(BALANCES) if requested == "try" else [requested]
+    starts = [False] if prepared.encoder is None else [True, False] if recipe.training.compare_scratch else [True]
+    trials = []
+    for pretrained in starts:
+        for balance in balances:
+            name = ", ".join(filter(None, ["pretrained" if pretrained else "from scratch", BALANCES[balance]]))
+            changes = {"class_balance": balance} | ({} if pretrained else {"layer_decay": 1.0})
+            trials.append(Trial(name, recipe.training.model_copy(update=changes), pretrained))
+    return trials
+
+
+def _train_trial(
+    workspace: Workspace,
+    prepared: PreparedData,
+    recipe: Recipe,
+    trial: Trial,
+    sets: tuple[TokenSet, TokenSet],
+    progress: Progress | None,
+    on_epoch: OnEpoch | None,
+) -> TrainedModel:
+    device = choose_training_device(recipe.training.device)
+    model = _new_model(prepared, recipe, sets[0], pretrained=trial.pretrained)
+    logger.info(
+        "training %s on %s: %s texts, %s classes, %s parameters",
+        trial.name,
+        device.type,
+        f"{prepared.corpus.counts['train']:,}",
+        len(prepared.corpus.labels),
+        f"{model.parameter_count():,}",
+    )
+    checkpoint = checkpoint_path(workspace, prepared, recipe, trial)
+    trained = train_lstm(
+        model, *sets, trial.config, device=device, checkpoint=checkpoint, progress=progress, on_epoch=on_epoch
+    )
+    _add_linear_branches(model, prepared, recipe, trial.config, sets[0])
+    return _with_branch_weights(trained, sets[1], BRANCHES)
 
 
 def _new_model(prepared: PreparedData, recipe: Recipe, texts: TokenSet, *, pretrained: bool) -> Classifier:
@@ -188,35 +134,72 @@ def _new_model(prepared: PreparedData, recipe: Recipe, texts: TokenSet, *, pretr
     corpus, size = prepared.corpus, prepared.cache.tokenizer.size
     model = Classifier(size, len(corpus.labels), recipe.model, multi_label=corpus.multi_label)
     if prepared.word_vectors is not None:
-        model.start_from(
-            prepared.word_vectors.vocabulary_indices + RESERVED, prepared.word_vectors.scaled(EMBEDDING_STD)
-        )
+        token_ids = prepared.word_vectors.vocabulary_indices + RESERVED
+        model.set_word_vectors(token_ids, prepared.word_vectors.scaled(EMBEDDING_STD))
     if prepared.encoder is not None:
         if pretrained:
             prepared.encoder.initialise(model)
-        else:
-            model.zero_word_vectors(np.flatnonzero(np.bincount(texts.tokens.values, minlength=size) == 0))
+        else:  # random vectors of words that no training text has would only be noise
+            unused = np.flatnonzero(np.bincount(texts.tokens.values, minlength=size) == 0)
+            model.set_word_vectors(unused, np.zeros((len(unused), recipe.model.embedding_size), np.float32))
     return model
 
 
-def _part_of(progress: Progress | None, name: str, number: int, of: int) -> Progress | None:
-    """Return a progress for one of several trainings, which tells its share of the whole."""
-    if progress is None or of == 1:
-        return progress
-    return lambda share, line: progress((number + share) / of, f"{name}: {line}")
+def _add_linear_branches(
+    model: Classifier, prepared: PreparedData, recipe: Recipe, config: TrainingConfig, texts: TokenSet
+) -> None:
+    """Give a model linear branches of its own, fitted once for all models with the same settings."""
+    balanced, buckets = config.class_balance in ("weights", "sampling"), recipe.model.wide_buckets
+    if (balanced, buckets) not in prepared.fitted:
+        settings = {"multi_label": model.multi_label, "balanced": balanced}
+        size = prepared.cache.tokenizer.size
+        vectors = prepared.encoder.document_vectors if prepared.encoder else None
+        prepared.fitted[balanced, buckets] = (
+            fit_ngram_linear(texts, size, buckets, **settings) if buckets else None,
+            fit_mean_embedding_linear(vectors, texts, **settings) if vectors is not None else None,
+        )
+    model.wide, model.average = copy.deepcopy(prepared.fitted[balanced, buckets])
 
 
-def _checkpoint(workspace: Workspace, prepared: PreparedData, recipe: Recipe, trial: _Trial) -> Path:
-    decided = value_digest(
-        [prepared.cache.fingerprint, recipe.model_dump(mode="json", include={"model", "training"}), trial.name]
+def _with_branch_weights(trained: TrainedModel, validation: TokenSet, branches: tuple[str, ...]) -> TrainedModel:
+    """Fit the ensemble weights of a trained model's branches on the validation split."""
+    started = time.monotonic()
+    with CorePool(torch.device("cpu")) as cores:
+        ensemble = fit_branch_weights(trained.model, validation, cores, branches)
+    seconds = trained.seconds + time.monotonic() - started
+    return replace(trained, best_macro_f1=ensemble.macro_f1, branches=ensemble.branches, seconds=seconds)
+
+
+def _linear_alone(prepared: PreparedData, recipe: Recipe, sets: tuple[TokenSet, TokenSet]) -> TrainedModel | None:
+    """Return a model whose LSTM is disabled, if there are document vectors and few labelled texts; else None."""
+    if prepared.encoder is None or not 0 < len(rows_with_target(sets[0])) <= FEW_TEXTS:
+        return None
+    model = _new_model(prepared, recipe, sets[0], pretrained=False).eval()
+    _add_linear_branches(model, prepared, recipe, recipe.training, sets[0])
+    if model.average is None:
+        return None
+    model.disable_lstm()
+    untrained = TrainedModel(
+        model=model, history=[], best_epoch=0, seconds=0.0, tokens_per_second=0.0, device="cpu", best_macro_f1=0.0
+    )
+    trained = _with_branch_weights(untrained, sets[1], (NGRAM_LINEAR, MEAN_EMBEDDING))
+    with CorePool(torch.device("cpu")) as cores:
+        entry = {"epoch": 0, "train_loss": validation_metrics(model, sets[0], cores)["validation_loss"]}
+        return replace(trained, history=[{**entry, **validation_metrics(model, sets[1], cores)}])
+
+
+def checkpoint_path(workspace: Workspace, prepared: PreparedData, recipe: Recipe, trial: Trial) -> Path:
+    """Return the checkpoint file of a trial: a function of its data and settings."""
+    digest = value_digest(
+        [prepared.cache.fingerprint, training_digest_values(recipe, {"model", "training"}), trial.name]
         + ([prepared.word_vectors.digest] if prepared.word_vectors else [])
         + ([prepared.soft_labels.digest] if prepared.soft_labels else [])
         + ([prepared.encoder.name] if prepared.encoder else [])
     )
-    return workspace.checkpoint_path(decided[:16])
+    return workspace.checkpoint_path(digest[:16])
 
 
 def delete_checkpoints(workspace: Workspace, prepared: PreparedData, recipe: Recipe) -> None:
-    """Remove what a training kept to go on from, once its result is safe or not wanted."""
-    for trial in _trials(prepared, recipe):
-        _checkpoint(workspace, prepared, recipe, trial).unlink(missing_ok=True)
+    """Delete the checkpoints of a recipe's trials."""
+    for trial in list_trials(prepared, recipe):
+        checkpoint_path(workspace, prepared, recipe, trial).unlink(missing_ok=True)

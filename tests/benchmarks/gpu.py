@@ -67,7 +67,7 @@ def main() -> None:
     found[f"PyTorch {'cuDNN fp16' if half else 'fp32'}, tokens/s"] = pytorch(bundle, device, tokens, options.rounds)
     config = ScoringConfig(device=device)
     for precision in ("fp32", fewer_bits):
-        settings = config.model_copy(update={"precision": precision})
+        settings = config.model_copy(update={"variant": precision})
         found[f"bench {precision}"] = bench(subject, settings, rows=options.rows, rounds=options.rounds, say=print)
     print(json.dumps(found, indent=2))
 

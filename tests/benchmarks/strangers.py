@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from pipeline.dataset.minibatches import TokenLists, plan_minibatches
-from pipeline.dataset.token_cache import TokenSet
+from pipeline.dataset.token_set import TokenSet
 from pipeline.models.bundle import Bundle
 from pipeline.models.registry import Registry
 from pipeline.models.write_bundle import load_classifier

@@ -19,7 +19,8 @@ from torch import nn
 
 from pipeline.config import Recipe, TrainingConfig, apply_overrides
 from pipeline.dataset.corpus import TRAIN, VALIDATION
-from pipeline.dataset.token_cache import TokenCache, TokenSet
+from pipeline.dataset.token_cache import TokenCache
+from pipeline.dataset.token_set import TokenSet
 from pipeline.training import loop as training
 from pipeline.training.loop import Trainer, epoch_minibatches
 from pipeline.training.model import Classifier
@@ -31,7 +32,7 @@ CPU = torch.device("cpu")
 class OneAtATime(CorePool):
     """A batch as a whole in single precision, all cores inside each operation: how PyTorch is commonly used."""
 
-    def split_rows(self, rows: np.ndarray, smallest: int = 8) -> list[np.ndarray]:  # noqa: ARG002
+    def split_rows(self, rows: np.ndarray) -> list[np.ndarray]:
         return [rows]
 
     def autocast(self) -> torch.autocast:
@@ -111,7 +112,7 @@ def to_the_end(cache: TokenCache, recipe: Recipe) -> None:
         torch.manual_seed(recipe.training.seed)
         model = Classifier(cache.tokenizer.size, len(cache.manifest["labels"]), recipe.model)
         sets = cache.read(TRAIN), cache.read(VALIDATION)
-        found = training.train(model, *sets, recipe.training, device=CPU)
+        found = training.train_lstm(model, *sets, recipe.training, device=CPU)
         speed = len(found.history) * len(sets[0]) / found.seconds
         print(f"| {name} | {speed:,.0f} | {found.best_macro_f1:.2%} | {found.best_epoch} |", flush=True)
 

@@ -26,7 +26,8 @@ from pipeline.dataset.minibatches import TokenLists
 from pipeline.ingest import ingest
 from pipeline.metrics.selective import REPORTED_PRECISIONS, SelectivePolicy, SelectiveResult
 from pipeline.models.engine import temporary_engine
-from pipeline.promotion.register import Registration, train
+from pipeline.promotion.register import train
+from pipeline.promotion.rule import Registration
 from pipeline.workspace import Workspace
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -62,7 +63,7 @@ CORPORA = {
     "banking77": parquet("banking77"),
     "clinc150": Corpus(CLINC, strangers="clinc150/oos_test.parquet"),
     "clinc150_none": Corpus(
-        CLINC + STRANGERS, settings=["promise.none_label=oos"], strangers="clinc150/oos_test.parquet"
+        CLINC + STRANGERS, settings=["selective.none_label=oos"], strangers="clinc150/oos_test.parquet"
     ),
     "sms_spam": parquet("sms_spam"),
 }

@@ -487,6 +487,6 @@ def test_it_is_said_that_no_worker_is_there(desk: Desk) -> None:
     assert nights.blocked_reason() == "There is no work pool nobody: the runs start after nightlabel setup."
     nights.client.create_work_pool(WorkPoolCreate(name="nobody", type="process"))
     try:
-        assert "No worker is there: the runs start when one comes" in (nights.blocked_reason() or "")
+        assert "No worker is running: the runs start with one" in (nights.blocked_reason() or "")
     finally:
         nights.client.delete_work_pool("nobody")

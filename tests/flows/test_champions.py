@@ -17,7 +17,8 @@ from pipeline.config import IngestConfig, Recipe, ScoringConfig, apply_overrides
 from pipeline.files import read_json
 from pipeline.ingest import ingest
 from pipeline.models.registry import Registry
-from pipeline.promotion.register import Registration, train
+from pipeline.promotion.register import train
+from pipeline.promotion.rule import Registration
 from pipeline.scoring.score import score_part
 from pipeline.workspace import Workspace
 
@@ -29,7 +30,7 @@ PARTS = 6
 def place(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """Two versions, of which the second is worse, and a night of several parts."""
     monkeypatch.setattr("pipeline.ingest.parts.PART_ROWS", 20)
-    monkeypatch.setattr("pipeline.ingest.readers.jsonl.CHUNK_ROWS", 20)
+    monkeypatch.setattr("pipeline.ingest.readers.base.CHUNK_ROWS", 20)
     add(workspace, tmp_path, "history", weather_rows())
     recipe = tiny_recipe(epochs=3, baseline=False)
     train(workspace, "weather", recipe)
@@ -87,7 +88,7 @@ def test_a_champion_that_changes_in_the_midst_of_a_night_labels_all_of_its_batch
     assert len(report.scored_parts) == PARTS
     assert models_in(place, "night") == {"weather@2"}
     (line,) = [one.message for one in caplog.records if "is champion now" in one.message]
-    assert line.startswith("weather@2 is champion now and begins anew, after ")
+    assert line.startswith("weather@2 is champion now and labels the batch anew, after ")
     assert line.endswith(f" of {PARTS} parts of batch night by weather@1")
 
 
@@ -179,11 +180,11 @@ def test_two_versions_are_shown_beside_each_other(place: Workspace, capsys: pyte
     root = ["--workspace", str(place.root)]
     assert run("models", "compare", "weather", "weather@2", *root) == 0
     out = capsys.readouterr().out
-    assert "## weather@2 beside weather@1" in out
+    assert "## weather@2 compared with weather@1" in out
     assert "weather@2 does **not** pass: macro-F1" in out
     assert "A version replaces the champion if its macro-F1" in out
     assert "| probability that it is worse | 100.0 % |" in out
-    assert "No labelled night that neither version learnt from" in out
+    assert "there is no labelled night that neither version was trained on" in out
     assert run("models", "compare", "weather@2", "weather@1", *root) == 0
     assert "weather@1 passes" in capsys.readouterr().out
     assert run("models", "compare", "weather@1", "weather@1", *root) == 2
@@ -195,12 +196,12 @@ def test_the_report_of_a_version_shows_what_would_change_last_night(place: Works
     score_flow.score(["night"], "weather", ON_CPU, workspace=str(place.root))
     worse = train(place, "weather", spoilt(tiny_recipe(epochs=3, baseline=False, seed=3)))
     report = model_report(worse, pictures=False)
-    assert "### Beside weather@1" in report
-    assert " of the labels of night would be others**: " in report
-    assert "| true class | given instead | champion | challenger | change |" in report
-    assert "day 1" in report.split("would be others")[1]
+    assert "### Compared with weather@1" in report
+    assert " of the labels of night change**, " in report
+    assert "| true class | predicted instead | champion | challenger | change |" in report
+    assert "day 1" in report.split("labels of night change")[1]
     kept = version_report(str(place.root), worse.bundle.title)
-    assert "would be others" in kept
-    assert "day 1" not in kept.split("would be others")[1]
+    assert "labels of night change" in kept
+    assert "day 1" not in kept.split("labels of night change")[1]
     shown = model_report(Registration(worse.bundle, False, worse.reason, worse.comparison), pictures=True)
     assert "![comparison](data:image/png;base64," in shown

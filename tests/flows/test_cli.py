@@ -75,7 +75,7 @@ def test_a_night_that_looks_wrong_is_held_until_it_is_published(
     assert "batch history is not labelled" in capsys.readouterr().err
     assert run("nightly", "--source", str(night), "--date", "2026-11-20") == 0
     out = capsys.readouterr().out
-    assert "Health of history" in out
+    assert "Drift checks of history" in out
     assert "Not compared: weather@1 was trained on this batch." in out
     assert "100 % of the words are unknown to the model" in out
     assert "**Held: not published.** Look at it, then `nightlabel publish 2026-11-20`." in out
@@ -106,7 +106,7 @@ def test_pretraining_serves_the_trainings_after_it(
     assert "| from scratch |" in out
     assert len(list((home / "workspace/encoders").iterdir())) == 1  # it was used again
     assert run("train", "--encoder", encoder.name, *TINY, "--set", "model.hidden_size=7") == 2
-    assert "does not suit: model.hidden_size is" in capsys.readouterr().err
+    assert "does not match: model.hidden_size is" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("server")
@@ -207,12 +207,12 @@ def test_a_precision_can_be_chosen_and_the_report_says_which_and_why(
     run("ingest", str(weather), "--batch", "one")
     run("train", "--model", "weather", *TINY)
     capsys.readouterr()
-    assert run("score", "--device", "cpu", "--precision", "int8") == 0
+    assert run("score", "--device", "cpu", "--variant", "int8") == 0
     assert "Precision int8: as asked for." in capsys.readouterr().out
     manifest = read_json(home / "workspace/labels/weather/batch=one/manifest.json")
     assert manifest["precision"] == "int8"
     assert run("score", "--batch", "one", "--device", "cpu", "--precision", "fp16") == 2
-    assert "fp16 runs on cuda only, and this is cpu; use --precision auto" in capsys.readouterr().err
+    assert "fp16 runs on cuda only, and this is cpu; use --variant auto" in capsys.readouterr().err
     assert run("score", "--batch", "one", "--device", "cpu") == 0
     assert "Precision " in capsys.readouterr().out
 
@@ -224,7 +224,7 @@ def test_bench_prints_one_object_for_scripts_or_a_table_and_draws_a_picture(
     run("ingest", str(weather), "--batch", "one")
     run("train", "--model", "weather", *TINY)
     capsys.readouterr()
-    given = ["--device", "cpu", "--rounds", "1", "--batch-tokens", "2048", "--threads", "1", "--precision", "fp32"]
+    given = ["--device", "cpu", "--rounds", "1", "--batch-tokens", "2048", "--threads", "1", "--variant", "fp32"]
     assert run("bench", *given, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert {"device", "reading", "tokenizing", "variants", "end_to_end", "recommended"} <= found.keys()

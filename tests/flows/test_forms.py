@@ -108,6 +108,20 @@ def test_the_form_refuses_what_cannot_work(entrypoint: str, values: dict[str, An
     assert next(iter(error.absolute_path)) == list(values)[-1]
 
 
+def test_stored_parameters_may_use_the_earlier_names_of_settings() -> None:
+    from flows.score import score
+    from flows.train import train
+
+    stored = {"config": {"precision": "fp32"}}
+    schema = parameter_schema(score).model_dump_for_openapi()
+    assert validate(stored, schema) == []
+    assert score.validate_parameters(stored)["config"].variant == "fp32"
+    assert schema["definitions"]["ScoringConfig"]["properties"]["variant"]["enum"] == ["auto", "fp32", "int8", "fp16"]
+    assert "precision" not in schema["definitions"]["ScoringConfig"]["properties"]
+    settings = {"settings": ["promise.per=class", "selective.per=class"]}
+    assert validate(settings, parameter_schema(train).model_dump_for_openapi()) == []
+
+
 def test_the_form_says_which_settings_there_are() -> None:
     from flows.train import train
 

@@ -62,14 +62,19 @@ class Station:
     def morning(self, **more: Any) -> NightResult:
         """Label what has no labels, and return what the morning knows of it."""
         bundle = Registry(self.workspace).find()
-        wanted = unlabelled(self.workspace, bundle.name)
+        batches = unlabelled(self.workspace, bundle.name)
         with Scorer(bundle, ScoringConfig(device="cpu", precision="fp32", threads=1)) as scorer:
-            for batch in wanted:
+            for batch in batches:
                 score_batch(self.workspace, batch, scorer, DriftConfig())
-        night = labelled_night(self.workspace, bundle.name, wanted)
+        night = labelled_night(self.workspace, bundle.name, batches)
         ended = TWO + datetime.timedelta(minutes=4)
-        facts = {"read": None, "wanted": wanted, "bundle": bundle, "night": night, "failures": [], **more}
+        facts = {"read": None, "unlabelled_batches": batches, "bundle": bundle, "night": night, "failures": [], **more}
         return NightResult(day=DAY, started=TWO, ended=ended, workspace=self.workspace, **facts)
+
+    def again(self, morning: NightResult) -> NightResult:
+        """Return a morning as it is after its manifests were changed."""
+        batches = morning.unlabelled_batches
+        return self.morning(unlabelled_batches=batches, night=labelled_night(self.workspace, "weather", batches))
 
     def night(self, name: str, rows: Rows, **config: Any) -> NightResult:
         self.ingest(name, rows, **config)
@@ -113,7 +118,7 @@ def test_the_first_screen_answers_the_questions_of_a_morning(station: Station) -
     counts = read_json(station.workspace.labels_dir("weather", "2026-11-20") / "manifest.json")["counts"]
     first = report(morning).splitlines()[:10]
     assert first[0] == "# Night of 2026-11-20"
-    assert "Yes, from 02:00 to 02:04: weather@1 in fp32 on the CPU" in answer(morning, "Did it run?")
+    assert "Yes, from 02:00 to 02:04: weather@1 on the CPU" in answer(morning, "Did it run?")
     assert answer(morning, "Is every row accounted for?") == (
         "Yes, every row is accounted for: 41 rows read = 41 documents + 0 duplicates + 0 refused; "
         f"41 documents = {counts['scored']} scored + {counts['review']} for review + 1 empty."
@@ -169,7 +174,7 @@ def test_what_to_do_lists_held_nights_findings_refused_rows_and_reviews(station:
     rows = [*texts(60), {"id": "w1000", "text": "another text of the same id"}]
     morning = station.night("2026-11-20", rows, id="id")
     station.change("2026-11-20", findings=[{"sentence": "Look at this.", "severity": "warn", "measure": "rows"}])
-    morning = station.morning(wanted=morning.wanted, night=labelled_night(morning.workspace, "weather", morning.wanted))
+    morning = station.again(morning)
     tasks = section(report(morning), "What to do").strip().splitlines()
     assert "2026-11-18 is held, not published. " in tasks[0]
     assert tasks[0].endswith("`nightlabel publish 2026-11-18`")
@@ -233,7 +238,7 @@ def test_pictures_are_small_have_a_text_and_are_left_out_for_a_terminal(station:
 def test_the_strangest_rows_are_shown_as_they_are_and_never_as_markup(station: Station) -> None:
     odd = "![x](http://example.invalid/x.png) [now](javascript:alert) `rm` *all* <b>bold</b> | pipe"
     morning = station.night("2026-11-20", [*texts(40), {"id": "odd", "text": odd}])
-    lines = section(report(morning), "The strangest rows").strip().splitlines()
+    lines = section(report(morning), "Outliers").strip().splitlines()
     assert len(lines) == 2 + 2 + 10
     (row,) = [line for line in lines if line.startswith("| odd |")]
     assert row.endswith(
@@ -251,11 +256,11 @@ def test_several_batches_stand_in_one_report_each_with_its_health(station: Stati
     assert rows[2].startswith("| 2026-11-18 | 40 | 0 | 0 | 40 | ")
     assert rows[3].endswith("| **held** |")
     assert "100 rows read = 100 documents" in text
-    assert "### Health of 2026-11-18" in text
-    assert "### Health of 2026-11-19" in text
+    assert "### Drift checks of 2026-11-18" in text
+    assert "### Drift checks of 2026-11-19" in text
     assert "% of the labels of 2026-11-18 are right" in text
     assert "Of batch 2026-11-19 nothing can be said" in text
-    assert "| 2026-11-19 | s0 |" in section(text, "The strangest rows")
+    assert "| 2026-11-19 | s0 |" in section(text, "Outliers")
 
 
 def test_documents_with_several_labels_say_what_confidence_is_of(tmp_path: Path) -> None:
@@ -274,10 +279,10 @@ def test_labels_from_before_health_and_strangeness_were_kept_have_a_report_too(s
     path = station.workspace.labels_dir("weather", "2026-11-20") / "manifest.json"
     old = {key: value for key, value in read_json(path).items() if key not in ("health", "checks", "findings", "notes")}
     write_json(path, old)
-    again = station.morning(wanted=morning.wanted, night=labelled_night(morning.workspace, "weather", morning.wanted))
+    again = station.again(morning)
     text = night_report(again, pictures=True)
     assert "nothing can be said: some of it was labelled before data profiles were stored" in text
-    assert "Not known: labelled before it was kept." in text
+    assert "Unknown: the batch was labelled before drift checks were stored." in text
     assert [told.split(":")[0] for told, _ in PICTURE.findall(text)] == ["The mix of labels"]
 
 

@@ -7,7 +7,7 @@ import pytest
 from review_tools import NIGHT, Office, open_office, other
 
 from flows.cli import main
-from flows.reports.night_sections import trust_section
+from flows.reports.morning_sections import trust_section
 from flows.reports.review import precision_violation
 from pipeline.files import read_json, write_json
 from pipeline.models.registry import Registry
@@ -54,7 +54,7 @@ def test_a_table_goes_out_and_comes_back(office: Office, capsys: pytest.CaptureF
     assert run(office, "export", "--rows", "40", "--out", str(office.table), "--delimiter", "semicolon") == 0
     out = capsys.readouterr().out
     assert f"40 rows to review, of {BATCH} by weather@1" in out
-    assert "| sample | 20 | a random sample of what it is sure of |" in out
+    assert "| sample | 20 | a random sample of its confident labels |" in out
     assert "In the column `correct_label` write `ok` where the label is right" in out
     assert f"Next: nightlabel review import {office.table}" in out
     assert run(office, "export", "--out", str(office.table)) == 2
@@ -116,8 +116,8 @@ def test_the_morning_says_what_people_found(office: Office) -> None:
     assert "- by weather@1: 19 of 20 in 1 night, 95.0 % (95 % interval 75.1 % to 99.9 %)." in said
     assert "newest nights" not in said  # the same rows
     promise(office, 0.95)
-    assert "95.0 % (95 % interval 75.1 % to 99.9 %), 95.0 % promised." in section(office)
-    assert "broken" not in section(office)
+    assert "95.0 % (95 % interval 75.1 % to 99.9 %), target 95.0 %." in section(office)
+    assert "violated" not in section(office)
 
 
 def test_a_promise_that_people_find_broken_is_the_first_thing_to_do(office: Office) -> None:
@@ -126,8 +126,8 @@ def test_a_promise_that_people_find_broken_is_the_first_thing_to_do(office: Offi
     office.take_in()
     promise(office, 0.95)
     expected = (
-        "The promised precision of 95.0 % is broken: people found 10 of 20 in 1 night, 50.0 % (95 % interval 27.2 % to "
-        "72.8 %). Train again with their corrections, or promise less."
+        "The target precision of 95.0 % is violated: people confirmed 10 of 20 in 1 night, 50.0 % (95 % interval "
+        "27.2 % to 72.8 %). Train again with their corrections, or lower the target."
     )
     assert expected in section(office)
     assert precision_violation(office.workspace, the_night(office), Registry(office.workspace).find()) == [expected]
@@ -150,7 +150,7 @@ def test_only_published_nights_and_labels_of_this_version_count(office: Office) 
 
 
 def test_rows_for_review_say_how_to_give_them_out(office: Office) -> None:
-    from flows.reports.morning import _review_line
+    from flows.reports.morning_answers import review_task
 
     labels = the_night(office).batches[0]
-    assert f"`nightlabel review export --batch {BATCH}`" in _review_line(office.workspace, labels)
+    assert f"`nightlabel review export --batch {BATCH}`" in review_task(office.workspace, labels)

@@ -91,5 +91,5 @@ def test_a_server_of_another_version_is_named_with_both(doctor: Doctor, answerin
 
 
 def test_what_is_no_prefect_server_is_told_so(doctor: Doctor, answering: Answering) -> None:
-    assert "is no Prefect server" in doctor(answering(200, "<html>"))
-    assert "is no Prefect server" in doctor(answering(404, "Not found"))
+    assert "is not a Prefect server" in doctor(answering(200, "<html>"))
+    assert "is not a Prefect server" in doctor(answering(404, "Not found"))

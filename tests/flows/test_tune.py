@@ -111,7 +111,7 @@ def test_the_report_for_the_ui_holds_the_picture_and_what_mattered(
     report = tuning_report(found, pictures=True)
     assert "![trials](data:image/png;base64," in report
     assert len(report) < 300_000
-    assert "What mattered most" in report
+    assert "The most important settings" in report
     assert "data:image" not in tuning_report(found, pictures=False)
 
 

@@ -123,7 +123,7 @@ def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     add(place, "labelled", weather_rows())
     train(place, "weather", tiny_recipe(epochs=1))
     monkeypatch.setattr("pipeline.ingest.parts.PART_ROWS", PART_ROWS)
-    monkeypatch.setattr("pipeline.ingest.readers.jsonl.CHUNK_ROWS", PART_ROWS)
+    monkeypatch.setattr("pipeline.ingest.readers.base.CHUNK_ROWS", PART_ROWS)
     add(place, "night", [{"id": f"n{row['id']}", "text": row["text"]} for row in weather_rows(PARTS * PART_ROWS)])
     assert len(place.batch("night").parts) == PARTS
     return place
@@ -191,7 +191,7 @@ def test_neither_a_dead_worker_nor_ctrl_c_loses_a_row_or_labels_one_twice(
     stopped = up.start("nightly")
     labels.await_parts([0, 1, 2])
     up.process.send_signal(signal.SIGINT)
-    up.said("waiting for the parts under way of nightly")
+    up.said("waiting for the parts in progress of nightly")
     labels.let_go(3, 4)
     assert up.ended() == 0, up.lines
     assert up.lines[-1] == "stopped"

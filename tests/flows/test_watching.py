@@ -204,7 +204,7 @@ def test_a_part_that_hangs_fails_its_run_and_frees_the_slot(office: Office, plac
         office.start("score", batches=["stuck"], config={"part_minutes": 0.05}, workspace=str(place.root))
     )
     assert run["state_type"] == "FAILED"
-    assert "no part was done within 0.05 minutes" in run["state"]["message"]
+    assert "no part finished within 0.05 minutes" in run["state"]["message"]
     (labels / "part-00000.parquet").unlink()
     office.run("score", batches=["stuck"], workspace=str(place.root))  # would wait for ever if the slot were taken
     assert _labelled(place, "stuck")

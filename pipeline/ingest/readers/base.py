@@ -1,24 +1,44 @@
-"""What a reader hands over: raw rows of one source, each with its place in it."""
+"""What a reader takes and yields: options, and raw rows with their row numbers."""
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-RejectReasons = dict[int, str]  # why a row of a chunk is refused; the first reason found stands
+RejectReasons = dict[int, str]  # why a row of a chunk is rejected, by its index; the first reason counts
 
-MISSING: Any = object()  # stands for a key that a JSON object does not have; null is a value
-CHUNK_ROWS = 4096  # rows a reader hands over at a time,
-CHUNK_BYTES = 4 * 2**20  # or about as many bytes, whichever is less: memory must not depend on long texts
+MISSING: Any = object()  # the value of a key that a JSON object does not have; null is a value
+CHUNK_ROWS = 4096  # rows a reader yields at a time,
+CHUNK_BYTES = 4 * 2**20  # or about as many bytes, whichever is less: long texts must not take more memory
 ESCAPED_BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")
 
 
 @dataclass(frozen=True)
+class ReadOptions:
+    """How sources are read; each format uses the options that apply to it.
+
+    Attributes:
+        encoding: of text files.
+        header: whether the first row of a CSV or TSV file names the columns.
+        text: the columns that must be strings.
+        max_text_bytes: length above which texts are rejected, so there is no need to read on.
+        scratch: folder for temporary files.
+    """
+
+    encoding: str = "utf-8"
+    header: bool = True
+    text: Sequence[str] = ()
+    max_text_bytes: int = 1_000_000
+    scratch: Path | None = None
+
+
+@dataclass(frozen=True)
 class Reject:
-    """A row that was refused, as it stood in its source."""
+    """A rejected row, as in its source."""
 
     source: str
     row: int
@@ -31,11 +51,10 @@ class RawRows:
     """Some rows of one source, as columns.
 
     Attributes:
-        columns: for each column the values of the rows, all of one length: strings and plain JSON values,
-            or an Arrow array, which keeps its type.
-        rows: where each row begins in the source: the line, or the row of a Parquet file, from 1.
-        rejects: rows that could not be read, not in `columns`.
-        sources: the file of each row, where it is not the same for all.
+        columns: the values of each column, all of one length: a list of strings or JSON values, or an Arrow array.
+        rows: the line on which each row begins, or its row number in a Parquet file, from 1.
+        rejects: the rows that cannot be read; they are not in `columns`.
+        sources: the file of each row, if the rows come from several.
     """
 
     columns: dict[str, Any]
@@ -47,14 +66,14 @@ class RawRows:
         return len(self.rows)
 
 
-def chunked(items: Iterable[T], max_items: int, size: Callable[[T], int]) -> Iterator[list[T]]:
-    """Yield lists of at most `most` items, or of about `CHUNK_BYTES` of them if that is fewer."""
+def chunked(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Yield lists of `CHUNK_ROWS` items, or of about `CHUNK_BYTES` of them if that is fewer."""
     chunk: list[T] = []
     total = 0
     for item in items:
         chunk.append(item)
         total += size(item)
-        if len(chunk) >= max_items or total >= CHUNK_BYTES:
+        if len(chunk) >= CHUNK_ROWS or total >= CHUNK_BYTES:
             yield chunk
             chunk, total = [], 0
     if chunk:
@@ -62,12 +81,12 @@ def chunked(items: Iterable[T], max_items: int, size: Callable[[T], int]) -> Ite
 
 
 def all_strings(values: list[Any]) -> bool:
-    """Tell whether a column can take the short way, as those of CSV files can."""
+    """Tell whether all values of a column are strings, as in CSV files."""
     return set(map(type, values)) <= {str}
 
 
 def as_text(value: Any) -> str:
-    """Return a string as it is, plain values as JSON writes them, and others (dates, decimals) as Python does."""
+    """Return a string unchanged, JSON values as JSON, and others (dates, decimals) as Python writes them."""
     if isinstance(value, str):
         return value
     if isinstance(value, bytes):
@@ -78,7 +97,7 @@ def as_text(value: Any) -> str:
 
 
 def escape_invalid_text(text: str) -> str:
-    """Return text that any Parquet reader takes: bytes that were no text, and NUL, as backslash escapes."""
+    """Write undecodable bytes and NUL as backslash escapes, so that every Parquet reader accepts the text."""
     if not invalid_text_reason(text):
         return text
     escaped = text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
@@ -86,7 +105,7 @@ def escape_invalid_text(text: str) -> str:
 
 
 def invalid_text_reason(text: str) -> str:
-    """Return why characters cannot be kept as text ("nul_byte", "invalid_encoding"), or nothing."""
+    """Return why a text cannot be stored ("nul_byte", "invalid_encoding"), or ""."""
     if "\0" in text:
         return "nul_byte"
     try:

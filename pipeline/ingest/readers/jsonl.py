@@ -1,4 +1,4 @@
-"""JSON Lines: one object a line."""
+"""JSON Lines: one object on each line."""
 
 import itertools
 import json
@@ -9,9 +9,9 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.ingest.readers.base import (
-    CHUNK_ROWS,
     MISSING,
     RawRows,
+    ReadOptions,
     Reject,
     as_text,
     chunked,
@@ -20,33 +20,33 @@ from pipeline.ingest.readers.base import (
 )
 from pipeline.ingest.readers.streams import open_text
 
-MAYBE_A_LIST = re.compile(r":\s*\[")  # in every object with a list for a value, and in few others
+MAYBE_A_LIST = re.compile(r":\s*\[")  # in every object with a list as a value, and in few others
 
 
-def read_jsonlines(path: Path, *, encoding: str) -> Generator[RawRows, None, None]:
-    """Yield the rows of a JSON Lines file, possibly compressed; blank lines are no rows.
+def read_jsonlines(path: Path, options: ReadOptions) -> Generator[RawRows, None, None]:
+    """Yield the rows of a JSON Lines file, possibly compressed; blank lines are skipped.
 
     Raises:
         InputError: the file is empty.
     """
-    with open_text(path, encoding) as text:
+    with open_text(path, options.encoding) as text:
         numbered = ((number, line) for number, line in enumerate(text, start=1) if not line.isspace())
         empty = True
-        for chunk in chunked(numbered, CHUNK_ROWS, lambda item: len(item[1])):
+        for chunk in chunked(numbered, lambda item: len(item[1])):
             empty = False
             yield _columns(escape_invalid_text(str(path)), chunk)
         if empty:
             raise InputError(f"{path}: is empty")
 
 
-def all_keys(path: Path, *, encoding: str) -> list[str]:
-    """Return all keys of all objects: an object may leave out what others have."""
-    return list(dict.fromkeys(name for raw in read_jsonlines(path, encoding=encoding) for name in raw.columns))
+def jsonlines_columns(path: Path, options: ReadOptions) -> list[str]:
+    """Return the keys of all objects: an object may lack keys that others have."""
+    return list(dict.fromkeys(name for raw in read_jsonlines(path, options) for name in raw.columns))
 
 
-def holds_lists(path: Path, name: str, *, encoding: str) -> bool:
-    """Tell whether an object has a list under this name."""
-    with open_text(path, encoding) as text:
+def jsonlines_has_lists(path: Path, name: str, options: ReadOptions) -> bool:
+    """Tell whether any object has a list under a key."""
+    with open_text(path, options.encoding) as text:
         return any(isinstance(_parse(line)[0].get(name), list) for line in text if MAYBE_A_LIST.search(line))
 
 
@@ -65,6 +65,7 @@ def _columns(source: str, chunk: list[tuple[int, str]]) -> RawRows:
 
 
 def _parse(line: str) -> tuple[dict[str, Any], str]:
+    """Return the object on a line, and why it is rejected, or ""."""
     reason = invalid_text_reason(line)
     if reason:
         return {}, reason
@@ -76,5 +77,5 @@ def _parse(line: str) -> tuple[dict[str, Any], str]:
         return {}, "not_an_object"
     if "\\u" not in line:
         return value, ""
-    pieces = itertools.chain(value, map(as_text, value.values()))  # an escape can hide half a character, or NUL
-    return value, next(filter(None, map(invalid_text_reason, pieces)), "")
+    strings = itertools.chain(value, map(as_text, value.values()))  # an escape can hide a lone surrogate, or NUL
+    return value, next(filter(None, map(invalid_text_reason, strings)), "")

@@ -16,6 +16,7 @@ from pipeline.ingest.readers.base import (
     CHUNK_BYTES,
     CHUNK_ROWS,
     RawRows,
+    ReadOptions,
     Reject,
     as_text,
     escape_invalid_text,
@@ -32,39 +33,49 @@ LIST_TYPES = (
 )
 
 
-def read_parquet(path: Path, *, text: list[str], scratch: Path | None = None) -> Generator[RawRows, None, None]:
+def read_parquet(path: Path, options: ReadOptions) -> Generator[RawRows, None, None]:
     """Yield the rows of a Parquet file; its columns keep their types.
 
-    Args:
-        path: the file; a .gz or .zst around it is unpacked to a temporary file first.
-        text: the columns that must be strings.
-        scratch: folder for that temporary file.
-
     Raises:
-        InputError: it is no Parquet file, has no rows, or a text column is not a string.
+        InputError: the file is not Parquet, has two columns of one name, or a text column that is not a string.
     """
-    with open_parquet(path, scratch) as file:
-        _check_schema(path, file.schema_arrow, text)
+    with _open_parquet(path, options) as file:
+        _check_schema(path, file.schema_arrow, options)
+        metadata = file.metadata
+        size = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
+        chunk_rows = max(1, min(CHUNK_ROWS, CHUNK_BYTES * metadata.num_rows // max(size, 1)))
         start = 1
         try:
-            for batch in file.iter_batches(_batch_rows(file.metadata), use_threads=False):
-                yield _raw_rows(escape_invalid_text(str(path)), batch, start)
-                start += len(batch)
+            for chunk in file.iter_batches(chunk_rows, use_threads=False):
+                yield _raw_rows(escape_invalid_text(str(path)), chunk, start)
+                start += len(chunk)
         except (pa.ArrowInvalid, OSError) as error:
             raise InputError(f"{path}: is damaged after row {start - 1}: {str(error).splitlines()[0]}") from error
 
 
+def parquet_has_lists(path: Path, name: str, options: ReadOptions) -> bool:
+    """Tell whether a column of a Parquet file holds lists."""
+    with _open_parquet(path, options) as file:
+        schema = file.schema_arrow
+        number = schema.get_field_index(name)  # -1 if it is missing, or repeated
+        if number < 0:
+            return False
+        kind = schema.field(number).type
+        kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+        return any(is_list_type(kind) for is_list_type in LIST_TYPES)
+
+
 @contextmanager
-def open_parquet(path: Path, scratch: Path | None = None) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file; a .gz or .zst around it is unpacked to a temporary file in `scratch` first.
+def _open_parquet(path: Path, options: ReadOptions) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file; if it is compressed as a whole, it is unpacked to a temporary file first.
 
     Raises:
-        InputError: it cannot be opened, or is no Parquet file.
+        InputError: the file cannot be opened, or is not Parquet.
     """
     with ExitStack() as stack:
         source: Any = stack.enter_context(open_bytes(path))
         if path.suffix.lower() in COMPRESSIONS:
-            packed, source = source, stack.enter_context(tempfile.TemporaryFile(dir=scratch))
+            packed, source = source, stack.enter_context(tempfile.TemporaryFile(dir=options.scratch))
             copyfileobj(packed, source)
         try:
             file = stack.enter_context(pq.ParquetFile(source, pre_buffer=False))
@@ -73,28 +84,11 @@ def open_parquet(path: Path, scratch: Path | None = None) -> Iterator[pq.Parquet
         yield file
 
 
-def is_list_column(path: Path, name: str, scratch: Path | None = None) -> bool:
-    """Tell whether a column of a Parquet file holds lists."""
-    with open_parquet(path, scratch) as file:
-        schema = file.schema_arrow
-        number = schema.get_field_index(name)  # -1 if it is not there, or twice
-        return number >= 0 and any(test(_storage(schema.field(number).type)) for test in LIST_TYPES)
-
-
-def _storage(kind: pa.DataType) -> pa.DataType:
-    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
-
-
-def _batch_rows(metadata: pq.FileMetaData) -> int:
-    total = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
-    return max(1, min(CHUNK_ROWS, CHUNK_BYTES * metadata.num_rows // max(total, 1)))
-
-
-def _check_schema(path: Path, schema: pa.Schema, text: list[str]) -> None:
-    twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"{path}: has two columns named {twice!r}; rename one")
-    for name in set(text) & set(schema.names):  # a missing one is said for all formats alike
+def _check_schema(path: Path, schema: pa.Schema, options: ReadOptions) -> None:
+    repeated = next((name for name in schema.names if schema.names.count(name) > 1), None)
+    if repeated is not None:
+        raise InputError(f"{path}: has two columns named {repeated!r}; rename one")
+    for name in set(options.text) & set(schema.names):  # a missing column is reported for all formats alike
         kind = schema.field(name).type
         value = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (is_string(value) or pa.types.is_null(value)):
@@ -102,27 +96,28 @@ def _check_schema(path: Path, schema: pa.Schema, text: list[str]) -> None:
 
 
 def is_string(kind: pa.DataType) -> bool:
+    """Tell whether a type is one of Arrow's string types."""
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-def _raw_rows(source: str, batch: pa.RecordBatch, start: int) -> RawRows:
-    columns = {name: _plain(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
-    bad: dict[int, str] = {}
+def _raw_rows(source: str, chunk: pa.RecordBatch, start: int) -> RawRows:
+    columns = {name: _plain(column) for name, column in zip(chunk.schema.names, chunk.columns, strict=True)}
+    reasons: dict[int, str] = {}
     for column in columns.values():
-        bad |= _damaged(column)
-    if not bad:
-        return RawRows(columns, list(range(start, start + len(batch))))
+        reasons |= _invalid_rows(column)
+    if not reasons:
+        return RawRows(columns, list(range(start, start + len(chunk))))
     rejects = [
-        Reject(source, start + n, reason, "\t".join(_shown(column, n) for column in columns.values()))
-        for n, reason in sorted(bad.items())
+        Reject(source, start + row, reason, "\t".join(_raw_text(column, row) for column in columns.values()))
+        for row, reason in sorted(reasons.items())
     ]
-    whole = [n for n in range(len(batch)) if n not in bad]
-    columns = {name: column.take(pa.array(whole, pa.int64())) for name, column in columns.items()}
-    return RawRows(columns, [start + n for n in whole], rejects)
+    valid = [row for row in range(len(chunk)) if row not in reasons]
+    columns = {name: column.take(pa.array(valid, pa.int64())) for name, column in columns.items()}
+    return RawRows(columns, [start + row for row in valid], rejects)
 
 
 def _plain(column: pa.Array) -> pa.Array:
-    """Return a column without dictionary and extension types, which differ from file to file, and as short strings."""
+    """Resolve extension and dictionary types, which differ between files, and cast any string type to `string`."""
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
     if pa.types.is_dictionary(column.type):
@@ -130,32 +125,32 @@ def _plain(column: pa.Array) -> pa.Array:
     return column.cast(pa.string()) if is_string(column.type) else column
 
 
-def _damaged(column: pa.Array) -> dict[int, str]:
-    """Return which rows hold bytes that are no text, written by somebody who did not check, or NUL."""
+def _invalid_rows(column: pa.Array) -> dict[int, str]:
+    """Return the rows with bytes that are not UTF-8 (not every writer checks them) or NUL, each with the reason."""
     try:
         column.validate(full=True)  # UTF-8 in nested values too
     except pa.ArrowInvalid:
-        return {n: reason for n in range(len(column)) if (reason := _damage_of(column, n))}
+        reasons = {}
+        for row in range(len(column)):
+            try:
+                value = column[row].as_py()
+                reasons[row] = invalid_text_reason(value) if isinstance(value, str) else ""
+            except UnicodeDecodeError:
+                reasons[row] = "invalid_encoding"
+        return {row: reason for row, reason in reasons.items() if reason}
     if not is_string(column.type):
         return {}
     nul = pc.indices_nonzero(pc.fill_null(pc.match_substring(column, "\0"), False))
     return dict.fromkeys(nul.to_pylist(), "nul_byte")
 
 
-def _damage_of(column: pa.Array, number: int) -> str:
+def _raw_text(column: pa.Array, row: int) -> str:
+    """Return a value of a rejected row as text, whatever its bytes."""
     try:
-        value = column[number].as_py()
-    except UnicodeDecodeError:
-        return "invalid_encoding"
-    return invalid_text_reason(value) if isinstance(value, str) else ""
-
-
-def _shown(column: pa.Array, number: int) -> str:
-    try:
-        return escape_invalid_text(as_text(column[number].as_py()))
+        return escape_invalid_text(as_text(column[row].as_py()))
     except UnicodeDecodeError:
         if not is_string(column.type):
             return "(damaged)"
-        return as_text(column.slice(number, 1).cast(pa.binary())[0].as_py())
+        return as_text(column.slice(row, 1).cast(pa.binary())[0].as_py())
     except ValueError:  # nanoseconds, which Python's dates do not have
-        return str(column[number].cast(pa.string()))
+        return str(column[row].cast(pa.string()))

@@ -1,4 +1,4 @@
-"""Files as lines of text: decompressed, decoded, and with damaged bytes marked instead of lost."""
+"""Open files as bytes or text: decompressed, decoded, undecodable bytes marked instead of lost."""
 
 import codecs
 import io
@@ -21,7 +21,7 @@ BYTE_ORDER_MARKS = (
 
 
 def data_suffix(path: Path) -> str:
-    """Return the suffix that tells the format: `.csv` of `a.csv` and of `a.csv.gz`."""
+    """Return the suffix that names the format: `.csv` of `a.csv` and of `a.csv.gz`."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
@@ -29,10 +29,10 @@ def data_suffix(path: Path) -> str:
 
 
 def check_encoding(encoding: str) -> None:
-    """See that text can be read in this encoding.
+    """Check that text can be read in an encoding.
 
     Raises:
-        InputError: it is unknown, or turns bytes into something else than text (such as `hex`).
+        InputError: it is unknown, or does not decode to text (such as `hex`).
     """
     try:
         io.TextIOWrapper(io.BytesIO(b"x"), encoding=encoding, errors="replace").read()
@@ -45,11 +45,11 @@ def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
     """Open a file for reading, decompressed if its name ends in .gz or .zst.
 
     Raises:
-        InputError: it cannot be opened, or its compressed data is damaged.
+        InputError: the file cannot be opened, or its compressed data is damaged.
     """
     compression = COMPRESSIONS.get(path.suffix.lower())
     try:
-        # Opened by Python, because Arrow takes no path that is not valid text.
+        # Opened by Python, because Arrow rejects a path that is not valid text.
         with path.open("rb") as file, pa.input_stream(file, compression=compression) as stream:
             yield io.BufferedReader(stream)
     except OSError as error:
@@ -60,7 +60,7 @@ def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
 
 @contextmanager
 def open_text(path: Path, encoding: str) -> Iterator[io.TextIOWrapper]:
-    """Open a file as text. Bytes that do not decode become lone surrogates; a byte order mark wins and is gone.
+    """Open a file as text; undecodable bytes become lone surrogates, a byte order mark overrides `encoding`.
 
     Raises:
         InputError: the encoding is unknown, or the file cannot be read.

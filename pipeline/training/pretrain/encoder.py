@@ -1,7 +1,7 @@
-"""Pretrained encoders: what a language model learnt from unlabelled text, for classifiers to start from.
+"""Pretrained encoders: weights and vocabulary fitted on unlabelled text, for classifiers to start from.
 
-An encoder is a folder like a model's bundle: weights, vocabulary, how it came about, and the digests of all. Its
-fingerprint is that of the texts and settings it was made from, so the same ones are never read twice.
+An encoder is a folder like a model's bundle: weights, vocabulary, provenance, and the digests of all files. It is
+named by the fingerprint of its texts and settings, so the same pretraining never runs twice.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,18 +16,18 @@ from torch import Tensor
 
 from pipeline.config import Recipe, stored_recipe
 from pipeline.dataset.chunks import ChunkCache, build_chunks
-from pipeline.dataset.token_cache import read_vocabulary, write_vocabulary
-from pipeline.dataset.tokenizer import Tokenizer, WordSplitter
+from pipeline.dataset.tokenizer import Tokenizer, WordSplitter, read_vocabulary, write_vocabulary
 from pipeline.errors import ModelError
 from pipeline.files import read_json, value_digest, verified_manifest, write_json, write_manifest
-from pipeline.training.loop import Progress, choose_training_device
+from pipeline.training.loop import choose_training_device
 from pipeline.training.model import EMBEDDING_STD, Classifier
 from pipeline.training.plots import perplexity_curve
 from pipeline.training.pretrain.language_model import DocumentModel, LanguageModel
 from pipeline.training.pretrain.loop import Pretrained, PretrainingPhase, pretrain
+from pipeline.training.resumable import Progress, part_of
 from pipeline.workspace import Workspace
 
-# What the vocabulary depends on, and the shape of the weights: an encoder serves recipes that agree with it here.
+# Settings that decide the vocabulary and the shapes of the weights: an encoder serves recipes with the same values.
 TOKENIZER_FIELDS = (
     "vocabulary_size",
     "min_count",
@@ -36,14 +36,14 @@ TOKENIZER_FIELDS = (
     "remove_stop_words",
     "split_hangul",
 )
-DOCUMENT_VECTORS = "document_vectors"  # their name among the weights
-FIRST_SHARE = 0.2  # of the work, about, is in the document vectors
+DOCUMENT_VECTORS = "document_vectors"  # their key in weights.safetensors
+DOCUMENT_SHARE = 0.2  # of the work, about, is the document model
 MODEL_FIELDS = ("embedding_size", "hidden_size", "bidirectional")
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A committed encoder, its files checked."""
+    """A committed encoder whose files have been verified."""
 
     path: Path
     manifest: dict[str, Any]
@@ -60,15 +60,18 @@ class Encoder:
 
     @property
     def name(self) -> str:
+        """Its fingerprint."""
         return self.path.name
 
     @cached_property
     def settings(self) -> dict[str, Any]:
+        """The content of encoder.json: recipe, provenance and measurements."""
         value: dict[str, Any] = read_json(self.path / "encoder.json")
         return value
 
     @property
     def recipe(self) -> Recipe:
+        """The recipe it was pretrained with."""
         return stored_recipe(self.settings["recipe"])
 
     def tokenizer(self, recipe: Recipe) -> Tokenizer:
@@ -78,11 +81,12 @@ class Encoder:
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
+        """The tensors of weights.safetensors, by key."""
         return load((self.path / "weights.safetensors").read_bytes())
 
     @property
     def document_vectors(self) -> Tensor | None:
-        """Of each word [vocabulary, size], 0 for padding; None if the pretraining left them out."""
+        """Document vectors of the words [vocabulary, size], 0 for padding; None if pretrained without."""
         return self.weights.get(DOCUMENT_VECTORS)
 
     @torch.no_grad()
@@ -94,34 +98,30 @@ class Encoder:
         model.layers[0].load_state_dict(layer)
 
     def differs(self, recipe: Recipe) -> str | None:
-        """Return the first setting in which a recipe asks for another vocabulary or shape, or None."""
-        own = self.recipe
+        """Return the first setting for which a recipe needs another vocabulary or shape, or None."""
         for section, fields in (("tokenizer", TOKENIZER_FIELDS), ("model", MODEL_FIELDS)):
             for field in fields:
-                there, asked = getattr(getattr(own, section), field), getattr(getattr(recipe, section), field)
-                if there != asked:
-                    return f"{section}.{field} is {there} in it and {asked} here"
+                pretrained, requested = (getattr(getattr(source, section), field) for source in (self.recipe, recipe))
+                if pretrained != requested:
+                    return f"{section}.{field} is {pretrained} in it and {requested} here"
         return None
 
     def provenance(self) -> dict[str, Any]:
-        """Return what a bundle and a report keep of it."""
-        kept = ("texts", "tokens", "perplexity", "seconds", "device", "left_out_for_test")
-        return {
-            "encoder": self.name,
-            "created": self.manifest["created"],
-            **{key: self.settings[key] for key in kept},
-        }
+        """Return the facts about it that a bundle and a report include."""
+        keys = ("texts", "tokens", "perplexity", "seconds", "device", "left_out_for_test")
+        facts = {key: self.settings[key] for key in keys}
+        return {"encoder": self.name, "created": self.manifest["created"], **facts}
 
 
 def pretrain_encoder(
     workspace: Workspace, recipe: Recipe, batch_ids: Iterable[str] = (), progress: Progress | None = None
 ) -> Encoder:
-    """Pretrain on every text there is, unless that was done before; a killed run goes on from its checkpoint.
+    """Pretrain on all texts, or return the encoder of an equal pretraining; a killed run resumes from its checkpoint.
 
     Args:
         workspace: where the documents lie and the encoder goes.
         recipe: tokenizer, shape of the model, and how to pretrain.
-        batch_ids: batches to learn from; all if none are named.
+        batch_ids: batches to pretrain on; all if none are named.
         progress: called every few seconds.
 
     Raises:
@@ -132,12 +132,13 @@ def pretrain_encoder(
     batches = [workspace.batch(batch_id) for batch_id in batch_ids] or workspace.batches()
     device = choose_training_device(recipe.training.device)
     cache = build_chunks(workspace, batches, recipe)
-    name = _fingerprint(cache, recipe)
+    shape = {field: getattr(recipe.model, field) for field in MODEL_FIELDS}
+    name = value_digest([cache.fingerprint, shape, recipe.pretraining.model_dump(mode="json")])[:16]
     path = workspace.encoder_dir(name)
     if (path / "manifest.json").exists():
         return Encoder.load(path)
     checkpoints = [workspace.checkpoint_path(f"encoder-{name}-{kind}") for kind in ("documents", "language")]
-    documents, language = _learn(cache, recipe, device, checkpoints, progress)
+    documents, language = _pretrain_both(cache, recipe, device, checkpoints, progress)
     with workspace.staging() as staging:
         _write(staging / "encoder", cache, recipe, documents, language)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,37 +148,27 @@ def pretrain_encoder(
     return Encoder.load(path)
 
 
-def _learn(
+def _pretrain_both(
     cache: ChunkCache, recipe: Recipe, device: torch.device, checkpoints: Sequence[Path], progress: Progress | None
 ) -> tuple[Pretrained | None, Pretrained]:
     """Train the document model, which is quick, then the language model, which starts from its word vectors."""
     config, size = recipe.pretraining, cache.tokenizer.size
     torch.manual_seed(config.seed)
-    documents = None
-    first = FIRST_SHARE if config.document_epochs else 0.0
+    documents, share = None, 0.0
     if config.document_epochs:
-        model = DocumentModel(size, config.document_size, cache.counts)
+        share = DOCUMENT_SHARE
         phase = PretrainingPhase("document vectors", config.document_epochs, config.document_learning_rate)
-        told = _part_of(progress, 0.0, first)
-        documents = pretrain(model, cache, phase, config, device=device, checkpoint=checkpoints[0], progress=told)
+        model = DocumentModel(size, config.document_size, cache.counts)
+        part = part_of(progress, 0.0, share)
+        documents = pretrain(model, cache, phase, config, device=device, checkpoint=checkpoints[0], progress=part)
     language = LanguageModel(size, recipe.model)
     if documents is not None and config.document_size == recipe.model.embedding_size:
         vectors = documents.model.embedding.weight.detach()
         with torch.no_grad():
             language.embedding.weight.copy_(vectors * (EMBEDDING_STD / vectors.std()))
     phase = PretrainingPhase("language model", config.epochs, config.learning_rate)
-    told = _part_of(progress, first, 1.0)
-    return documents, pretrain(language, cache, phase, config, device=device, checkpoint=checkpoints[1], progress=told)
-
-
-def _part_of(progress: Progress | None, start: float, end: float) -> Progress | None:
-    return None if progress is None else lambda share, line: progress(start + share * (end - start), line)
-
-
-def _fingerprint(cache: ChunkCache, recipe: Recipe) -> str:
-    shape = {field: getattr(recipe.model, field) for field in MODEL_FIELDS}
-    decided = value_digest([cache.fingerprint, shape, recipe.pretraining.model_dump(mode="json")])
-    return decided[:16]
+    part = part_of(progress, share, 1.0)
+    return documents, pretrain(language, cache, phase, config, device=device, checkpoint=checkpoints[1], progress=part)
 
 
 def _write(folder: Path, cache: ChunkCache, recipe: Recipe, documents: Pretrained | None, language: Pretrained) -> None:
@@ -210,12 +201,12 @@ def _write(folder: Path, cache: ChunkCache, recipe: Recipe, documents: Pretraine
 
 def encoders(workspace: Workspace) -> list[Encoder]:
     """Return the encoders of a workspace, newest first."""
-    found = [Encoder.load(path.parent) for path in workspace.encoder_manifests()]
-    return sorted(found, key=lambda encoder: (encoder.manifest["created"], encoder.name), reverse=True)
+    loaded = [Encoder.load(path.parent) for path in workspace.encoder_manifests()]
+    return sorted(loaded, key=lambda encoder: (encoder.manifest["created"], encoder.name), reverse=True)
 
 
 def matching_encoder(workspace: Workspace, recipe: Recipe) -> Encoder | None:
-    """Return the newest encoder with a recipe's vocabulary settings and shape, if there is one."""
+    """Return the newest encoder that matches a recipe's vocabulary and shape, or None."""
     return next((encoder for encoder in encoders(workspace) if encoder.differs(recipe) is None), None)
 
 
@@ -223,15 +214,15 @@ def named_encoder(workspace: Workspace, name: str, recipe: Recipe) -> Encoder:
     """Return an encoder by its name.
 
     Raises:
-        ModelError: there is none of that name, or a recipe asks for another vocabulary or shape.
+        ModelError: there is no such encoder, or the recipe needs another vocabulary or shape.
     """
-    known = {encoder.name: encoder for encoder in encoders(workspace)}
-    if name not in known:
-        there = ", ".join(known) or "none yet: nightlabel pretrain"
-        raise ModelError(f"no encoder {name!r} in {workspace.root} (there: {there})")
-    difference = known[name].differs(recipe)
+    by_name = {encoder.name: encoder for encoder in encoders(workspace)}
+    if name not in by_name:
+        names = ", ".join(by_name) or "none yet: nightlabel pretrain"
+        raise ModelError(f"no encoder {name!r} in {workspace.root} (there: {names})")
+    difference = by_name[name].differs(recipe)
     if difference:
         raise ModelError(
-            f"encoder {name} does not suit: {difference}; set it alike with --set, or pretrain with these settings"
+            f"encoder {name} does not match: {difference}; set the same value with --set, or pretrain with this one"
         )
-    return known[name]
+    return by_name[name]

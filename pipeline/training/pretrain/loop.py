@@ -1,12 +1,9 @@
-"""Learning from text without labels: one loop over pieces that are streamed from Parquet."""
+"""The pretraining loop: word models trained on unlabelled text, in chunks streamed from Parquet."""
 
-import logging
 import math
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,35 +12,26 @@ from torch import Tensor, nn
 from pipeline.config import PretrainingConfig
 from pipeline.dataset.chunks import ChunkCache
 from pipeline.dataset.minibatches import TokenLists, plan_minibatches, shuffled_minibatches
-from pipeline.files import atomic_path
-from pipeline.training.loop import CHECKPOINT_SECONDS, PROGRESS_SECONDS, Progress, clock, schedule
+from pipeline.training.loop import learning_rate_factor
 from pipeline.training.parallel import CorePool, generator
 from pipeline.training.pretrain.language_model import WordModel, WordSampler, exact_loss, sampled_loss
+from pipeline.training.resumable import LoopState, Progress, ResumableLoop
 
-logger = logging.getLogger(__name__)
-
-GROUPS_AT_ONCE = 2  # row groups that are shuffled together
-BATCH_SIZE = 256  # most pieces in a batch
-EVALUATION_TOKENS = 60_000  # of the held-out texts: the whole vocabulary is computed for each
+POOL_GROUPS = 2  # row groups that are shuffled together
+BATCH_SIZE = 256  # most chunks in a minibatch
+EVALUATION_TOKENS = 60_000  # of the held-out texts: each needs logits over the whole vocabulary
 
 
 @dataclass
-class PretrainingState:
-    """Everything that a killed pretraining needs to go on as if nothing had happened."""
+class PretrainingState(LoopState):
+    """The state of a pretraining, with the number of words predicted in this epoch."""
 
-    epoch: int = 0
-    pool: int = 0  # pools of this epoch already done
-    batch: int = 0  # batches of this pool already done
-    tokens: int = 0
-    seconds: float = 0.0
-    loss_sum: float = 0.0
     predicted: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model on the CPU, and how it came about."""
+    """A pretrained model, on the CPU, and its measurements."""
 
     model: WordModel
     history: list[dict[str, float]]
@@ -53,12 +41,13 @@ class Pretrained:
 
     @property
     def perplexity(self) -> float:
+        """Perplexity on held-out text after the last epoch."""
         return self.history[-1]["perplexity"]
 
 
 @dataclass(frozen=True)
 class PretrainingPhase:
-    """How often and how fast a model goes through the pieces."""
+    """Name, epochs and highest learning rate of one model's pretraining."""
 
     name: str
     epochs: int
@@ -75,173 +64,127 @@ def pretrain(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> Pretrained:
-    """Train a model on all pieces; go on from a checkpoint if there is one.
+    """Train a model on all chunks; resume from a checkpoint if there is one.
 
     Args:
         model: freshly made; trained in place.
-        cache: the pieces.
-        plan: passes and rate.
+        cache: the chunks.
+        phase: epochs and learning rate.
         config: what holds for all models.
         device: where to train.
-        checkpoint: file to go on from and to save to, if any.
+        checkpoint: file to resume from and to save to, if any.
         progress: called every few seconds.
     """
     model.to(device)
     with CorePool(device) as cores:
-        trainer = _Trainer(model, cache, phase, config, cores)
-        state = trainer.load(checkpoint) if checkpoint and checkpoint.exists() else PretrainingState()
+        trainer = WordTrainer(model, WordSampler(cache.counts, config.sampled_words, device=device), config, cores)
+        name = f"{phase.name}, "
+        loop = ResumableLoop(PretrainingState(), model, trainer.optimizer, phase.epochs, checkpoint, progress, name)
+        state = loop.state
         while state.epoch < phase.epochs:
-            trainer.run_epoch(state, checkpoint, progress)
-            trainer.close_epoch(state)
-            if checkpoint:
-                trainer.save(checkpoint, state)
-            if progress:
-                progress(state.epoch / phase.epochs, _epoch_line(state, phase))
-    return Pretrained(
-        model.to("cpu").eval(), state.history, state.seconds, state.tokens / max(state.seconds, 1e-9), device.type
-    )
+            model.train()
+            pools = epoch_pools(cache.groups, [config.seed, state.epoch])
+            while state.pool < len(pools):
+                chunks = cache.read(pools[state.pool])
+                random = np.random.default_rng([config.seed, state.epoch, state.pool])
+                limits = {"batch_tokens": config.batch_tokens, "batch_size": BATCH_SIZE}
+                minibatches = shuffled_minibatches(chunks.lengths, random, **limits)
+                for rows, share in loop.steps(minibatches, len(pools)):
+                    learning_rate = phase.learning_rate * learning_rate_factor("one-cycle", share)
+                    number = [state.epoch, state.pool, state.minibatch]
+                    loss, predicted = trainer.step(chunks, rows, learning_rate, number)
+                    state.loss_sum += loss
+                    state.predicted += predicted
+                    state.tokens += int(chunks.lengths[rows].sum())
+                state.pool, state.minibatch = state.pool + 1, 0
+            sampled = state.loss_sum / max(state.predicted, 1)
+            state.finish_epoch({"sampled_loss": sampled, "perplexity": perplexity(model, cache.held_out(), cores)})
+            state.predicted = 0
+            loop.save()
+            loop.report_epoch(f"perplexity {state.history[-1]['perplexity']:,.1f} on held-out text")
+    return Pretrained(model.to("cpu").eval(), state.history, state.seconds, state.tokens_per_second, device.type)
 
 
-class _Trainer:
-    """What one step needs. Gradients of word vectors are summed over the words of a batch, not over the vocabulary."""
+def epoch_pools(groups: int, seed: Sequence[int]) -> list[list[int]]:
+    """Return the row groups that are read together, in the random order of an epoch."""
+    order = [int(group) for group in np.random.default_rng(seed).permutation(groups)]
+    return [order[start : start + POOL_GROUPS] for start in range(0, groups, POOL_GROUPS)]
 
-    def __init__(
-        self, model: WordModel, cache: ChunkCache, phase: PretrainingPhase, config: PretrainingConfig, cores: CorePool
-    ) -> None:
-        self.model, self.cache, self.phase, self.config, self.cores = model, cache, phase, config, cores
-        self.sampler = WordSampler(cache.counts, config.sampled_words, device=cores.device)
-        self.words = [model.embedding.weight, model.bias]
-        self.others = [one for one in model.parameters() if not any(one is word for word in self.words)]
-        for parameter in self.words:
+
+class WordTrainer:
+    """The optimizer and one step. Gradients of word vectors cover the words of a minibatch, not the vocabulary."""
+
+    def __init__(self, model: WordModel, sampler: WordSampler, config: PretrainingConfig, cores: CorePool) -> None:
+        self.model, self.sampler, self.config, self.cores = model, sampler, config, cores
+        self.by_word = [model.embedding.weight, model.bias]
+        self.dense = [value for value in model.parameters() if not any(value is rows for rows in self.by_word)]
+        for parameter in self.by_word:
             parameter.grad = torch.zeros_like(parameter)
-        self.optimizer = torch.optim.AdamW([*self.words, *self.others], weight_decay=0.0, fused=True)
-
-    def run_epoch(self, state: PretrainingState, checkpoint: Path | None, progress: Progress | None) -> None:
-        """Go through the rest of the state's epoch, saving and reporting now and then."""
-        started = told = saved = time.monotonic()
-        before = state.seconds
-        self.model.train()
-        pools = self.pools(state.epoch)
-        while state.pool < len(pools):
-            pieces = self.cache.read(pools[state.pool])
-            batches = self._batches(pieces, state)
-            while state.batch < len(batches):
-                rows = batches[state.batch]
-                within = (state.pool + state.batch / len(batches)) / len(pools)
-                progress_share = (state.epoch + within) / self.phase.epochs
-                loss, predicted = self.step(pieces, rows, progress_share, [state.epoch, state.pool, state.batch])
-                state.loss_sum += loss
-                state.predicted += predicted
-                state.tokens += int(pieces.lengths[rows].sum())
-                state.batch += 1
-                now = time.monotonic()
-                state.seconds = before + now - started
-                if progress and now - told > PROGRESS_SECONDS:
-                    told = now
-                    progress(progress_share, _progress_line(state, progress_share, within, self.phase))
-                if checkpoint and now - saved > CHECKPOINT_SECONDS:
-                    saved = now
-                    self.save(checkpoint, state)
-            state.pool, state.batch = state.pool + 1, 0
-
-    def pools(self, epoch: int) -> list[list[int]]:
-        """Return the row groups that are read together, in this epoch's order."""
-        random = np.random.default_rng([self.config.seed, epoch])
-        groups = [int(group) for group in random.permutation(self.cache.groups)]
-        return [groups[start : start + GROUPS_AT_ONCE] for start in range(0, len(groups), GROUPS_AT_ONCE)]
-
-    def _batches(self, pieces: TokenLists, state: PretrainingState) -> list[np.ndarray]:
-        random = np.random.default_rng([self.config.seed, state.epoch, state.pool])
-        return shuffled_minibatches(
-            pieces.lengths, random, batch_tokens=self.config.batch_tokens, batch_size=BATCH_SIZE
-        )
+        self.optimizer = torch.optim.AdamW([*self.by_word, *self.dense], weight_decay=0.0, fused=True)
 
     def step(
-        self, pieces: TokenLists, rows: np.ndarray, progress_share: float, number: Sequence[int]
+        self, chunks: TokenLists, rows: np.ndarray, learning_rate: float, number: Sequence[int]
     ) -> tuple[float, int]:
-        """Learn from one batch; return its summed loss in nats over the sampled words, and how many it predicted."""
+        """Train on one minibatch; return its summed loss in nats over the sampled words, and the words predicted.
+
+        Args:
+            chunks: of the pool.
+            rows: chunks of the minibatch.
+            learning_rate: of this step.
+            number: what makes the random numbers of this step its own.
+        """
         parts = [
-            (part, generator([self.config.seed, *number, place], self.cores.device))
-            for place, part in enumerate(self.cores.split_rows(rows))
+            (part, generator([self.config.seed, *number, index], self.cores.device))
+            for index, part in enumerate(self.cores.split_rows(rows))
         ]
-        results = self.cores.map(lambda part: self._gradients(pieces, *part), parts)
+        results = self.cores.map(lambda part: self._gradients(chunks, *part), parts)
         predicted = sum(result.predicted for result in results)
-        for parameter in self.words:
+        for index, parameter in enumerate(self.by_word):
             assert parameter.grad is not None
             parameter.grad.zero_()
-        for result in results:
-            for parameter, gradient in zip(self.words, result.words, strict=True):
-                assert parameter.grad is not None
-                parameter.grad.index_add_(0, result.ids, gradient)
-        for parameter, *gradients in zip(self.others, *(result.others for result in results), strict=True):
+            for result in results:
+                parameter.grad.index_add_(0, result.ids, result.by_word[index])
+        for parameter, *gradients in zip(self.dense, *(result.dense for result in results), strict=True):
             parameter.grad = torch.stack(gradients).sum(dim=0) if len(gradients) > 1 else gradients[0]
-        for parameter in (*self.words, *self.others):
+        for parameter in (*self.by_word, *self.dense):
             assert parameter.grad is not None
             parameter.grad.div_(max(predicted, 1))
-        nn.utils.clip_grad_norm_([*self.words, *self.others], self.config.gradient_norm)
-        self.optimizer.param_groups[0]["lr"] = self.phase.learning_rate * schedule("one-cycle", progress_share)
+        nn.utils.clip_grad_norm_([*self.by_word, *self.dense], self.config.gradient_norm)
+        self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.step()
         return sum(result.loss for result in results), predicted
 
-    def _gradients(self, pieces: TokenLists, rows: np.ndarray, random: torch.Generator) -> "_Gradients":
-        token_ids, lengths = pieces.pad(rows)
+    def _gradients(self, chunks: TokenLists, rows: np.ndarray, random: torch.Generator) -> "_Gradients":
+        token_ids, lengths = chunks.pad(rows)
         device = self.cores.device
         ids = torch.from_numpy(token_ids.T.astype(np.int64)).to(device)
-        drawn = self.sampler.draw(random)
-        here, places = torch.unique(torch.cat([ids.flatten(), drawn]), return_inverse=True)
+        sample = self.sampler.draw(random)
+        distinct, positions = torch.unique(torch.cat([ids.flatten(), sample]), return_inverse=True)
         local = torch.empty(len(self.model.bias), dtype=torch.int64, device=device)
-        local[here] = torch.arange(len(here), device=device)
-        weights, bias = (parameter.detach()[here].requires_grad_() for parameter in self.words)
+        local[distinct] = torch.arange(len(distinct), device=device)
+        weights, bias = (parameter.detach()[distinct].requires_grad_() for parameter in self.by_word)
         with self.cores.autocast():
-            vectors = nn.functional.embedding(places[: ids.numel()].view_as(ids), weights)
-            found = self.model.predict(vectors, ids, torch.from_numpy(lengths.astype(np.int64)).to(device), random)
-            loss = sampled_loss(found, weights, bias, local, self.sampler, drawn)
-        weights_gradient, bias_gradient, *others = torch.autograd.grad(loss, [weights, bias, *self.others])
-        return _Gradients(
-            float(loss.detach()),
-            sum(len(one.targets) for one in found),
-            here,
-            [weights_gradient, bias_gradient],
-            others,
-        )
-
-    def close_epoch(self, state: PretrainingState) -> None:
-        """Measure the epoch on the held-out texts."""
-        state.history.append(
-            {
-                "epoch": state.epoch + 1,
-                "sampled_loss": state.loss_sum / max(state.predicted, 1),
-                "perplexity": perplexity(self.model, self.cache.held_out(), self.cores),
-            }
-        )
-        state.epoch, state.pool, state.batch = state.epoch + 1, 0, 0
-        state.loss_sum, state.predicted = 0.0, 0
-
-    def save(self, path: Path, state: PretrainingState) -> None:
-        value = {"state": vars(state), "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        with atomic_path(path) as temporary:
-            torch.save(value, temporary)
-
-    def load(self, path: Path) -> PretrainingState:
-        value: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        self.model.load_state_dict(value["model"])
-        self.optimizer.load_state_dict(value["optimizer"])
-        return PretrainingState(**value["state"])
+            vectors = nn.functional.embedding(positions[: ids.numel()].view_as(ids), weights)
+            targets = self.model.predict(vectors, ids, torch.from_numpy(lengths.astype(np.int64)).to(device), random)
+            loss = sampled_loss(targets, weights, bias, local, self.sampler, sample)
+        weights_gradient, bias_gradient, *dense = torch.autograd.grad(loss, [weights, bias, *self.dense])
+        predicted = sum(len(direction.targets) for direction in targets)
+        return _Gradients(float(loss.detach()), predicted, distinct, [weights_gradient, bias_gradient], dense)
 
 
 @dataclass(frozen=True)
 class _Gradients:
-    """Of one part of a batch: summed loss, words predicted, and gradients; those of word vectors for some ids."""
+    """Of one part of a minibatch: loss, words predicted, gradients of word vectors for some ids, and the others."""
 
     loss: float
     predicted: int
     ids: Tensor
-    words: list[Tensor]
-    others: list[Tensor]
+    by_word: list[Tensor]
+    dense: list[Tensor]
 
 
 def perplexity(model: WordModel, texts: TokenLists, cores: CorePool) -> float:
-    """Return how many words of the whole vocabulary the model hesitates between, on average."""
+    """Return the perplexity over the whole vocabulary: the exponential of the mean loss in nats per word."""
     model.eval()
     texts = texts.take_tokens(EVALUATION_TOKENS)
 
@@ -251,20 +194,5 @@ def perplexity(model: WordModel, texts: TokenLists, cores: CorePool) -> float:
         random = generator([len(rows), int(rows[0])], cores.device)
         return exact_loss(model, ids, torch.from_numpy(lengths.astype(np.int64)).to(cores.device), random)
 
-    found = cores.map(run, plan_minibatches(texts.lengths, batch_tokens=8_192))
-    return math.exp(sum(loss for loss, _ in found) / max(sum(count for _, count in found), 1))
-
-
-def _progress_line(state: PretrainingState, progress_share: float, within: float, phase: PretrainingPhase) -> str:
-    left = state.seconds * (1 - progress_share) / max(progress_share, 1e-9)
-    return (
-        f"{phase.name}, epoch {state.epoch + 1} of {phase.epochs}, {within:.0%}: "
-        f"{state.tokens / max(state.seconds, 1e-9):,.0f} tokens/s, {clock(left)} left"
-    )
-
-
-def _epoch_line(state: PretrainingState, phase: PretrainingPhase) -> str:
-    return (
-        f"{phase.name}, epoch {state.epoch} of {phase.epochs} done: "
-        f"perplexity {state.history[-1]['perplexity']:,.1f} on held-out text"
-    )
+    results = cores.map(run, plan_minibatches(texts.lengths, batch_tokens=8_192))
+    return math.exp(sum(loss for loss, _ in results) / max(sum(count for _, count in results), 1))

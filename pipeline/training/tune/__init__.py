@@ -1,1 +1,1 @@
-""""""
+"""Hyperparameter search with Optuna, within a budget."""

@@ -1,4 +1,7 @@
-"""The trials of a search, kept by Optuna in one journal file, which a killed run leaves as good as whole."""
+"""The Optuna study of a search: opened, locked, and repaired after a kill.
+
+A journal file rather than SQLite: storing 40 trials of 8 epochs takes a fifth of the time, and it works on NFS.
+"""
 
 import fcntl
 import itertools
@@ -10,67 +13,64 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from pipeline.errors import ConfigError, WorkspaceError
-from pipeline.training.tune.search_space import SearchPlan, combinations, starting_values
+from pipeline.training.tune.search_space import Range, SearchPlan, Space, combinations, starting_values
 
 logger = logging.getLogger(__name__)
 
-RANDOM_TRIALS = 8  # before the sampler goes by what it has seen
-LISTED = 24  # so few combinations are tried one by one
-ATTEMPTS = 3  # settings that were killed this often are given up: perhaps it was they that took the memory
-IS_START, ATTEMPT, AGAIN = "start", "attempt", "again"  # notes kept with a trial
+RANDOM_TRIALS = 8  # before the sampler uses the results
+MAX_LISTED = 24  # up to so many combinations are all tried
+ATTEMPTS = 3  # killed this often, settings are given up: they may need too much memory
+IS_START, ATTEMPT, AGAIN = "start", "attempt", "again"  # user attributes of a trial
 
 
 @contextmanager
 def open_study(folder: Path, plan: SearchPlan, facts: dict[str, str]) -> Iterator[optuna.Study]:
-    """Yield a search, new or taken up: what was killed is marked as failed and enqueued again.
+    """Yield a search's study, new or resumed: trials of a killed run are marked as failed and enqueued again.
 
     Args:
         folder: of this search.
-        plan: what it is to do.
-        facts: digests of all that must stay the same while it goes on, by name, in the order of what to say first.
+        plan: what to search.
+        facts: digests of all that must not change while a search goes on, by name, the most telling first.
 
     Raises:
         ConfigError: it was begun with other facts.
-        WorkspaceError: another run is at work on it, or its journal is damaged.
+        WorkspaceError: another run works on it, or its journal is damaged.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # progress tells the same in our words
-    with _alone(folder, plan.name):
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # progress reports the same in our words
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:  # the system releases it if the process is killed
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise WorkspaceError(
+                f"another run works on the search {plan.name!r}: wait for it, or choose another --name"
+            ) from error
         study = _load(folder / "trials.log", plan.name)
-        _check_same(study, facts)
-        if not study.trials:
-            study.enqueue_trial(starting_values(plan), {IS_START: True})
-        _take_up(study)
-        if combinations(plan.space) <= LISTED:
-            _enqueue_all(study, plan)
-        # A seed of its own for each run: a search that goes on does not propose the same again.
+        if "begun" not in study.user_attrs:
+            study.set_user_attr("begun", facts)
+        for name, digest in facts.items():
+            if study.user_attrs["begun"].get(name) != digest:
+                raise ConfigError(f"the search {plan.name!r} was begun with other {name}: choose another --name")
+        _enqueue(study, plan)
+        # A seed for each run: a resumed search does not propose the same settings again.
         seed = plan.start.training.seed + len(study.trials)
         study.sampler = TPESampler(n_startup_trials=RANDOM_TRIALS, seed=seed)
         yield study
 
 
-@contextmanager
-def _alone(folder: Path, name: str) -> Iterator[None]:
-    """See to it that one process at a time works on a search; the system lets go of what a killed one held."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise WorkspaceError(
-                f"another run is at work on the search {name!r}: wait for it, or choose another --name"
-            ) from error
-        yield
-
-
 def _load(journal: Path, name: str) -> optuna.Study:
-    _mend(journal)
+    """Load or create a study, after removing what a killed run leaves: a lock, and half a line at the end."""
+    journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
+    if journal.exists():
+        with journal.open("r+b") as handle:
+            handle.truncate(handle.read().rfind(b"\n") + 1)
     try:
         storage = JournalStorage(JournalFileBackend(str(journal)))
         return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
@@ -80,42 +80,31 @@ def _load(journal: Path, name: str) -> optuna.Study:
         ) from error
 
 
-def _mend(journal: Path) -> None:
-    """Remove what a killed run leaves: the lock on the journal, and half a line at its end."""
-    journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
-    if journal.exists():
-        whole = journal.read_bytes().rfind(b"\n") + 1
-        with journal.open("r+b") as handle:
-            handle.truncate(whole)
-
-
-def _check_same(study: optuna.Study, facts: dict[str, str]) -> None:
-    begun = study.user_attrs.get("begun")
-    if begun is None:
-        study.set_user_attr("begun", facts)
-        return
-    for what, digest in facts.items():
-        if begun.get(what) != digest:
-            raise ConfigError(f"the search {study.study_name!r} was begun with other {what}: choose another --name")
-
-
-def _take_up(study: optuna.Study) -> None:
-    """Mark what was under way when a run was killed as failed, and enqueue its settings again."""
-    again = {trial.user_attrs.get(AGAIN) for trial in study.trials}
+def _enqueue(study: optuna.Study, plan: SearchPlan) -> None:
+    """Enqueue the starting settings, the trials of a killed run, and all combinations if there are few."""
+    if not study.trials:
+        study.enqueue_trial(starting_values(plan), {IS_START: True})
+    enqueued = {trial.user_attrs.get(AGAIN) for trial in study.trials}
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         attempt = trial.user_attrs.get(ATTEMPT, 1)
         values: dict[str, Any] = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         if attempt == ATTEMPTS:
-            logger.warning("settings under which %d runs were killed are given up: %s", attempt, values)
-        elif trial.number not in again:
+            logger.warning("settings are given up, because %d runs were killed with them: %s", attempt, values)
+        elif trial.number not in enqueued:
             study.enqueue_trial(values, {**trial.user_attrs, AGAIN: trial.number, ATTEMPT: attempt + 1})
         study.tell(trial.number, state=TrialState.FAIL)
+    if combinations(plan.space) <= MAX_LISTED:
+        rows = list(itertools.product(*(values for values in plan.space.values() if isinstance(values, tuple))))
+        random.Random(plan.start.training.seed).shuffle(rows)
+        for row in rows:
+            study.enqueue_trial(dict(zip(plan.space, row, strict=True)), skip_if_exists=True)
 
 
-def _enqueue_all(study: optuna.Study, plan: SearchPlan) -> None:
-    """Enqueue every combination that is not there yet, in an order that depends on the seed."""
-    choices = [one.choices for one in plan.space.values() if isinstance(one, CategoricalDistribution)]
-    rows = list(itertools.product(*choices))
-    random.Random(plan.start.training.seed).shuffle(rows)
-    for row in rows:
-        study.enqueue_trial(dict(zip(plan.space, row, strict=True)), skip_if_exists=True)
+def distributions(space: Space) -> dict[str, BaseDistribution]:
+    """Return a search space as Optuna's distributions."""
+    return {
+        field: FloatDistribution(values.low, values.high, log=values.log)
+        if isinstance(values, Range)
+        else CategoricalDistribution(values)
+        for field, values in space.items()
+    }

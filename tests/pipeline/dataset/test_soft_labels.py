@@ -147,8 +147,8 @@ def test_every_text_of_a_teacher_is_a_document(teacher: SoftLabels) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"doc_id": "007"}, "row 4: id '007' stands in row 1 already; keep one of them"),
-        ({"doc_id": ""}, "row 4, column 'doc_id': no id; say which document it is of"),
+        ({"doc_id": "007"}, "row 4: id '007' is already in row 1; keep one of them"),
+        ({"doc_id": ""}, "row 4, column 'doc_id': no id; add the id of its document"),
         ({"sun": None}, "row 4, column 'sun': no value; give a number from 0 to 1"),
         ({"sun": -0.5}, "row 4, column 'sun': -0.5 is not a probability; give a number from 0 to 1"),
         ({"rain": 1.5}, "row 4, column 'rain': 1.5 is not a probability; give a number from 0 to 1"),
@@ -188,19 +188,24 @@ def test_a_value_that_is_no_number_is_shown(tmp_path: Path) -> None:
     assert refuse(path) == "row 901, column 'sun': 'half' is not a number; give a probability from 0 to 1"
     rows: list[dict[str, Any]] = [{"id": str(n), "rain": 1, "sun": 0} for n in range(900)]
     path = write(tmp_path / "t.jsonl", [*rows, {"id": "x", "rain": 0.5, "sun": "half"}])
-    assert refuse(path) == "row 901, column 'sun': string instead of number; give it as in the other rows"
+    assert refuse(path) == "row 901, column 'sun': 'half' is not a number; give a probability from 0 to 1"
     path = write(tmp_path / "t.parquet", [{"id": "x", "rain": "0.5", "sun": "half"}])
     assert refuse(path) == "column 'rain': is string, not numbers; give probabilities from 0 to 1"
 
 
-def test_rows_of_json_are_counted_over_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.dataset.soft_labels.BLOCK_BYTES", 1000)
-    rows: list[dict[str, Any]] = [{"id": str(n), "rain": 1, "sun": 0} for n in range(900)]
-    assert len(read_soft_labels(write(tmp_path / "good.jsonl", rows), LABELS, multi_label=False).doc_ids) == 900
-    path = write(tmp_path / "t.jsonl", [*rows, {"id": 900, "rain": 1, "sun": 0}])
-    assert refuse(path) == "row 901, column 'id': number instead of string; give it as in the other rows"
-    path.write_text((tmp_path / "good.jsonl").read_text() + '{"id": "x", "rain": 1\n')
-    assert "in row 901" in refuse(path)
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_rows_are_counted_over_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    for module in ("base", "csv"):
+        monkeypatch.setattr(f"pipeline.ingest.readers.{module}.CHUNK_ROWS", 40)
+    rows: list[dict[str, Any]] = [{"id": n, "rain": 1, "sun": 0} for n in range(900)]
+    path = write(tmp_path / f"t.{kind}", rows)
+    content = path.read_text()
+    assert read_soft_labels(path, LABELS, multi_label=False).doc_ids.to_pylist() == [str(n) for n in range(900)]
+    path.write_text(content + {"csv": "x,half,0\n", "jsonl": '{"id": "x", "rain": "half", "sun": 0}\n'}[kind])
+    assert refuse(path) == "row 901, column 'rain': 'half' is not a number; give a probability from 0 to 1"
+    path.write_text(content + "x\n")
+    reason = {"csv": "ragged_row", "jsonl": "not_json"}[kind]
+    assert refuse(path) == f"row 901: {reason}: 'x'; fix it, or remove the row"
 
 
 def test_an_id_that_is_no_text_is_refused(tmp_path: Path) -> None:
@@ -211,7 +216,7 @@ def test_an_id_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("id,sun,rain,sun\nx,1,0,1\n")
-    assert refuse(path) == "two columns are named 'sun'; rename or remove one"
+    assert refuse(path) == "other classes than those of the documents: 'sun_4'; remove these columns"
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -236,12 +241,10 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path: Path, name: 
 def test_a_ragged_row_is_named(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("id,rain,sun\nx,1,0\ny,1\n")
-    assert "Expected 3 columns, got 2: y,1" in refuse(
-        path
-    )  # Arrow says the row's number too, if it reads on one thread
+    assert refuse(path) == "row 2: ragged_row: 'y,1'; fix it, or remove the row"
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    assert refuse(tmp_path / "nowhere.csv") == "there is no such file"
+    assert refuse(tmp_path / "nowhere.csv") == "cannot be read (No such file or directory)"
     (tmp_path / "folder.csv").mkdir()
-    assert refuse(tmp_path / "folder.csv") == "there is no such file"
+    assert refuse(tmp_path / "folder.csv") == "cannot be read (Is a directory)"

@@ -39,8 +39,8 @@ def test_words_are_found_as_written_or_else_in_another_case(tmp_path: Path, head
         ("rain 1 2\n", "line 1: 2 numbers, but the model's words have 3; train with --set model.embedding_size=2"),
         ("x 1 2 3\nrain 1 two 3\n", "line 2: not a word and its numbers"),
         ("rain 1 nan 3\n", "line 1: a number that is not finite"),
-        ("pluie 1 2 3\n", "not one of its words is in the vocabulary"),
-        ("", "not one of its words"),
+        ("pluie 1 2 3\n", "none of its words is in the vocabulary"),
+        ("", "none of its words"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_with_its_line(tmp_path: Path, content: str, message: str) -> None:

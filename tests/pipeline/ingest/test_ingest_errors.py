@@ -101,10 +101,10 @@ def test_a_header_of_damaged_bytes(workspace: Workspace, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("bad", "reason", "advice"),
     [
-        (b"one,two,three\n", "ragged_row", "mend the rows, or allow more with --max-reject-rate"),
-        (b'"closed" early,a\n', "malformed_quotes", "mend the rows, or allow more with --max-reject-rate"),
-        (b"nul \0 byte,a\n", "nul_byte", "mend the rows, or allow more with --max-reject-rate"),
-        (b"caf\xe9,a\n", "invalid_encoding", "try --encoding cp1252 or mend the file"),
+        (b"one,two,three\n", "ragged_row", "fix the rows, or allow more with --max-reject-rate"),
+        (b'"closed" early,a\n', "malformed_quotes", "fix the rows, or allow more with --max-reject-rate"),
+        (b"nul \0 byte,a\n", "nul_byte", "fix the rows, or allow more with --max-reject-rate"),
+        (b"caf\xe9,a\n", "invalid_encoding", "try --encoding cp1252 or fix the file"),
     ],
 )
 def test_too_many_damaged_rows(workspace: Workspace, tmp_path: Path, bad: bytes, reason: str, advice: str) -> None:

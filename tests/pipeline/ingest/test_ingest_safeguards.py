@@ -20,8 +20,7 @@ from pipeline.workspace import Workspace
 def test_an_unclosed_quote_is_given_up_after_a_bound(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The bound is passed when the file is opened, so it is patched where that happens.
-    monkeypatch.setattr("pipeline.ingest.sources.MAX_ROW_CHARACTERS", 10_000)
+    monkeypatch.setattr("pipeline.ingest.readers.csv.MAX_ROW_CHARACTERS", 10_000)
     lines = [f"{number},text {number}\n" for number in range(20_000)]
     lines[7_000] = '7000,"stray\n'
     read: list[int] = []

@@ -29,7 +29,8 @@ from pipeline.metrics.selective import (
 from pipeline.nights.coverage import night_coverage
 from pipeline.nights.finish import score_batch
 from pipeline.nights.summary import LabelledNight, labelled_night
-from pipeline.promotion.register import Registration, train
+from pipeline.promotion.register import train
+from pipeline.promotion.rule import Registration
 from pipeline.scoring.labels import part_fingerprint
 from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Batch, Workspace
@@ -162,7 +163,7 @@ def test_a_target_that_the_test_split_violates_is_reported_as_violated() -> None
     shown, tested = claims_of(np.full(400, 0.99), np.ones(400)), claims_of(np.full(400, 0.99), np.arange(400) % 5 > 0)
     promise = fit_policy(shown, 0.95, 1)
     said = policy_sentence(promise, {"validation": shown, "test": tested})
-    assert "**It is violated on the test split**: 80.0 % of 400 labelled texts are right" in said
+    assert "On the test split it is **violated**, beyond chance: 80.0 % of 400 labelled texts are right" in said
     kept = policy_sentence(promise, {"validation": shown, "test": shown})
     assert "violated" not in kept
     assert "it is met: 100.0 % of 400" in kept
@@ -197,7 +198,7 @@ def test_where_a_row_goes_to_review() -> None:
 
 def promising(target: float, **promise: Any) -> Recipe:
     recipe = tiny_recipe(validation_share=0.3)
-    return recipe.model_copy(update={"promise": SelectiveConfig(target_precision=target, **promise)})
+    return recipe.model_copy(update={"selective": SelectiveConfig(target_precision=target, **promise)})
 
 
 @pytest.fixture
@@ -246,7 +247,7 @@ def test_labels_keep_to_the_promise_of_the_model_or_to_another(
     foreseen = again.metrics["last_night"]
     assert (foreseen["batch"], foreseen["rows"]) == ("night", 100)
     assert foreseen["shares"] == {f"{target:g}": share for target, share in shares.items()}  # it is the same again
-    assert "Of last night, night, it would label" in policy_section(again)
+    assert "Expected coverage of last night, night: " in policy_section(again)
     assert bundle.metrics["last_night"] is None
     assert review(target_precision=0.98)["review"] >= review()["review"]
     assert review(target_precision=0.0)["review"] == 0
@@ -260,9 +261,9 @@ def test_the_report_says_what_is_promised_and_what_it_costs(doubtful: Registrati
     promise = doubtful.bundle.policy()
     assert promise is not None
     if promise.abstained_classes:
-        assert "cannot be promised" in text
+        assert "is not reached" in text
     else:
-        assert "It promises that 0.9" in text
+        assert "Target: 0.9" in text
     assert (doubtful.bundle.path / "figures" / "precision_and_coverage.png").stat().st_size > 5000
 
 

@@ -14,7 +14,7 @@ from test_onnx_graph import ragged_texts, trained_model
 from torch import Tensor
 
 from pipeline.dataset.minibatches import TokenLists
-from pipeline.dataset.token_cache import TokenSet
+from pipeline.dataset.token_set import TokenSet
 from pipeline.errors import ModelError
 from pipeline.models.attribution import with_attributions
 from pipeline.models.engine import BoundRunner, HostRunner, bucket_length
@@ -201,3 +201,16 @@ def test_half_precision_has_the_nodes_it_needs() -> None:
     for pooling in ("max", "mean", "attention"):
         half = with_attributions(build_graph(trained_model(pooling=pooling, wide=101), half=True), "small@1")
         onnx.checker.check_model(half, full_check=True)
+
+
+def test_a_pooling_that_is_not_known_is_refused() -> None:
+    model = trained_model(pooling="max", wide=101)
+    graph = build_graph(model)
+    for node in graph.graph.node:  # as a later version might pool
+        for names in (node.input, node.output):
+            names[:] = ["otherwise_masked" if name == "masked_states" else name for name in names]
+    with pytest.raises(ModelError, match=r"small@1 pools its states in an unknown way; label without evidence"):
+        with_attributions(graph, "small@1")
+    model.config = model.config.model_copy(update={"pooling": "median"})
+    with pytest.raises(ModelError, match=r"no ONNX graph for pooling 'median'; train with --set model.pooling=max"):
+        build_graph(model)

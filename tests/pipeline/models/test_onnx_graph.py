@@ -11,7 +11,7 @@ import torch
 
 from pipeline.config import ModelConfig, load_recipe
 from pipeline.dataset.minibatches import TokenLists
-from pipeline.dataset.token_cache import TokenSet
+from pipeline.dataset.token_set import TokenSet
 from pipeline.models.onnx_graph import build_graph
 from pipeline.models.parity import TOLERANCE, prove_parity
 from pipeline.training.model import Classifier, MeanEmbeddingLinear, NgramLinear

@@ -9,7 +9,7 @@ import torch
 from test_onnx_graph import ragged_texts, trained_model
 
 from pipeline.config import ModelConfig
-from pipeline.dataset.token_cache import TokenSet
+from pipeline.dataset.token_set import TokenSet
 from pipeline.errors import ParityError
 from pipeline.models.onnx_graph import build_graph
 from pipeline.models.parity import CEILING, TOLERANCE, prove_parity

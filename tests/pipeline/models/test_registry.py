@@ -3,11 +3,12 @@ from collections.abc import Callable
 import pytest
 from conftest import tiny_recipe, weather_rows
 
-from pipeline.config import Recipe, load_recipe, override
+from pipeline.config import Recipe, apply_overrides, load_recipe
 from pipeline.errors import ConfigError, ModelError, ParityError
 from pipeline.files import read_json
 from pipeline.models.registry import Registry
-from pipeline.promotion.register import Registration, train
+from pipeline.promotion.register import train
+from pipeline.promotion.rule import Registration
 from pipeline.workspace import Batch, Workspace
 
 AddBatch = Callable[..., Batch]
@@ -15,7 +16,7 @@ AddBatch = Callable[..., Batch]
 
 def spoilt(seed: int = 5) -> Recipe:
     """A recipe that cannot learn: one pass at a rate of almost nothing, and no linear branch beside the LSTM."""
-    return override(tiny_recipe(epochs=1, learning_rate=1e-9, seed=seed), ["model.wide_buckets=0"])
+    return apply_overrides(tiny_recipe(epochs=1, learning_rate=1e-9, seed=seed), ["model.wide_buckets=0"])
 
 
 def test_a_bundle_holds_all_that_scoring_and_an_auditor_need(workspace: Workspace, trained: Registration) -> None:

@@ -17,7 +17,7 @@ from pipeline.models.onnx_graph import build_graph
 from pipeline.models.quantization import agreement_with_fp32, write_variants
 from pipeline.models.session import cuda_obstacle
 from pipeline.models.variants import VARIANT_FILES, choose_variant
-from pipeline.promotion.register import Registration
+from pipeline.promotion.rule import Registration
 
 GOOD: dict[str, Any] = {
     "texts": 1000, "equal_labels": 0.998, "macro_f1": 0.9, "fp32_macro_f1": 0.901, "speed": 1.9,
@@ -94,7 +94,7 @@ def test_of_several_labels_all_must_be_equal() -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "precision", "why"),
+    ("facts", "variant", "why"),
     [
         (report(), "int8", "99.80% of 1,000 validation texts"),
         (report(equal_labels=0.99), "fp32", "99.00% of its labels equal those of fp32"),
@@ -104,9 +104,9 @@ def test_of_several_labels_all_must_be_equal() -> None:
         ({"int8": {"agreement": None, "not_measured": "no validation texts"}}, "fp32", "no validation texts"),
     ],
 )
-def test_auto_takes_what_agrees_and_says_why(facts: dict[str, Any], precision: str, why: str) -> None:
+def test_auto_takes_what_agrees_and_says_why(facts: dict[str, Any], variant: str, why: str) -> None:
     choice = choose_variant("auto", facts, on_gpu=False, title="m@1")
-    assert choice.precision == precision
+    assert choice.variant == variant
     assert why in choice.reason
 
 
@@ -115,7 +115,7 @@ def test_a_variant_that_is_missing_or_for_another_device_is_refused_with_what_to
         choose_variant("int8", {}, on_gpu=False, title="m@1")
     with pytest.raises(DeviceError, match="int8 runs on cpu only, and this is cuda"):
         choose_variant("int8", report(), on_gpu=True, title="m@1")
-    assert choose_variant("int8", report(equal_labels=0.1), on_gpu=False, title="m@1").precision == "int8"
+    assert choose_variant("int8", report(equal_labels=0.1), on_gpu=False, title="m@1").variant == "int8"
 
 
 def test_a_bundle_holds_its_variants_under_its_digests(trained: Registration) -> None:

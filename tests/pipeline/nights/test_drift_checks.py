@@ -25,7 +25,8 @@ from pipeline.models.registry import Registry
 from pipeline.nights.finish import score_batch
 from pipeline.nights.hold import DriftReport, PastNight, check_drift
 from pipeline.nights.publish import publish, published_batches
-from pipeline.promotion.register import Registration, train
+from pipeline.promotion.register import train
+from pipeline.promotion.rule import Registration
 from pipeline.scoring.labels import METADATA_KEY
 from pipeline.scoring.score import score_part
 from pipeline.scoring.scorer import Scorer
@@ -122,7 +123,6 @@ def test_a_bundle_keeps_a_reference_of_texts_it_did_not_learn_from(trained: Regi
 def parted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.ingest.parts.PART_ROWS", 40)
     monkeypatch.setattr("pipeline.ingest.readers.base.CHUNK_ROWS", 40)
-    monkeypatch.setattr("pipeline.ingest.readers.jsonl.CHUNK_ROWS", 40)
 
 
 @pytest.mark.usefixtures("parted")

@@ -18,7 +18,7 @@ from pipeline.metrics.classification import macro_f1
 from pipeline.metrics.significance import paired_differences, sign_test_p_values
 from pipeline.models.registry import Registry
 from pipeline.nights.finish import score_batch
-from pipeline.promotion import churn as flips
+from pipeline.promotion import churn
 from pipeline.promotion.comparison import (
     MISSED,
     WRONGLY,
@@ -29,8 +29,8 @@ from pipeline.promotion.comparison import (
     read_comparison,
 )
 from pipeline.promotion.plots import class_changes
-from pipeline.promotion.register import Registration, train
-from pipeline.promotion.rule import Decision, gate
+from pipeline.promotion.register import train
+from pipeline.promotion.rule import Decision, Registration, gate
 from pipeline.scoring.scorer import Scorer
 from pipeline.workspace import Batch, Workspace
 
@@ -57,7 +57,9 @@ def several_answers(n: int, classes: int, seed: int) -> tuple[Answers, Answers, 
 def compared(truth: Answers, before: Answers, after: Answers) -> Comparison:
     labels = [f"class {number}" for number in range(truth.shape[1])]
     tested = evaluate_paired(truth, before, after, labels)
-    return Comparison("m@1", "m@2", lost=[], new=[], same_kind=True, proven=True, tested=tested)
+    return Comparison(
+        "m@1", "m@2", missing_classes=[], added_classes=[], same_task_type=True, proven=True, tested=tested
+    )
 
 
 def decided(truth: Answers, before: Answers, after: Answers) -> Decision:
@@ -187,8 +189,11 @@ def test_one_class_that_is_lost_keeps_a_version_from_promotion_although_it_is_be
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"lost": ["a"], "new": ["b", "c"]}, "its classes are not those of m@1 (lacks a, adds b, c)"),
-        ({"same_kind": False}, "one gives a single label, the other several"),
+        (
+            {"missing_classes": ["a"], "added_classes": ["b", "c"]},
+            "its classes are not those of m@1 (lacks a, adds b, c)",
+        ),
+        ({"same_task_type": False}, "one gives a single label, the other several"),
         ({"proven": False}, "nothing proves that its ONNX graph is the trained model"),
         ({"tested": None}, "no test texts to compare it with m@1 on"),
     ],
@@ -205,8 +210,8 @@ def test_confusions_name_what_was_given_instead() -> None:
     truth = np.array([[1, 0, 0], [1, 0, 0], [1, 1, 0], [0, 0, 0]], dtype=bool)
     given = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 0], [0, 0, 1]], dtype=bool)
     assert confusions(truth, given).tolist() == [[0, 1, 0, 1], [0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 1, 0]]
-    moved = evaluate_paired(truth, given, truth, ["a", "b", "c"]).moved
-    assert {(one.truth, one.given, one.before, one.after) for one in moved} == {
+    changes = evaluate_paired(truth, given, truth, ["a", "b", "c"]).changed_confusions
+    assert {(one.truth, one.predicted, one.before, one.after) for one in changes} == {
         ("a", "b", 1, 0),
         ("a", MISSED, 1, 0),
         ("b", MISSED, 1, 0),
@@ -284,7 +289,7 @@ def test_an_equal_version_is_decided_by_the_rule(workspace: Workspace) -> None:
     assert other.comparison is not None
     tested = other.comparison.tested
     assert tested is not None
-    assert other.promoted == (tested.after >= tested.before or tested.at_least > -0.005)
+    assert other.promoted == (tested.after >= tested.before or tested.lower_bound > -0.005)
 
 
 @pytest.mark.usefixtures("corpora")
@@ -339,7 +344,7 @@ def test_batches_that_are_gone_or_changed_are_told_of(workspace: Workspace, add_
     two = train(workspace, "weather", quick(seed=2))
     assert two.comparison is not None
     assert two.comparison.notes == [
-        "weather@1 learnt from batches that have changed or are gone since (one): "
+        "weather@1 was trained on batches that have changed or are gone since (one): "
         "test texts that it knows from them cannot all be recognised."
     ]
     assert one.promoted
@@ -359,7 +364,7 @@ def test_a_text_without_a_word_is_left_out_for_both(workspace: Workspace, add_ba
 
 
 @pytest.mark.usefixtures("corpora")
-def test_the_flips_of_last_night_are_shown_but_their_texts_are_not_kept(
+def test_the_churn_of_last_night_is_shown_but_their_texts_are_not_kept(
     workspace: Workspace, add_batch: AddBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = learnt_from(workspace, "right")
@@ -367,44 +372,51 @@ def test_the_flips_of_last_night_are_shown_but_their_texts_are_not_kept(
     for day in ("2026-11-19", "2026-11-20"):
         batch = add_batch([*rows, {"id": "nothing", "text": " "}], day)
         score_batch(workspace, batch, Scorer(first.bundle, ScoringConfig(device="cpu")))
-    monkeypatch.setattr(flips, "EXAMPLES", 3)
+    monkeypatch.setattr(churn, "EXAMPLES", 3)
     worse = learnt_from(workspace, "wrong").comparison
     assert worse is not None
-    found = worse.flips
+    found = worse.churn
     assert found is not None
     assert (found.batch, found.rows, found.documents) == ("2026-11-20", 9, 9)
     assert found.changed == 8
-    assert {(one.before, one.after, one.rows) for one in found.most} == {("sun", "rain", 4), ("rain", "sun", 4)}
-    sure = [min(one.sure_before, one.sure_after) for one in found.examples]
+    assert {(one.before, one.after, one.rows) for one in found.most_frequent} == {
+        ("sun", "rain", 4),
+        ("rain", "sun", 4),
+    }
+    sure = [min(one.confidence_before, one.confidence_after) for one in found.examples]
     assert len(sure) == 3
     assert sure == sorted(sure, reverse=True)
     assert all(one.text for one in found.examples)
     bundle = Registry(workspace).load("weather", 2)
-    assert "a wet day" not in (bundle.path / "comparison.json").read_text()
+    stored = read_json(bundle.path / "comparison.json")
+    assert {"lost", "new", "same_kind", "flips"} <= set(stored)  # the keys of bundles since the first
+    assert {"moved", "at_least"} <= set(stored["tested"])
+    assert {"change", "chance"} <= set(stored["tested"]["classes"][0])
+    assert {"doc_id", "before", "after", "sure_before", "sure_after"} == set(stored["flips"]["examples"][0])
     kept = read_comparison(bundle)
     assert kept is not None
-    assert kept.flips is not None
-    assert [one.doc_id for one in kept.flips.examples] == [one.doc_id for one in found.examples]
+    assert kept.churn is not None
+    assert [one.doc_id for one in kept.churn.examples] == [one.doc_id for one in found.examples]
 
 
 @pytest.mark.usefixtures("corpora")
-def test_a_night_that_one_of_them_learnt_from_shows_no_flips(workspace: Workspace) -> None:
+def test_a_night_that_one_of_them_learnt_from_shows_no_churn(workspace: Workspace) -> None:
     first = learnt_from(workspace, "right")
     score_batch(workspace, workspace.batch("right"), Scorer(first.bundle, ScoringConfig(device="cpu")))
     second = learnt_from(workspace, "wrong")
     assert second.comparison is not None
-    assert second.comparison.flips is None
+    assert second.comparison.churn is None
 
 
 def test_a_sample_is_spread_evenly_over_all_parts(add_batch: AddBatch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.ingest.parts.PART_ROWS", 40)
-    monkeypatch.setattr("pipeline.ingest.readers.jsonl.CHUNK_ROWS", 40)
+    monkeypatch.setattr("pipeline.ingest.readers.base.CHUNK_ROWS", 40)
     batch = add_batch([{"id": str(n), "text": f"text {n}"} for n in range(100)], "night")
     assert len(batch.parts) == 3
-    doc_ids, texts = flips.sample(batch, 10)
+    doc_ids, texts = churn.sample(batch, 10)
     assert doc_ids.to_pylist() == [str(n) for n in range(0, 100, 10)]
     assert texts[3].as_py() == "text 30"
-    assert len(flips.sample(batch)[0]) == 100
+    assert len(churn.sample(batch)[0]) == 100
 
 
 def test_documents_with_several_labels_are_compared(workspace: Workspace, add_batch: AddBatch) -> None:

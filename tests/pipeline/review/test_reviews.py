@@ -63,7 +63,7 @@ def test_the_newest_night_is_asked_about_before_what_was_learnt(office: Office) 
     office.label("history")
     assert office.export().batches == [BATCH]
     exported = office.export("history")
-    assert exported.learnt == ["history"]
+    assert exported.trained_batches == ["history"]
     assert "sample" not in exported.reasons
     assert office.export("history", BATCH).reasons["sample"] > 0
 

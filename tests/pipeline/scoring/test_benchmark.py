@@ -14,9 +14,10 @@ from pipeline.config import ScoringConfig
 from pipeline.errors import BatchError, ModelError
 from pipeline.models.session import usable_cores
 from pipeline.models.variants import choose_variant
-from pipeline.promotion.register import Registration
-from pipeline.scoring.benchmark import bench, rows_of
+from pipeline.promotion.rule import Registration
+from pipeline.scoring.benchmark import bench
 from pipeline.scoring.benchmark_subject import take_rows, workspace_subject
+from pipeline.scoring.benchmark_tuning import rows_of
 from pipeline.scoring.labels import read_documents
 from pipeline.scoring.plots import time_spent
 from pipeline.workspace import Batch, Workspace
@@ -71,21 +72,21 @@ def test_every_stage_is_measured_beside_the_whole_and_the_fastest_settings_are_r
         exact = 2 * rounding(*without, *told[kind]["seconds"])
         assert 1 + told[f"{kind}_cost"] == pytest.approx(statistics.median(times), rel=exact)
     best, tried = found["recommended"], found["settings_tried"]
-    allowed = choose_variant("auto", trained.bundle.variants, on_gpu=False, title="").precision
+    allowed = choose_variant("auto", trained.bundle.variants, on_gpu=False, title="").variant
     assert {trial["precision"] for trial in tried} == {"fp32", allowed}
     assert {trial["batch_tokens"] for trial in tried} == {2048, 4096, 8192, 16_384}
     fastest = max(tried, key=lambda trial: trial["rows_per_s"])
     assert {name: best[name] for name in ("precision", "batch_tokens", "threads")} == {
         name: fastest[name] for name in ("precision", "batch_tokens", "threads")
     }
-    assert best["command"].startswith("nightlabel score --model weather --device cpu --precision")
+    assert best["command"].startswith("nightlabel score --model weather --device cpu --variant")
     assert any("round 2 of 2" in line for line in lines)
 
 
 @pytest.mark.usefixtures("no_peak")
 def test_settings_that_are_given_are_not_tuned(workspace: Workspace, trained: Registration) -> None:
     assert trained.promoted
-    config = ScoringConfig(device="cpu", precision="fp32", batch_tokens=512, threads=1)
+    config = ScoringConfig(device="cpu", variant="fp32", batch_tokens=512, threads=1)
     found = bench(workspace_subject(workspace, None, None), config, rounds=1, say=lambda _: None)
     (only,) = found["settings_tried"]
     assert (only["precision"], only["batch_tokens"], only["threads"]) == ("fp32", 512, 1)
@@ -95,7 +96,7 @@ def test_settings_that_are_given_are_not_tuned(workspace: Workspace, trained: Re
 @pytest.mark.usefixtures("no_peak")
 def test_half_of_the_cores_are_tried_too(workspace: Workspace, trained: Registration) -> None:
     assert trained.promoted
-    config = ScoringConfig(device="cpu", precision="fp32", batch_tokens=512)
+    config = ScoringConfig(device="cpu", variant="fp32", batch_tokens=512)
     found = bench(workspace_subject(workspace, None, None), config, rounds=1, say=lambda _: None)
     assert {trial["threads"] for trial in found["settings_tried"]} == {max(1, usable_cores() // 2), usable_cores()}
 
@@ -104,7 +105,7 @@ def test_the_first_rows_of_a_batch_are_a_batch_too(
     tmp_path: Path, add_batch: AddBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.ingest.parts.PART_ROWS", 40)
-    monkeypatch.setattr("pipeline.ingest.readers.jsonl.CHUNK_ROWS", 40)
+    monkeypatch.setattr("pipeline.ingest.readers.base.CHUNK_ROWS", 40)
     batch = add_batch(weather_rows(100), "night")
     some = take_rows(batch, tmp_path / "some", 50)
     assert (some.rows, [part["rows"] for part in some.manifest["parts"]]) == (50, [40, 10])
@@ -133,7 +134,7 @@ def test_without_a_workspace_the_demo_s_tickets_are_measured(monkeypatch: pytest
         "flows.demo.bench.DEMO_RECIPE", ["training.epochs=1", "model.hidden_size=8", "training.baseline=false"]
     )
     with demo_subject(lambda _: None) as subject:
-        config = ScoringConfig(device="cpu", precision="int8", batch_tokens=2048, threads=1)
+        config = ScoringConfig(device="cpu", variant="int8", batch_tokens=2048, threads=1)
         found = bench(subject, config, rounds=1, say=lambda _: None)
         folder = subject.batch.path
         assert pq.read_metadata(subject.batch.parts[0]).num_rows == subject.batch.rows
@@ -144,6 +145,6 @@ def test_without_a_workspace_the_demo_s_tickets_are_measured(monkeypatch: pytest
 
 def test_the_picture_of_where_the_time_goes_is_a_small_png() -> None:
     shares = {"read": 0.01, "tokenize": 0.04, "batch": 0.02, "model": 0.96, "write": 0.02}
-    png = time_spent(shares, 2, {"fp32": 9000.0, "int8": 15_000.0}, 8800.0, precision="fp32")
+    png = time_spent(shares, 2, {"fp32": 9000.0, "int8": 15_000.0}, 8800.0, variant="fp32")
     assert png.startswith(b"\x89PNG")
     assert len(png) < 60_000

@@ -17,7 +17,8 @@ from pipeline.models.engine import Engine
 from pipeline.models.session import cuda_obstacle
 from pipeline.nights.finish import score_batch
 from pipeline.nights.summary import labelled_night, outlier_rows
-from pipeline.promotion.register import Registration, train
+from pipeline.promotion.register import train
+from pipeline.promotion.rule import Registration
 from pipeline.schemas import LABELS
 from pipeline.scoring.explanations import (
     LONGEST_WORD,
@@ -37,7 +38,7 @@ ODD_TEXTS = ["", "   ", "wet " * 100, "zebra quagga okapi", "wet wet umbrella we
 
 
 def scorer_of(bundle: Bundle, **config: Any) -> Scorer:
-    return Scorer(bundle, ScoringConfig(**{"device": "cpu", "precision": "fp32", "threads": 1, **config}))
+    return Scorer(bundle, ScoringConfig(**{"device": "cpu", "variant": "fp32", "threads": 1, **config}))
 
 
 def words_of(row: dict[str, Any]) -> set[str]:
@@ -56,11 +57,9 @@ def night(add_batch: AddBatch) -> Batch:
     return add_batch([*rows, *({"id": f"odd{n}", "text": text} for n, text in enumerate(ODD_TEXTS))], "night")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_the_word_that_decides_is_told(
-    workspace: Workspace, trained: Registration, night: Batch, precision: str
-) -> None:
-    rows = labels_of(workspace, trained.bundle, night, evidence=True, precision=precision).to_pylist()
+@pytest.mark.parametrize("variant", ["fp32", "int8"])
+def test_the_word_that_decides_is_told(workspace: Workspace, trained: Registration, night: Batch, variant: str) -> None:
+    rows = labels_of(workspace, trained.bundle, night, evidence=True, variant=variant).to_pylist()
     for row in rows[:60]:
         assert DECIDING[row["label"]] & words_of(row), (row["label"], row["evidence"])
     for row in rows:
@@ -97,11 +96,11 @@ def test_evidence_of_a_row_does_not_depend_on_the_rows_beside_it(
     workspace: Workspace, trained: Registration, night: Batch
 ) -> None:
     small = labels_of(workspace, trained.bundle, night, evidence=True, batch_tokens=1)
-    digest = file_digest(workspace.labels_of("weather", "night") / "part-00000.parquet")
-    (workspace.labels_of("weather", "night") / "part-00000.parquet").unlink()
+    digest = file_digest(workspace.labels_dir("weather", "night") / "part-00000.parquet")
+    (workspace.labels_dir("weather", "night") / "part-00000.parquet").unlink()
     large = labels_of(workspace, trained.bundle, night, evidence=True, batch_tokens=100_000, threads=2)
     assert large.equals(small)
-    assert file_digest(workspace.labels_of("weather", "night") / "part-00000.parquet") == digest
+    assert file_digest(workspace.labels_dir("weather", "night") / "part-00000.parquet") == digest
 
 
 def test_equal_texts_have_the_same_evidence(workspace: Workspace, trained: Registration, add_batch: AddBatch) -> None:
@@ -140,7 +139,7 @@ def test_where_the_last_state_decides_the_linear_branches_tell_or_nothing_can(
 def test_the_morning_shows_what_carried_the_strangest_rows(
     workspace: Workspace, trained: Registration, night: Batch
 ) -> None:
-    from flows.reports.night_sections import outliers_section
+    from flows.reports.morning_sections import outliers_section
 
     labels_of(workspace, trained.bundle, night)
     found = labelled_night(workspace, "weather", [night])
@@ -239,14 +238,14 @@ def test_what_is_told_reads_as_a_phrase() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(cuda_obstacle() is not None, reason="needs a GPU and onnxruntime-gpu")
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("fp16", 5e-2)])
-def test_cuda_adds_up_what_the_cpu_does(trained: Registration, precision: str, tolerance: float) -> None:
+@pytest.mark.parametrize(("variant", "tolerance"), [("fp32", 1e-3), ("fp16", 5e-2)])
+def test_cuda_adds_up_what_the_cpu_does(trained: Registration, variant: str, tolerance: float) -> None:
     texts = [row["text"] for row in weather_rows(50)]
     with (
         scorer_of(trained.bundle, evidence=True) as cpu,
-        scorer_of(trained.bundle, evidence=True, device="cuda", precision=precision) as cuda,
+        scorer_of(trained.bundle, evidence=True, device="cuda", variant=variant) as cuda,
     ):
-        for batch in cpu.batches(pa.array(texts)):
+        for batch in cpu.minibatches(pa.array(texts)):
             here, there = (_parts(one.engine, *batch) for one in (cpu, cuda))
             np.testing.assert_allclose(here, there, atol=tolerance)
 

@@ -19,7 +19,7 @@ from pipeline.metrics.profile import CONFIDENCES, LENGTHS, UNKNOWN_SHARES, Profi
 from pipeline.models.bundle import Bundle
 from pipeline.nights.finish import score_batch
 from pipeline.nights.summary import LabelledNight, OutlierRow, labelled_night, outlier_rows
-from pipeline.promotion.register import Registration
+from pipeline.promotion.rule import Registration
 from pipeline.scoring.labels import METADATA_KEY, read_outliers
 from pipeline.scoring.report import BatchReport
 from pipeline.scoring.scorer import Scorer
@@ -32,7 +32,7 @@ TORN = "day 3 was bright wet shine cloud and long 4"
 
 
 def score(workspace: Workspace, bundle: Bundle, batch: Batch) -> BatchReport:
-    with Scorer(bundle, ScoringConfig(device="cpu", precision="fp32", threads=1)) as scorer:
+    with Scorer(bundle, ScoringConfig(device="cpu", variant="fp32", threads=1)) as scorer:
         return score_batch(workspace, batch, scorer)
 
 
@@ -59,7 +59,6 @@ def parted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make parts of 40 rows."""
     monkeypatch.setattr("pipeline.ingest.parts.PART_ROWS", 40)
     monkeypatch.setattr("pipeline.ingest.readers.base.CHUNK_ROWS", 40)
-    monkeypatch.setattr("pipeline.ingest.readers.jsonl.CHUNK_ROWS", 40)
 
 
 def reference(texts: int = 100) -> Profile:

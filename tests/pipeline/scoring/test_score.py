@@ -19,7 +19,7 @@ from pipeline.files import file_digest, read_json
 from pipeline.models.engine import Engine, HostRunner
 from pipeline.models.session import CPU, CUDA, cuda_obstacle, open_session, processor_name
 from pipeline.nights.finish import score_batch
-from pipeline.promotion.register import Registration
+from pipeline.promotion.rule import Registration
 from pipeline.schemas import LABELS
 from pipeline.scoring.labels import is_labelled
 from pipeline.scoring.score import score_part
@@ -37,7 +37,6 @@ def parted(monkeypatch: pytest.MonkeyPatch, add_batch: AddBatch) -> Callable[[in
     def make(rows: int) -> Batch:
         monkeypatch.setattr("pipeline.ingest.parts.PART_ROWS", 40)
         monkeypatch.setattr("pipeline.ingest.readers.base.CHUNK_ROWS", 40)
-        monkeypatch.setattr("pipeline.ingest.readers.jsonl.CHUNK_ROWS", 40)
         texts = [{**row, "label": None} for row in weather_rows(rows)]
         texts += [{"id": f"odd{n}", "text": text} for n, text in enumerate(ODD_TEXTS)]
         return add_batch(texts, "night")
@@ -46,7 +45,7 @@ def parted(monkeypatch: pytest.MonkeyPatch, add_batch: AddBatch) -> Callable[[in
 
 
 def scorer_of(trained: Registration, **config: object) -> Scorer:
-    return Scorer(trained.bundle, ScoringConfig(**{"device": "cpu", "precision": "fp32", **config}))
+    return Scorer(trained.bundle, ScoringConfig(**{"device": "cpu", "variant": "fp32", **config}))
 
 
 def read_labels(folder: Path) -> list[dict[str, object]]:
@@ -196,7 +195,7 @@ def test_a_model_that_gives_no_numbers_is_not_taken_for_empty_texts(
     bias.CopyFrom(onnx.numpy_helper.from_array(np.full(2, np.nan, np.float32), "output_bias"))
     session = onnxruntime.InferenceSession(model.SerializeToString())
     scorer = with_runners(scorer_of(trained), HostRunner(session))
-    with pytest.raises(ModelError, match=r"night part-00000.parquet, rows 1 to 30: weather@1 gives no probabilities"):
+    with pytest.raises(ModelError, match=r"night part-00000.parquet, rows 1 to 30: weather@1 returns no probabilities"):
         score_batch(workspace, add_batch(weather_rows(30), "night"), scorer)
     assert not list(workspace.labels_dir("weather", "night").glob("*"))
 
@@ -240,7 +239,7 @@ def test_when_memory_runs_out_batches_are_halved_and_the_labels_are_the_same(
     assert [file_digest(path) for path in report.path.glob("*.parquet")] == expected
     assert scorer.engine.batch_tokens == 1024
     assert max(runner.sizes) > 1500
-    assert "going on with 1,024 tokens a batch" in caplog.text
+    assert "continuing with 1,024 tokens a minibatch" in caplog.text
 
 
 def test_when_small_batches_do_not_fit_either_the_run_fails_and_says_what_to_do(
@@ -282,9 +281,9 @@ def test_any_stage_that_fails_fails_the_batch_and_running_again_finishes_it(
     failing_stage: str,
 ) -> None:
     batch = parted(100)
-    name = {"read": "scoring.read_documents", "tokenize": "scorer.TokenStats.of", "write": "scoring.write_part"}
+    name = {"read": "score.read_documents", "tokenize": "scorer.TokenStats.of", "write": "score.write_part"}
     with monkeypatch.context() as patch:
-        patch.setattr(f"pipeline.{name[failing_stage]}", broken)
+        patch.setattr(f"pipeline.scoring.{name[failing_stage]}", broken)
         with pytest.raises((OSError, ScoringError), match="no space left"):
             score_batch(workspace, batch, scorer_of(trained))
     assert not list(workspace.labels_dir("weather", "night").glob("*.parquet"))
@@ -341,12 +340,12 @@ def test_int8_labels_are_those_of_fp32_and_its_parts_are_told_apart(
 ) -> None:
     batch = parted(100)
     fp32 = read_labels(score_batch(workspace, batch, scorer_of(trained)).path)
-    report = score_batch(workspace, batch, scorer_of(trained, precision="int8"))
+    report = score_batch(workspace, batch, scorer_of(trained, variant="int8"))
     assert not report.skipped
     int8 = read_labels(report.path)
     assert [row["label"] for row in int8] == [row["label"] for row in fp32]
     assert [row["scores"] for row in int8] != [row["scores"] for row in fp32]
-    assert score_batch(workspace, batch, scorer_of(trained, precision="int8")).skipped
+    assert score_batch(workspace, batch, scorer_of(trained, variant="int8")).skipped
     assert read_json(report.path / "manifest.json")["precision"] == "int8"
 
 
@@ -363,12 +362,12 @@ def test_cuda_where_there_is_none_fails_with_the_cure_and_auto_says_so(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(cuda_obstacle() is not None, reason="needs a GPU and onnxruntime-gpu")
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 1e-2)])
+@pytest.mark.parametrize(("variant", "tolerance"), [("fp32", 1e-4), ("fp16", 1e-2)])
 def test_cuda_gives_the_labels_of_the_cpu(
-    trained: Registration, add_batch: AddBatch, precision: str, tolerance: float
+    trained: Registration, add_batch: AddBatch, variant: str, tolerance: float
 ) -> None:
     texts = pq.read_table(add_batch(weather_rows(100), "night").parts[0], partitioning=None)["text"].combine_chunks()
-    scorer = scorer_of(trained, device="cuda", precision=precision)
+    scorer = scorer_of(trained, device="cuda", variant=variant)
     assert scorer.engine.device.provider == CUDA
     on_cpu = scorer_of(trained).label(texts).probabilities
     np.testing.assert_allclose(scorer.label(texts).probabilities, on_cpu, atol=tolerance)

@@ -8,7 +8,7 @@ from scipy import sparse
 from sklearn.svm import LinearSVC
 
 from pipeline.dataset.minibatches import TokenLists
-from pipeline.dataset.token_cache import TokenSet
+from pipeline.dataset.token_set import TokenSet
 from pipeline.training.linear import fit_mean_embedding_linear, fit_ngram_linear, rows_with_target
 from pipeline.training.model import MeanEmbeddingLinear, NgramLinear
 

@@ -10,17 +10,17 @@ from conftest import tiny_recipe, weather_rows
 from pipeline.config import Recipe
 from pipeline.dataset.corpus import TRAIN, VALIDATION
 from pipeline.dataset.minibatches import TokenLists
-from pipeline.dataset.token_cache import TokenSet
+from pipeline.dataset.token_set import TokenSet
 from pipeline.errors import DeviceError
 from pipeline.training.loop import (
     TrainedModel,
-    by_depth,
     choose_training_device,
     enough_epochs,
     epoch_minibatches,
+    learning_rate_factor,
+    parameters_by_depth,
     sampling_shares,
-    schedule,
-    train,
+    train_lstm,
 )
 from pipeline.training.loss import class_weights
 from pipeline.training.model import Classifier
@@ -43,7 +43,7 @@ def fit(
     torch.manual_seed(recipe.training.seed)
     model = Classifier(prepared.cache.tokenizer.size, len(prepared.corpus.labels), recipe.model)
     sets = (prepared.cache.read(TRAIN), prepared.cache.read(VALIDATION))
-    return train(model, *sets, recipe.training, device=CPU, checkpoint=checkpoint, progress=progress)  # type: ignore[arg-type]
+    return train_lstm(model, *sets, recipe.training, device=CPU, checkpoint=checkpoint, progress=progress)  # type: ignore[arg-type]
 
 
 def same_weights(one: TrainedModel, other: TrainedModel) -> bool:
@@ -66,8 +66,8 @@ def test_a_killed_training_ends_with_the_weights_of_an_unbroken_one(
     prepared: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in the middle of an epoch, after a checkpoint at every batch."""
-    monkeypatch.setattr("pipeline.training.loop.CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("pipeline.training.loop.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.training.resumable.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.training.resumable.PROGRESS_SECONDS", 0.0)
     recipe = tiny_recipe()
     checkpoint = tmp_path / "checkpoint.pt"
 
@@ -145,10 +145,10 @@ def test_a_small_corpus_is_read_more_often_than_a_large_one() -> None:
 
 
 def test_one_cycle_rises_to_its_maximum_and_falls_to_zero() -> None:
-    assert schedule("one-cycle", 0.0) == pytest.approx(1 / 25)
-    assert schedule("one-cycle", 0.3) == pytest.approx(1.0)
-    assert schedule("one-cycle", 1.0) == pytest.approx(0.0)
-    assert schedule("constant", 0.7) == 1.0
+    assert learning_rate_factor("one-cycle", 0.0) == pytest.approx(1 / 25)
+    assert learning_rate_factor("one-cycle", 0.3) == pytest.approx(1.0)
+    assert learning_rate_factor("one-cycle", 1.0) == pytest.approx(0.0)
+    assert learning_rate_factor("constant", 0.7) == 1.0
 
 
 def test_balanced_weights_make_rare_classes_count_as_much() -> None:
@@ -172,34 +172,26 @@ def test_training_on_a_gpu_learns_in_mixed_precision(prepared: PreparedData) -> 
     torch.manual_seed(1)
     model = Classifier(prepared.cache.tokenizer.size, 2, recipe.model)
     sets = (prepared.cache.read(TRAIN), prepared.cache.read(VALIDATION))
-    trained = train(model, *sets, recipe.training, device=torch.device("cuda"))
+    trained = train_lstm(model, *sets, recipe.training, device=torch.device("cuda"))
     assert max(epoch["validation_macro_f1"] for epoch in trained.history) == 1.0
 
 
-def test_layers_below_the_head_learn_slower_and_thaw_later() -> None:
+def test_parameters_by_depth_run_from_the_head_to_the_embedding() -> None:
     model = Classifier(50, 2, tiny_recipe().model)
-    depths = by_depth(model, frozen_share=0.4)
-    assert [depth for depth, _, _ in depths] == [0, 1, 2]
-    assert [thaw for _, thaw, _ in depths] == [0.0, 0.2, 0.4]
-    assert any(one is model.output.weight for one in depths[0][2])
-    assert any(one is model.embedding.weight for one in depths[2][2])
-    assert sum(len(parameters) for _, _, parameters in depths) == len(list(model.parameters()))
+    head, _, embedding = depths = parameters_by_depth(model)
+    assert any(parameter is model.output.weight for parameter in head)
+    assert any(parameter is model.embedding.weight for parameter in embedding)
+    assert sum(map(len, depths)) == len(list(model.parameters()))
 
 
-def test_a_frozen_layer_does_not_move_until_it_thaws(prepared: PreparedData) -> None:
-    recipe = tiny_recipe(frozen_share=0.99, epochs=1, weight_decay=0.0)
-    torch.manual_seed(1)
-    model = Classifier(prepared.cache.tokenizer.size, 2, recipe.model)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    sets = (prepared.cache.read(TRAIN), prepared.cache.read(VALIDATION))
-    train(model, *sets, recipe.training, device=CPU)
-    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    assert "embedding.weight" not in moved
-    assert "output.weight" in moved
+def test_an_unknown_pooling_is_refused() -> None:
+    model = Classifier(50, 2, tiny_recipe().model.model_copy(update={"pooling": "median"}))
+    with pytest.raises(ValueError, match="unknown pooling 'median'"):
+        model(torch.tensor([[2, 3]]), torch.tensor([2]))
 
 
-def test_parts_of_a_batch_on_several_cores_add_up_to_the_whole(prepared: PreparedData) -> None:
-    """Without dropout, what two cores learn from a batch is what one learns, but for rounding."""
+def test_two_cores_learn_what_one_does(prepared: PreparedData) -> None:
+    """Without dropout, but for rounding."""
     recipe = tiny_recipe(word_dropout=0.0, epochs=1, batch_size=32, learning_rate=0.001)
     still = {"embedding_dropout": 0.0, "head_dropout": 0.0}
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=still)})
@@ -229,5 +221,5 @@ def test_an_error_in_on_epoch_ends_the_training(prepared: PreparedData) -> None:
     recipe = tiny_recipe()
     model = Classifier(prepared.cache.tokenizer.size, 2, recipe.model)
     with pytest.raises(EnoughError):
-        train(model, prepared.read(TRAIN), prepared.read(VALIDATION), recipe.training, device=CPU, on_epoch=stop)
+        train_lstm(model, prepared.read(TRAIN), prepared.read(VALIDATION), recipe.training, device=CPU, on_epoch=stop)
     assert [entry["epoch"] for entry in seen] == [1, 2]

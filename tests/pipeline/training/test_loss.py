@@ -8,7 +8,7 @@ from torch import nn
 
 from pipeline.config import TrainingConfig
 from pipeline.dataset.minibatches import TokenLists
-from pipeline.dataset.token_cache import TokenSet
+from pipeline.dataset.token_set import TokenSet
 from pipeline.training.loss import Objective, positive_weights
 
 CPU = torch.device("cpu")
@@ -55,18 +55,6 @@ def test_where_only_the_teacher_knows_it_counts_wholly_and_where_it_is_silent_th
     assert found[0] == pytest.approx(float(taught[0]), rel=1e-5)
     assert found[1] == pytest.approx(float(-logs[1, 2]), rel=1e-5)
     assert found[2] == pytest.approx(float(0.25 * taught[2] - 0.75 * logs[2, 1]), rel=1e-5)
-
-
-def test_temperature_makes_the_teacher_doubt_and_keeps_the_size_of_gradients() -> None:
-    opinions = np.array([[0.9, 0.05, 0.05]] * 3, np.float32)
-    logits = LOGITS.clone().requires_grad_()
-    told = texts([-1, -1, -1], teacher=opinions)
-    found = Objective(told, False, TrainingConfig(teacher_temperature=2.0), CPU)(logits, ROWS)
-    softened = (torch.from_numpy(opinions).log() / 2).softmax(dim=1)
-    expected = -4 * (softened * (LOGITS / 2).log_softmax(dim=1)).sum(dim=1)
-    assert torch.allclose(found, expected)
-    found.sum().backward()
-    assert torch.allclose(logits.grad, 2 * ((LOGITS / 2).softmax(dim=1) - softened), atol=1e-5)
 
 
 def test_a_teacher_of_several_labels_tells_each_probability() -> None:

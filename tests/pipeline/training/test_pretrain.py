@@ -87,8 +87,8 @@ def test_a_killed_pretraining_ends_with_the_perplexity_of_an_unbroken_one(
     filled: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Killed in the middle of an epoch, after a checkpoint at every batch."""
-    monkeypatch.setattr("pipeline.training.pretrain.loop.CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("pipeline.training.pretrain.loop.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.training.resumable.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.training.resumable.PROGRESS_SECONDS", 0.0)
 
     class KilledError(Exception):
         pass

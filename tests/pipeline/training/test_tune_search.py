@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import optuna
 import pytest
 import torch
 from conftest import weather_rows
-from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from pipeline.config import Recipe, load_recipe
@@ -24,13 +23,14 @@ from pipeline.training.tune.plots import tuning_trials
 from pipeline.training.tune.search import SearchResult, search
 from pipeline.training.tune.search_space import (
     SEARCH_SPACE,
+    Range,
     SearchPlan,
     make_search_plan,
     starting_values,
     value_of,
     with_settings,
 )
-from pipeline.training.tune.study import ATTEMPTS, open_study
+from pipeline.training.tune.study import ATTEMPTS, distributions, open_study
 from pipeline.workspace import Batch, Workspace
 
 # Small enough that a trial takes about a third of a second.
@@ -42,13 +42,12 @@ RATE = "training.learning_rate"
 FACTS = {"documents": "these"}
 RUN = """
 import sys
-from pipeline.preparation import Prepared, prepare
-from pipeline.search_space import make_plan
-from pipeline.tuning import search
+from pipeline.training.tune.search import search
+from pipeline.training.tune.search_space import make_search_plan
 from pipeline.workspace import Workspace
 
 folder, trials, *settings = sys.argv[1:]
-plan = make_plan("cut", settings=settings, trials=int(trials))
+plan = make_search_plan("cut", settings=settings, trials=int(trials))
 
 def say(share, line):
     print(line, flush=True)
@@ -138,22 +137,22 @@ def test_what_was_under_way_is_begun_again_until_it_was_killed_too_often(tmp_pat
     plan = small_plan()
     for attempt in range(1, ATTEMPTS + 1):
         with open_study(tmp_path, plan, FACTS) as study:
-            assert study.ask(plan.space).params == starting_values(plan)
+            assert study.ask(distributions(plan.space)).params == starting_values(plan)
             assert len(study.get_trials(states=(TrialState.FAIL,))) == attempt - 1
     with open_study(tmp_path, plan, FACTS) as study:
-        assert study.ask(plan.space).params != starting_values(plan)
+        assert study.ask(distributions(plan.space)).params != starting_values(plan)
 
 
 def test_half_a_line_and_a_lock_that_a_killed_run_left_are_removed(tmp_path: Path) -> None:
     plan = small_plan()
     with open_study(tmp_path, plan, FACTS) as study:
-        study.tell(study.ask(plan.space), 0.5)
+        study.tell(study.ask(distributions(plan.space)), 0.5)
     journal = tmp_path / "trials.log"
     with journal.open("a") as handle:
         handle.write('{"op_code":6,"wor')
     (tmp_path / "trials.log.lock").symlink_to(journal)
     with open_study(tmp_path, plan, FACTS) as study:
-        study.tell(study.ask(plan.space), 0.6)
+        study.tell(study.ask(distributions(plan.space)), 0.6)
     with open_study(tmp_path, plan, FACTS) as study:
         assert [trial.value for trial in study.trials] == [0.5, 0.6]
 
@@ -168,7 +167,7 @@ def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
 
 
 def test_two_runs_do_not_work_on_one_search(tmp_path: Path) -> None:
-    refused = pytest.raises(WorkspaceError, match="another run is at work on the search 'small'")
+    refused = pytest.raises(WorkspaceError, match="another run works on the search 'small'")
     with open_study(tmp_path, small_plan(), FACTS), refused, open_study(tmp_path, small_plan(), FACTS):
         pass
 
@@ -244,12 +243,8 @@ def test_what_mattered_is_said_once_there_are_enough_trials(workspace: Workspace
 
 
 def test_every_searched_setting_exists_and_takes_all_its_values() -> None:
-    def ends(one: object) -> Iterator[Any]:
-        assert isinstance(one, CategoricalDistribution | FloatDistribution)
-        yield from one.choices if isinstance(one, CategoricalDistribution) else (one.low, one.high)
-
-    for field, distribution in SEARCH_SPACE.items():
-        for value in ends(distribution):
+    for field, values in SEARCH_SPACE.items():
+        for value in (values.low, values.high) if isinstance(values, Range) else values:
             assert value_of(with_settings(Recipe(), {field: value}), field) == value
 
 
@@ -259,7 +254,7 @@ def test_a_search_can_start_from_any_preset(preset: str) -> None:
     plan = make_search_plan(preset=preset)
     assert set(plan.space) == set(SEARCH_SPACE)
     for field, value in starting_values(plan).items():
-        distribution = plan.space[field]
+        distribution = distributions(plan.space)[field]
         assert distribution._contains(distribution.to_internal_repr(value))
         assert value == value_of(plan.start, field) or field == "training.weight_decay"
 
