@@ -100,7 +100,7 @@ def planned(
 
 
 @pytest.mark.parametrize(
-    ("day", "fate", "ingests", "only", "actions"),
+    ("day", "state", "ingests", "only", "actions"),
     [
         (LABELLED, "never ran", True, ALL, ["nothing: labelled"]),
         (LABELLED, "failed", True, ALL, ["nothing: labelled"]),

@@ -410,7 +410,7 @@ def test_a_night_that_one_of_them_learnt_from_shows_no_churn(workspace: Workspac
 
 def test_a_sample_is_spread_evenly_over_all_parts(add_batch: AddBatch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.ingest.parts.PART_ROWS", 40)
-    monkeypatch.setattr("pipeline.ingest.readers.jsonl.CHUNK_ROWS", 40)
+    monkeypatch.setattr("pipeline.ingest.readers.base.CHUNK_ROWS", 40)
     batch = add_batch([{"id": str(n), "text": f"text {n}"} for n in range(100)], "night")
     assert len(batch.parts) == 3
     doc_ids, texts = churn.sample(batch, 10)

@@ -96,11 +96,11 @@ def test_evidence_of_a_row_does_not_depend_on_the_rows_beside_it(
     workspace: Workspace, trained: Registration, night: Batch
 ) -> None:
     small = labels_of(workspace, trained.bundle, night, evidence=True, batch_tokens=1)
-    digest = file_digest(workspace.labels_of("weather", "night") / "part-00000.parquet")
-    (workspace.labels_of("weather", "night") / "part-00000.parquet").unlink()
+    digest = file_digest(workspace.labels_dir("weather", "night") / "part-00000.parquet")
+    (workspace.labels_dir("weather", "night") / "part-00000.parquet").unlink()
     large = labels_of(workspace, trained.bundle, night, evidence=True, batch_tokens=100_000, threads=2)
     assert large.equals(small)
-    assert file_digest(workspace.labels_of("weather", "night") / "part-00000.parquet") == digest
+    assert file_digest(workspace.labels_dir("weather", "night") / "part-00000.parquet") == digest
 
 
 def test_equal_texts_have_the_same_evidence(workspace: Workspace, trained: Registration, add_batch: AddBatch) -> None:

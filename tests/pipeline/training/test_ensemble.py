@@ -65,15 +65,15 @@ def test_a_blended_model_says_what_the_weighted_branches_say(multi_label: bool) 
         unweighed = model.probabilities(model(token_ids, lengths)).numpy()
         found = fit_branch_weights(model, texts, cores)
         after = model(token_ids, lengths)
-    assert [part.name for part in found.parts] == [LSTM, NGRAM_LINEAR, MEAN_EMBEDDING]
-    weighted = sum(part.weight * logits for part, logits in zip(found.parts, before, strict=True))
+    assert [branch.name for branch in found.branches] == [LSTM, NGRAM_LINEAR, MEAN_EMBEDDING]
+    weighted = sum(branch.weight * logits for branch, logits in zip(found.branches, before, strict=True))
     torch.testing.assert_close(after, weighted, atol=1e-4, rtol=1e-4)
     losses = [
         log_loss(probabilities, texts.targets(), multi_label=multi_label)
         for probabilities in (model.probabilities(after).numpy(), unweighed)
     ]
     assert losses[0] < losses[1]  # type: ignore[operator]
-    assert found.macro_f1 >= max(part.macro_f1 for part in found.parts) - 0.05
+    assert found.macro_f1 >= max(branch.macro_f1 for branch in found.branches) - 0.05
 
 
 def test_the_parts_stand_in_the_metrics_and_a_model_without_branches_is_only_calibrated(
