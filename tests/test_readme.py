@@ -29,7 +29,7 @@ def test_every_command_of_the_readme_parses(command: str) -> None:
 
 
 def test_the_table_of_the_house_names_every_wing_once() -> None:
-    table = README.split("## The house")[1]
+    table = README.split("## Code structure")[1]
     listed = re.findall(r"^\| `((?:flows|pipeline)/[^`]*)` \|", table, re.MULTILINE)
     packages = [path.parent.relative_to(ROOT) for path in [*ROOT.glob("*/__init__.py"), *ROOT.glob("*/*/__init__.py")]]
     assert sorted(listed) == sorted(f"{package}/" for package in packages)
