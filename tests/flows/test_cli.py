@@ -208,7 +208,7 @@ def test_a_variant_can_be_chosen_and_the_report_says_which_and_why(
     run("train", "--model", "weather", *TINY)
     capsys.readouterr()
     assert run("score", "--device", "cpu", "--variant", "int8") == 0
-    assert "Variant int8: as asked for." in capsys.readouterr().out
+    assert "Variant int8: as requested." in capsys.readouterr().out
     manifest = read_json(home / "workspace/labels/weather/batch=one/manifest.json")
     assert manifest["precision"] == "int8"
     assert run("score", "--batch", "one", "--device", "cpu", "--precision", "fp16") == 2

@@ -194,7 +194,7 @@ def test_one_class_that_is_lost_keeps_a_version_from_promotion_although_it_is_be
             "its classes are not those of m@1 (lacks a, adds b, c)",
         ),
         ({"same_task_type": False}, "one gives a single label, the other several"),
-        ({"proven": False}, "nothing proves that its ONNX graph is the trained model"),
+        ({"proven": False}, "its ONNX export was not verified against PyTorch"),
         ({"tested": None}, "no test texts to compare it with m@1 on"),
     ],
 )

@@ -145,7 +145,7 @@ def test_the_morning_shows_what_carried_the_strangest_rows(
     found = labelled_night(workspace, "weather", [night])
     assert found is not None
     assert {row.evidence for row in outlier_rows(workspace, found)} == {""}
-    assert "carried by" not in "".join(outliers_section(workspace, found))
+    assert "evidence" not in "".join(outliers_section(workspace, found))
     told = {
         row["doc_id"]: format_evidence(row["evidence"])
         for row in labels_of(workspace, trained.bundle, night, evidence=True).to_pylist()
@@ -154,7 +154,7 @@ def test_the_morning_shows_what_carried_the_strangest_rows(
     assert found is not None
     rows = outlier_rows(workspace, found)
     assert {row.doc_id: row.evidence for row in rows} == {row.doc_id: told[row.doc_id] for row in rows}
-    assert "| document | label | carried by |" in "".join(outliers_section(workspace, found))
+    assert "| document | label | evidence |" in "".join(outliers_section(workspace, found))
 
 
 def test_the_sample_of_labelled_rows_shows_what_carried_them(
@@ -166,7 +166,7 @@ def test_the_sample_of_labelled_rows_shows_what_carried_them(
         with scorer_of(trained.bundle, evidence=evidence) as scorer:
             report = score_batch(workspace, night, scorer)
         shown = sample_table(workspace, report)
-        assert shown.startswith("| label | carried by |" if evidence else "| label | confidence |")
+        assert shown.startswith("| label | evidence |" if evidence else "| label | confidence |")
         assert (EVIDENCE_NOTE in shown) == evidence
     first = pq.read_table(report.path / "part-00000.parquet", partitioning=None)["evidence"][0].as_py()
     assert f"| {format_evidence(first)} |" in shown
