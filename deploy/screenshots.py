@@ -153,7 +153,7 @@ def fill_form(page: Page, url: str, night: str) -> None:
     page.locator("a[href*='/deployments/deployment/']", has_text=re.compile("^nightly$")).click()
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Custom run").click()
-    add(page, "Files that came in", [night])
+    add(page, "New files", [night])
     page.get_by_label("Date (Optional)").fill(NIGHTS[1])
     add(page, "Text columns", TEXT)
     page.get_by_label("Id column (Optional)").fill(ID)

@@ -52,8 +52,8 @@ commit_task = task(name="commit", task_run_name="commit {batch.id}", cache_polic
 def _run_name() -> str:
     parameters = flow_run.parameters
     batches = parameters.get("batches") or ["what is new"]
-    others = f" and {len(batches) - 1} more" if len(batches) > 1 else ""
-    return f"score {batches[0]}{others} with {parameters.get('model') or 'the champion'}"
+    remainder = f" and {len(batches) - 1} more" if len(batches) > 1 else ""
+    return f"score {batches[0]}{remainder} with {parameters.get('model') or 'the champion'}"
 
 
 @flow(name="score", flow_run_name=_run_name, validate_parameters=True, task_runner=ThreadPoolTaskRunner())  # type: ignore[arg-type]

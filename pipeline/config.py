@@ -260,7 +260,7 @@ class PromotionConfig(Settings):
         default=0.005,
         title="Macro-F1 margin",
         description="A version passes if, with 95 % confidence, its macro-F1 is less than this below the champion's, "
-        "or if it is higher; 0: only a higher one passes.",
+        "or if it is at least as high; 0: a lower one never passes.",
     )
     class_margin: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
         default=0.05,

@@ -16,10 +16,11 @@ from pipeline.config import ScoringConfig, stored_recipe
 from pipeline.models.registry import Registry
 from pipeline.models.write_bundle import load_classifier
 from pipeline.nights.finish import score_batch
-from pipeline.nights.publish import published_batches
+from pipeline.nights.publish import publish, published_batches
 from pipeline.nights.summary import labelled_night
 from pipeline.promotion.comparison import read_comparison
 from pipeline.promotion.rule import Registration
+from pipeline.scoring.labels import labelled_batches
 from pipeline.scoring.scorer import Scorer
 from pipeline.training.pretrain.encoder import named_encoder
 from pipeline.workspace import Workspace
@@ -60,6 +61,8 @@ def test_its_models_label_as_they_did(folder: Path, old: Workspace, version: int
 
 
 def test_its_labels_are_not_made_again(old: Workspace) -> None:
+    assert [(batch.id, batch.published) for batch in labelled_batches(old, "weather")] == [(NIGHT, False)]
+    publish(old, NIGHT)
     assert [batch.id for batch in published_batches(old, "weather")] == [NIGHT]
     config = ScoringConfig(device="cpu", variant="fp32", evidence=True)
     with Scorer(Registry(old).find("weather"), config) as scorer:

@@ -28,11 +28,18 @@ def test_every_command_of_the_readme_parses(command: str) -> None:
     parser.make_context("nightlabel", words)
 
 
-def test_the_table_of_the_house_names_every_module_once() -> None:
-    listed = re.findall(r"^\| `((?:flows|pipeline)/[^`]+)` \|", README, re.MULTILINE)
-    there = {f"{room}/{path.name}" for room in ("flows", "pipeline") for path in (ROOT / room).glob("[!_]*.py")}
-    rooms = {f"{path.parent.relative_to(ROOT)}/" for path in ROOT.glob("pipeline/*/__init__.py")} | {"flows/commands/"}
-    assert sorted(listed) == sorted(there | rooms)
+def test_the_table_of_the_house_names_every_wing_once() -> None:
+    table = README.split("## Code structure")[1]
+    listed = re.findall(r"^\| `((?:flows|pipeline)/[^`]*)` \|", table, re.MULTILINE)
+    packages = [path.parent.relative_to(ROOT) for path in [*ROOT.glob("*/__init__.py"), *ROOT.glob("*/*/__init__.py")]]
+    assert sorted(listed) == sorted(f"{package}/" for package in packages)
+
+
+def test_the_public_names_of_the_house_are_there() -> None:
+    for folder, names in re.findall(r"^\| `(pipeline/[^`]*)` \|[^|]*\| `([^`]+)` \|", README, re.MULTILINE):
+        source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / folder).rglob("*.py"))
+        for name in names.split(", "):
+            assert re.search(rf"^(class|def) {name}\b", source, re.MULTILINE), f"{folder}: {name}"
 
 
 def test_the_table_of_results_has_the_columns_of_the_schema() -> None:

@@ -43,16 +43,14 @@ def train(
 ) -> None:
     """Train on the labelled documents, verify the export, and promote the version if it is not worse.
 
-    Champion and new version label the same test texts; the report shows what changed, and why the version was promoted
-    or not. The same command resumes a killed training from its last checkpoint.
+    The report compares the version with the champion on the same test texts, and says why it was promoted or not. The
+    same command resumes a killed training from its last checkpoint.
 
     Examples:
 
         nightlabel train --model tickets --set training.epochs=6 --target-precision 0.95
 
         nightlabel train --preset workspace/presets/tuned.toml --pretrain
-
-        nightlabel train --embeddings glove.6B.100d.txt.gz --teacher probabilities.parquet
 
         nightlabel train --force --reason "the old classes are gone"
     """

@@ -84,7 +84,9 @@ def setup(
         raise ConfigError(f"there is no {prefect_file} here: run nightlabel setup in the project's folder")
     url = check_configured()
     if not url:
-        raise ConfigError("no server is named: export PREFECT_API_URL=http://127.0.0.1:4200/api, or use nightlabel up")
+        raise ConfigError(
+            "PREFECT_API_URL is not set: export PREFECT_API_URL=http://127.0.0.1:4200/api, or use nightlabel up"
+        )
     with Orchestrator.at(url, configured_password()) as orchestrator:
         orchestrator.set_up(prefect_file, os.environ, webhook)
         print_line(f"{url} is set up; {orchestrator.next_night()}")

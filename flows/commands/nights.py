@@ -219,7 +219,9 @@ def backfill(
     reasons = check_reasons(only or [])
     url = check_configured()
     if not url:
-        raise ConfigError("no server is named: nightlabel up, and export PREFECT_API_URL=http://127.0.0.1:4200/api")
+        raise ConfigError(
+            "PREFECT_API_URL is not set: nightlabel up, and export PREFECT_API_URL=http://127.0.0.1:4200/api"
+        )
     from flows.server.backfill import backfill as run_backfill
 
     completed = run_backfill(

@@ -70,7 +70,7 @@ def _sections(comparison: Comparison) -> list[str]:
     elif not comparison.same_classes:
         scores = ["The classes differ, so no score compares them."]
     else:
-        scores = ["No test text is left that is fair to both."]
+        scores = ["No test text is left that neither version was trained on."]
     return [part for part in ("\n".join(notes), *scores, *_churn_section(comparison)) if part]
 
 

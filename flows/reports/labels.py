@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.scoring.report import BatchReport
 
 LISTED_LABELS = 12
-EVIDENCE_NOTE = "Carried by: what a word, or two that stand together, adds to the logit of the label."
+EVIDENCE_NOTE = "Evidence: what a word or a word pair adds to the logit of the label."
 
 
 def labels_report(reports: Sequence[BatchReport], workspace: Workspace) -> str:
@@ -107,5 +107,5 @@ def sample_table(workspace: Workspace, report: BatchReport, rows: int = 10) -> s
         label = row["label"] if names is None else ", ".join(names) or "none"
         evidence = [format_evidence(row["evidence"])] if has_evidence else []
         lines.append((label, *evidence, percent(row["confidence"]), row["status"], first_words(text)))
-    header = ["label", *(["carried by"] if has_evidence else []), "confidence", "status", "text"]
+    header = ["label", *(["evidence"] if has_evidence else []), "confidence", "status", "text"]
     return table(header, lines) + (f"\n\n{EVIDENCE_NOTE}" if has_evidence else "")

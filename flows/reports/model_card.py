@@ -104,8 +104,8 @@ def _quality(metrics: dict[str, Any], tested: str) -> list[str]:
     )
     return [
         summary,
-        table(["", "class", "given rightly (precision)", "found (recall)", f"{tested} texts"], rows),
-        f"Classes with fewer than {FEW_TEXTS} such texts, whose scores say little: {rare:,} of {len(per_class):,}."
+        table(["", "class", "precision", "recall", f"{tested} texts"], rows),
+        f"Classes with fewer than {FEW_TEXTS} such texts, whose scores are unreliable: {rare:,} of {len(per_class):,}."
         if rare
         else "",
         f"Its most frequent mistakes: {frequent}." if frequent else "",

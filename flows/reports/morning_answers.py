@@ -50,7 +50,7 @@ def are_labels_right(night: LabelledNight, bundle: Bundle) -> str:
     unknown = " ".join(f"Of batch {batch} nothing can be said: {why}." for batch, why in estimate.left_out.items())
     if estimate.share is None:
         return f"{target} {unknown}".strip()
-    condition = "if confidence means tonight what it meant on the test texts"
+    condition = "if confidence is as well calibrated tonight as on the test texts"
     if estimate.calibration_error is not None:
         condition += f", where it was off by {100 * estimate.calibration_error:.1f} points"
     labels = "the likeliest labels" if bundle.thresholds is not None else "the labels"

@@ -43,7 +43,7 @@ def changes_section(night: LabelledNight, previous_night: LabelledNight | None) 
     if previous_night is None:
         return []
     shifts = [
-        (f"label {shift.label}", percent(shift.before), percent(shift.tonight), "" if shift.within_noise else "moved")
+        (f"label {shift.label}", percent(shift.before), percent(shift.tonight), "" if shift.within_noise else "changed")
         for shift in label_shifts(night, previous_night)[:LISTED_SHIFTS]
     ]
     shares = [(name, percent(before), percent(tonight), "") for name, tonight, before in means(night, previous_night)]
@@ -51,7 +51,7 @@ def changes_section(night: LabelledNight, previous_night: LabelledNight | None) 
         (name, before, tonight, "" if before == tonight else "changed")
         for name, before, tonight in (
             ("model", previous_night.manifest["model"], night.manifest["model"]),
-            ("ran as", variant_and_device(previous_night), variant_and_device(night)),
+            ("variant, device", variant_and_device(previous_night), variant_and_device(night)),
         )
     ]
     lines = [
@@ -150,7 +150,7 @@ def outliers_section(workspace: Workspace, night: LabelledNight) -> list[str]:
         )
         for row in rows
     ]
-    header = [*(["batch"] if batches else []), "document", "label", *(["carried by"] if evidence else [])]
+    header = [*(["batch"] if batches else []), "document", "label", *(["evidence"] if evidence else [])]
     note = f" {EVIDENCE_NOTE}" if evidence else ""
     intro = f"The rows least like the model's reference: read these first.{note}"
     return [heading, intro, table([*header, "confidence", "why", "text"], lines)]

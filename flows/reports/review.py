@@ -61,7 +61,7 @@ def import_report(imported: ReviewImport) -> str:
         parts.append(f"New classes: {', '.join(imported.new_classes)}. Training uses each from its second text on.")
     if imported.row_errors:
         parts.append("\n".join(f"- {error}" for error in imported.row_errors[:LISTED_ERRORS]))
-        parts.append(f"Rejected rows, with the reasons: `{imported.rejected}`; mend them, and import that file.")
+        parts.append(f"Rejected rows, with the reasons: `{imported.rejected}`; correct them, and import that file.")
     return "\n\n".join(parts)
 
 

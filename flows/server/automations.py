@@ -133,8 +133,13 @@ def _batch_trigger(event: str) -> EventTrigger:
     )
 
 
+def _stable(value: object) -> object:
+    return sorted(value) if isinstance(value, set | frozenset) else str(value)
+
+
 def _automation(name: str, description: str, trigger: EventTrigger, action: ActionTypes) -> AutomationCore:
     """Return an automation with a digest of its definition as a tag, to detect changes."""
     bare = AutomationCore(name=name, description=description, trigger=trigger, actions=[action])
-    text = json.dumps(bare.model_dump(mode="json"), sort_keys=True, default=sorted)
+    # As Python values: in JSON a set is a list, whose order differs from process to process.
+    text = json.dumps(bare.model_dump(), sort_keys=True, default=_stable)
     return bare.model_copy(update={"tags": ["nightlabel", hashlib.sha256(text.encode()).hexdigest()[:12]]})

@@ -84,9 +84,9 @@ def build_chunks(workspace: Workspace, batches: Sequence[Batch], recipe: Recipe)
     if not (path / "manifest.json").exists():
         workspace.ensure_writable()
         path.mkdir(parents=True, exist_ok=True)
-        tokenizer = Tokenizer.fit(selected.texts(selected.learn), recipe.tokenizer)
+        tokenizer = Tokenizer.fit(selected.texts(selected.training), recipe.tokenizer)
         write_vocabulary(path / "vocabulary.txt", tokenizer)
-        counts = _write(path / "learn.parquet", selected.texts(selected.learn), tokenizer)
+        counts = _write(path / "learn.parquet", selected.texts(selected.training), tokenizer)
         _write(path / "held_out.parquet", selected.texts(selected.held_out), tokenizer)
         np.save(path / "counts.npy", counts)
         write_json(
@@ -94,7 +94,7 @@ def build_chunks(workspace: Workspace, batches: Sequence[Batch], recipe: Recipe)
             {
                 "batches": [batch.id for batch in batches],
                 "tokenizer": tokenizer.spec(),
-                "texts": int(selected.learn.sum()),
+                "texts": int(selected.training.sum()),
                 "held_out_texts": int(selected.held_out.sum()),
                 "left_out_for_test": selected.left_out,
                 "tokens": int(counts.sum()),
@@ -108,7 +108,7 @@ class _SelectedRows:
     """The training and held-out rows, bool [rows of all batches in order], and the number of test texts left out."""
 
     batches: Sequence[Batch]
-    learn: np.ndarray
+    training: np.ndarray
     held_out: np.ndarray
     left_out: int
 
@@ -166,7 +166,7 @@ def _fingerprint(batches: Sequence[Batch], selected: _SelectedRows, recipe: Reci
     decided = value_digest(
         {
             "batches": [[batch.id, batch.manifest["fingerprint"]] for batch in batches],
-            "rows": hashlib.sha256(selected.learn.tobytes() + selected.held_out.tobytes()).hexdigest(),
+            "rows": hashlib.sha256(selected.training.tobytes() + selected.held_out.tobytes()).hexdigest(),
             "tokenizer": {**recipe.tokenizer.model_dump(), "truncation": "head"},  # nothing is truncated here
         }
     )

@@ -121,7 +121,7 @@ def _numeric_table(path: Path, raw: RawRows, labels: Sequence[str], rows_before:
     if raw.rejects:
         reject = min(raw.rejects, key=lambda reject: reject.row)
         row = rows_before + int(np.searchsorted(raw.rows, reject.row)) + 1
-        raise InputError(f"{path}, row {row}: {reject.reason}: {reject.raw_text[:80]!r}; mend it, or remove the row")
+        raise InputError(f"{path}, row {row}: {reject.reason}: {reject.raw_text[:80]!r}; fix it, or remove the row")
     ids = {name: _strings(path, name, raw.columns[name]) for name in ID_NAMES if name in raw.columns}
     columns = {name: _numbers(path, name, raw.columns[name], rows_before) for name in labels if name in raw.columns}
     return pa.table(ids | columns)
@@ -166,7 +166,7 @@ def _check_columns(path: Path, names: Sequence[str], labels: Sequence[str]) -> s
     """Return the name of the id column, after checking that the other columns are the classes."""
     doc_id = next((name for name in ID_NAMES if name in names), None)
     if doc_id is None:
-        raise InputError(f"{path}: no column 'doc_id' (there are: {_listed(names)}); say which document each row is of")
+        raise InputError(f"{path}: no column 'doc_id' (there are: {_listed(names)}); add the document ids")
     missing = [label for label in labels if label not in names]
     if missing:
         raise InputError(f"{path}: no column for the classes {_listed(missing)}; add one for each class")
@@ -184,14 +184,14 @@ def _listed(names: Sequence[str]) -> str:
 def _check_doc_ids(path: Path, name: str, doc_ids: pa.Array) -> None:
     missing = pc.fill_null(pc.equal(doc_ids, ""), True).to_numpy(zero_copy_only=False)
     if missing.any():
-        raise InputError(f"{path}, row {missing.argmax() + 1}, column {name!r}: no id; say which document it is of")
+        raise InputError(f"{path}, row {missing.argmax() + 1}, column {name!r}: no id; add the id of its document")
     codes = doc_ids.dictionary_encode().indices.to_numpy()  # numbered as they first appear
     repeated = codes[1:] <= np.maximum.accumulate(codes)[:-1]
     if repeated.any():
         row = int(repeated.argmax()) + 1
         first = int((codes == codes[row]).argmax())
         raise InputError(
-            f"{path}, row {row + 1}: id {doc_ids[row].as_py()!r} stands in row {first + 1} already; keep one of them"
+            f"{path}, row {row + 1}: id {doc_ids[row].as_py()!r} is already in row {first + 1}; keep one of them"
         )
 
 

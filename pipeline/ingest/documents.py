@@ -42,8 +42,12 @@ def to_documents(
         if len(content) > config.max_text_bytes:
             reasons.setdefault(row, "text_too_long")
     hashes = [blake2b(content, digest_size=16).digest() for content in encoded]
+    ids = [digest.hex() for digest in hashes] if columns.id is None else _strings(values[columns.id])
+    for row, doc_id in enumerate(ids):
+        if not doc_id:
+            reasons.setdefault(row, "id_missing")
     core: list[list[Any]] = [
-        [digest.hex() for digest in hashes] if columns.id is None else _ids(values[columns.id], reasons),
+        ids,
         texts,
         [None] * len(raw) if columns.label is None else label_parser.read(values[columns.label], reasons),
         [columns.fixed_split] * len(raw) if columns.split is None else _splits(values[columns.split], reasons),
@@ -94,14 +98,6 @@ def _strings(values: list[Any]) -> list[str]:
     if all_strings(values):
         return [value.strip() for value in values]
     return ["" if value is None or value is MISSING else as_text(value).strip() for value in values]
-
-
-def _ids(values: list[Any], reasons: RejectReasons) -> list[str]:
-    ids = _strings(values)
-    for row, doc_id in enumerate(ids):
-        if not doc_id:
-            reasons.setdefault(row, "id_missing")
-    return ids
 
 
 def _splits(values: list[Any], reasons: RejectReasons) -> list[str | None]:

@@ -132,9 +132,9 @@ def _of_path(path: Path, format_setting: str) -> list[Source]:
         return _of_folder(path, format_setting)
     name = format_of(path) if format_setting == "auto" else format_setting
     if name is None:
-        raise InputError(f"{path}: its name does not tell the format; say --format csv, tsv, jsonl or parquet")
+        raise InputError(f"{path}: the format is not clear from its name; use --format csv, tsv, jsonl or parquet")
     if name == "folder":
-        raise InputError(f"{path}: is a file, and --format folder was asked for")
+        raise InputError(f"{path}: is a file, and --format folder was requested")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: is empty")
     return [Source(path, name, (path,))]

@@ -125,7 +125,7 @@ class Bundle:
             ConfigError: there are too few validation texts to prove one of the further targets.
         """
         if self.predictions is None:
-            raise ModelError(f"{self.title} was trained before a precision could be promised; train again")
+            raise ModelError(f"{self.title} was trained before target precisions existed; train it again")
         validation = self.predictions["validation"]
         for target in further:
             check_provable(target, len(validation))

@@ -36,7 +36,7 @@ def choose_variant(requested: str, report: Mapping[str, Any], *, on_gpu: bool, t
         DeviceError: the variant does not run on this device.
     """
     if requested == "fp32":
-        return VariantChoice("fp32", "as asked for")
+        return VariantChoice("fp32", "as requested")
     device = "cuda" if on_gpu else "cpu"
     if requested == "auto":
         variant = next(name for name, runs_on in VARIANT_DEVICES.items() if runs_on == device)
@@ -56,7 +56,7 @@ def choose_variant(requested: str, report: Mapping[str, Any], *, on_gpu: bool, t
         raise DeviceError(
             f"{requested} runs on {VARIANT_DEVICES[requested]} only, and this is {device}; use --variant auto"
         )
-    return VariantChoice(requested, "as asked for")
+    return VariantChoice(requested, "as requested")
 
 
 def _objection(variant: str, report: Mapping[str, Any]) -> str | None:

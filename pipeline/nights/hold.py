@@ -213,4 +213,4 @@ def _severity(value: float, warn: float, hold: float) -> Severity | None:
 
 
 def _seen_before(nights: int) -> str:
-    return f" The {nights} nights before were like it." if nights > 1 else " The night before was like it."
+    return f" The {nights} nights before had the same drift." if nights > 1 else " The night before had the same drift."

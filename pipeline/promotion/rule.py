@@ -14,8 +14,8 @@ A version must pass all parts of the rule.
 3. No class is worse by more than a set amount of F1 beyond chance: an exact sign test, corrected for the number of
    classes (`pipeline.metrics.significance.sign_test_p_values`).
 
-The margin applies anew at each promotion, so many small losses can add up: with a margin of 0 only versions that are
-ahead are promoted.
+The margin applies anew at each promotion, so many small losses can add up. With a margin of 0, only versions that
+are not behind are promoted.
 """
 
 from collections.abc import Callable, Sequence
@@ -92,7 +92,7 @@ def _mismatches(comparison: Comparison) -> list[str]:
             differences.append("one gives a single label, the other several")
         reasons.append(f"its classes are not those of {comparison.champion} ({', '.join(differences)})")
     if not comparison.proven:
-        reasons.append("nothing proves that its ONNX graph is the trained model; train it again")
+        reasons.append("its ONNX export was not verified against PyTorch; train it again")
     return reasons
 
 

@@ -116,7 +116,7 @@ def _refusal(path: Path, sheet: Sheet, row_errors: Sequence[RowError]) -> Review
     encoding = " (it is not UTF-8, and was read as Windows-1252)" if sheet.encoding == "Windows-1252" else ""
     return ReviewError(
         f"{path}: {len(row_errors):,} of {len(sheet.rows):,} rows do not fit, so nothing was imported{encoding}; "
-        f"mend them, or import the others with --skip-bad\n{listed}{more}"
+        f"correct them, or import the others with --skip-bad\n{listed}{more}"
     )
 
 

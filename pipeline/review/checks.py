@@ -87,7 +87,7 @@ class ReviewContext:
         for row in read_review_requests(workspace).to_pylist():
             requests.setdefault((row["batch"], row["doc_id"]), []).append(row)
         if not requests:
-            raise ReviewError(f"nothing was given out for review from {workspace.root} yet: nightlabel review export")
+            raise ReviewError(f"nothing was exported for review from {workspace.root} yet: nightlabel review export")
         classes = reviewer_classes(workspace)
         for batch in workspace.batches():
             for label in batch.manifest["labels"]:

@@ -273,7 +273,7 @@ def choose_training_device(requested: str) -> torch.device:
     """Return the device to train on.
 
     Raises:
-        DeviceError: CUDA was asked for and PyTorch cannot use it here.
+        DeviceError: CUDA was requested and PyTorch cannot use it here.
     """
     if requested == "cpu" or (requested == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")

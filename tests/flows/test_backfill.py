@@ -193,7 +193,7 @@ NIGHT = ("backfill", "--from", "2024-03-01", "--to", "2024-03-07")
         (["backfill", "--from", "2024-03-07", "--to", "2024-03-01"], "--to 2024-03-01 is before --from 2024-03-07"),
         (["backfill", "--from", "1024-03-07", "--to", "2024-03-01"], "are more than 1,000 days"),
         ([*NIGHT, "--only", "late"], "--only late: choose from missing, failed, stale-model"),
-        (NIGHT, "no server is named: nightlabel up, and export PREFECT_API_URL="),
+        (NIGHT, "PREFECT_API_URL is not set: nightlabel up, and export PREFECT_API_URL="),
     ],
 )
 def test_what_a_user_can_mend_is_one_line_and_status_2(

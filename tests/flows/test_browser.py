@@ -129,7 +129,7 @@ def visit(chromium: str, office: Office) -> Iterator[Visit]:
 def night(visit: Visit, home: Path) -> str:
     """A night started in its form; return the address of its page, on which it was watched to its end."""
     open_form(visit)
-    files = visit.page.locator(".group", has=visit.page.get_by_text("Files that came in (Optional)", exact=True))
+    files = visit.page.locator(".group", has=visit.page.get_by_text("New files (Optional)", exact=True))
     files.get_by_role("button", name="Add item").click()
     files.get_by_role("textbox").fill(str(home / "news.jsonl"))
     visit.input("Date").fill(NIGHT)

@@ -30,7 +30,7 @@ PARTS = 6
 def place(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """Two versions, of which the second is worse, and a night of several parts."""
     monkeypatch.setattr("pipeline.ingest.parts.PART_ROWS", 20)
-    monkeypatch.setattr("pipeline.ingest.readers.jsonl.CHUNK_ROWS", 20)
+    monkeypatch.setattr("pipeline.ingest.readers.base.CHUNK_ROWS", 20)
     add(workspace, tmp_path, "history", weather_rows())
     recipe = tiny_recipe(epochs=3, baseline=False)
     train(workspace, "weather", recipe)

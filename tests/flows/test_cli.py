@@ -201,20 +201,20 @@ def test_an_unknown_batch_is_refused(weather: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.usefixtures("server")
-def test_a_precision_can_be_chosen_and_the_report_says_which_and_why(
+def test_a_variant_can_be_chosen_and_the_report_says_which_and_why(
     weather: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run("ingest", str(weather), "--batch", "one")
     run("train", "--model", "weather", *TINY)
     capsys.readouterr()
     assert run("score", "--device", "cpu", "--variant", "int8") == 0
-    assert "Precision int8: as asked for." in capsys.readouterr().out
+    assert "Variant int8: as requested." in capsys.readouterr().out
     manifest = read_json(home / "workspace/labels/weather/batch=one/manifest.json")
     assert manifest["precision"] == "int8"
     assert run("score", "--batch", "one", "--device", "cpu", "--precision", "fp16") == 2
     assert "fp16 runs on cuda only, and this is cpu; use --variant auto" in capsys.readouterr().err
     assert run("score", "--batch", "one", "--device", "cpu") == 0
-    assert "Precision " in capsys.readouterr().out
+    assert "Variant " in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("server")

@@ -144,8 +144,8 @@ def test_the_estimated_accuracy_is_the_mean_confidence_with_the_error_of_the_mod
     share = 100 * morning.night.profile.mean_confidence
     error = 100 * morning.bundle.metrics["test"]["calibration_error"]
     assert answer(morning, "Are the labels right?") == (
-        f"About {share:.0f} % of the labels are right, if confidence means tonight what it meant on the test texts, "
-        f"where it was off by {error:.1f} points."
+        f"About {share:.0f} % of the labels are right, if confidence is as well calibrated tonight as on the test "
+        f"texts, where it was off by {error:.1f} points."
     )
 
 
@@ -208,7 +208,7 @@ def test_what_changed_names_the_label_that_moved_and_the_version(station: Statio
     assert "sun 100.0 % after 50.0 %" in told
     assert "weather@2 since tonight, weather@1 before" in told
     changes = section(report(morning), "What changed")
-    assert "| label sun | 50.0 % | 100.0 % | moved |" in changes
+    assert "| label sun | 50.0 % | 100.0 % | changed |" in changes
     assert "| model | weather@1 | weather@2 | changed |" in changes
 
 
@@ -217,7 +217,7 @@ def test_an_ordinary_night_is_as_the_one_before(station: Station) -> None:
     morning = station.night("2026-11-20", texts(90, 2000))
     told = answer(morning, "What changed?")
     assert told.startswith("Since 2026-11-19: 90 rows after 100; the mix of labels as before")
-    assert "moved" not in report(morning)
+    assert "| changed |" not in report(morning)
 
 
 def test_pictures_are_small_have_a_text_and_are_left_out_for_a_terminal(station: Station) -> None:

@@ -88,14 +88,16 @@ def test_rows_that_do_not_fit_are_listed_and_nothing_is_taken(
     office.fill_in(lambda number, _: "ok" if number < 3 else "wet" if number < 15 else "")
     assert run(office, "import", str(office.table)) == 2
     error = capsys.readouterr().err
-    assert "12 of 40 rows do not fit, so nothing was imported; mend them, or import the others with --skip-bad" in error
+    assert (
+        "12 of 40 rows do not fit, so nothing was imported; correct them, or import the others with --skip-bad" in error
+    )
     assert "row 5: label 'wet' is not known" in error
     assert "and 2 more" in error
     assert run(office, "import", str(office.table), "--skip-bad") == 0
     out = capsys.readouterr().out
     for line in ("| imported | 3 |", "| rejected | 12 |", "| **rows read** | 40 |"):
         assert line in out
-    assert "mend them, and import that file" in out
+    assert "correct them, and import that file" in out
 
 
 def test_the_interval_is_the_exact_one() -> None:

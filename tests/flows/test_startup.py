@@ -45,3 +45,19 @@ def test_the_shell_completes_commands_without_heavy_libraries() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | completing
     )
     assert ended.stdout.split() == ["models", "0", "[]"]
+
+
+def test_an_automation_is_the_same_whatever_the_process_that_makes_it() -> None:
+    """Its digest tells `nightlabel setup` whether to write it again, and that would undo changes made in the UI."""
+    code = "from flows.server.automations import crash_silent_runs; print(crash_silent_runs().tags)"
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"PYTHONHASHSEED": n},
+        )
+        for n in "123"
+    ]
+    assert len({run.stdout for run in runs}) == 1

@@ -123,7 +123,7 @@ def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     add(place, "labelled", weather_rows())
     train(place, "weather", tiny_recipe(epochs=1))
     monkeypatch.setattr("pipeline.ingest.parts.PART_ROWS", PART_ROWS)
-    monkeypatch.setattr("pipeline.ingest.readers.jsonl.CHUNK_ROWS", PART_ROWS)
+    monkeypatch.setattr("pipeline.ingest.readers.base.CHUNK_ROWS", PART_ROWS)
     add(place, "night", [{"id": f"n{row['id']}", "text": row["text"]} for row in weather_rows(PARTS * PART_ROWS)])
     assert len(place.batch("night").parts) == PARTS
     return place

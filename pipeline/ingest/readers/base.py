@@ -38,7 +38,7 @@ class ReadOptions:
 
 @dataclass(frozen=True)
 class Reject:
-    """A rejected row, as it stands in its source."""
+    """A rejected row, as in its source."""
 
     source: str
     row: int

@@ -147,8 +147,8 @@ def test_every_text_of_a_teacher_is_a_document(teacher: SoftLabels) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"doc_id": "007"}, "row 4: id '007' stands in row 1 already; keep one of them"),
-        ({"doc_id": ""}, "row 4, column 'doc_id': no id; say which document it is of"),
+        ({"doc_id": "007"}, "row 4: id '007' is already in row 1; keep one of them"),
+        ({"doc_id": ""}, "row 4, column 'doc_id': no id; add the id of its document"),
         ({"sun": None}, "row 4, column 'sun': no value; give a number from 0 to 1"),
         ({"sun": -0.5}, "row 4, column 'sun': -0.5 is not a probability; give a number from 0 to 1"),
         ({"rain": 1.5}, "row 4, column 'rain': 1.5 is not a probability; give a number from 0 to 1"),
@@ -205,7 +205,7 @@ def test_rows_are_counted_over_chunks(tmp_path: Path, monkeypatch: pytest.Monkey
     assert refuse(path) == "row 901, column 'rain': 'half' is not a number; give a probability from 0 to 1"
     path.write_text(content + "x\n")
     reason = {"csv": "ragged_row", "jsonl": "not_json"}[kind]
-    assert refuse(path) == f"row 901: {reason}: 'x'; mend it, or remove the row"
+    assert refuse(path) == f"row 901: {reason}: 'x'; fix it, or remove the row"
 
 
 def test_an_id_that_is_no_text_is_refused(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path: Path, name: 
 def test_a_ragged_row_is_named(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("id,rain,sun\nx,1,0\ny,1\n")
-    assert refuse(path) == "row 2: ragged_row: 'y,1'; mend it, or remove the row"
+    assert refuse(path) == "row 2: ragged_row: 'y,1'; fix it, or remove the row"
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

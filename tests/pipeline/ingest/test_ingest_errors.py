@@ -211,7 +211,7 @@ def test_a_name_that_says_compressed_and_data_that_is_not(workspace: Workspace, 
 def test_a_name_that_does_not_tell_the_format(workspace: Workspace, tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, GOOD)
     message = refuse(InputError, workspace, path)
-    assert message == f"{path}: its name does not tell the format; say --format csv, tsv, jsonl or parquet"
+    assert message == f"{path}: the format is not clear from its name; use --format csv, tsv, jsonl or parquet"
 
 
 def test_a_file_where_a_folder_was_asked_for(workspace: Workspace, tmp_path: Path) -> None:

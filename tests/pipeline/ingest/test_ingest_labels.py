@@ -173,7 +173,7 @@ def test_a_label_cannot_hold_the_stored_separator(workspace: Workspace, tmp_path
     take(workspace, path, label_separator=",")
     assert refused(workspace) == [(33, "label_with_separator")]
     many = csv(tmp_path / "many.csv", "a,b", *[label] * 30)
-    assert "say --label-separator '|' if" in refuse(RejectRateError, workspace, many, batch="c", label_separator=",")
+    assert "pass --label-separator '|' if" in refuse(RejectRateError, workspace, many, batch="c", label_separator=",")
 
 
 def test_nul_in_a_list_is_refused(workspace: Workspace, tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def test_one_class_that_is_lost_keeps_a_version_from_promotion_although_it_is_be
             "its classes are not those of m@1 (lacks a, adds b, c)",
         ),
         ({"same_task_type": False}, "one gives a single label, the other several"),
-        ({"proven": False}, "nothing proves that its ONNX graph is the trained model"),
+        ({"proven": False}, "its ONNX export was not verified against PyTorch"),
         ({"tested": None}, "no test texts to compare it with m@1 on"),
     ],
 )
@@ -410,7 +410,7 @@ def test_a_night_that_one_of_them_learnt_from_shows_no_churn(workspace: Workspac
 
 def test_a_sample_is_spread_evenly_over_all_parts(add_batch: AddBatch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.ingest.parts.PART_ROWS", 40)
-    monkeypatch.setattr("pipeline.ingest.readers.jsonl.CHUNK_ROWS", 40)
+    monkeypatch.setattr("pipeline.ingest.readers.base.CHUNK_ROWS", 40)
     batch = add_batch([{"id": str(n), "text": f"text {n}"} for n in range(100)], "night")
     assert len(batch.parts) == 3
     doc_ids, texts = churn.sample(batch, 10)

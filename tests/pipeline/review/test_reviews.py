@@ -269,7 +269,7 @@ def test_two_answers_for_one_row_must_agree(office: Office) -> None:
 
 
 def test_an_untouched_table_says_what_to_do(office: Office) -> None:
-    with pytest.raises(ReviewError, match="nothing was given out for review"):
+    with pytest.raises(ReviewError, match="nothing was exported for review"):
         office.save([dict.fromkeys(COLUMNS, "x")])
         office.take_in()
     office.export(rows=40)

@@ -105,7 +105,7 @@ def test_the_first_rows_of_a_batch_are_a_batch_too(
     tmp_path: Path, add_batch: AddBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.ingest.parts.PART_ROWS", 40)
-    monkeypatch.setattr("pipeline.ingest.readers.jsonl.CHUNK_ROWS", 40)
+    monkeypatch.setattr("pipeline.ingest.readers.base.CHUNK_ROWS", 40)
     batch = add_batch(weather_rows(100), "night")
     some = take_rows(batch, tmp_path / "some", 50)
     assert (some.rows, [part["rows"] for part in some.manifest["parts"]]) == (50, [40, 10])

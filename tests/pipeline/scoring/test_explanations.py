@@ -96,11 +96,11 @@ def test_evidence_of_a_row_does_not_depend_on_the_rows_beside_it(
     workspace: Workspace, trained: Registration, night: Batch
 ) -> None:
     small = labels_of(workspace, trained.bundle, night, evidence=True, batch_tokens=1)
-    digest = file_digest(workspace.labels_of("weather", "night") / "part-00000.parquet")
-    (workspace.labels_of("weather", "night") / "part-00000.parquet").unlink()
+    digest = file_digest(workspace.labels_dir("weather", "night") / "part-00000.parquet")
+    (workspace.labels_dir("weather", "night") / "part-00000.parquet").unlink()
     large = labels_of(workspace, trained.bundle, night, evidence=True, batch_tokens=100_000, threads=2)
     assert large.equals(small)
-    assert file_digest(workspace.labels_of("weather", "night") / "part-00000.parquet") == digest
+    assert file_digest(workspace.labels_dir("weather", "night") / "part-00000.parquet") == digest
 
 
 def test_equal_texts_have_the_same_evidence(workspace: Workspace, trained: Registration, add_batch: AddBatch) -> None:
@@ -145,7 +145,7 @@ def test_the_morning_shows_what_carried_the_strangest_rows(
     found = labelled_night(workspace, "weather", [night])
     assert found is not None
     assert {row.evidence for row in outlier_rows(workspace, found)} == {""}
-    assert "carried by" not in "".join(outliers_section(workspace, found))
+    assert "evidence" not in "".join(outliers_section(workspace, found))
     told = {
         row["doc_id"]: format_evidence(row["evidence"])
         for row in labels_of(workspace, trained.bundle, night, evidence=True).to_pylist()
@@ -154,7 +154,7 @@ def test_the_morning_shows_what_carried_the_strangest_rows(
     assert found is not None
     rows = outlier_rows(workspace, found)
     assert {row.doc_id: row.evidence for row in rows} == {row.doc_id: told[row.doc_id] for row in rows}
-    assert "| document | label | carried by |" in "".join(outliers_section(workspace, found))
+    assert "| document | label | evidence |" in "".join(outliers_section(workspace, found))
 
 
 def test_the_sample_of_labelled_rows_shows_what_carried_them(
@@ -166,7 +166,7 @@ def test_the_sample_of_labelled_rows_shows_what_carried_them(
         with scorer_of(trained.bundle, evidence=evidence) as scorer:
             report = score_batch(workspace, night, scorer)
         shown = sample_table(workspace, report)
-        assert shown.startswith("| label | carried by |" if evidence else "| label | confidence |")
+        assert shown.startswith("| label | evidence |" if evidence else "| label | confidence |")
         assert (EVIDENCE_NOTE in shown) == evidence
     first = pq.read_table(report.path / "part-00000.parquet", partitioning=None)["evidence"][0].as_py()
     assert f"| {format_evidence(first)} |" in shown
