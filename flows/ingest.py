@@ -76,3 +76,7 @@ def ingest(
         get_run_logger().info("%s; announced as %s", text, BATCH_READY)
         announce(BATCH_READY, report.batch_id, folder.root, text)
     return report
+
+
+if __name__ == "__main__":
+    raise SystemExit("this is a module: use nightlabel ingest")

@@ -122,3 +122,7 @@ def _end(morning: NightResult) -> State[str] | State[Exception]:
         return Failed(message="; ".join(summary), data=morning.failures[0].error)
     text = idle_report(morning) if morning.idle else night_report(morning, pictures=False)
     return Completed(message="; ".join(summary), data=text)
+
+
+if __name__ == "__main__":
+    raise SystemExit("this is a module: use nightlabel nightly")

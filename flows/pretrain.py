@@ -35,3 +35,7 @@ def pretrain(
     encoder = pretrain_task(Workspace(workspace), load_recipe(preset, settings), batches)
     show_report("encoder", encoder_report(encoder, pictures=True), "The pretrained encoder: its data, its perplexity")
     return encoder
+
+
+if __name__ == "__main__":
+    raise SystemExit("this is a module: use nightlabel pretrain")

@@ -206,3 +206,7 @@ def _progress_line(batch: Batch, finished: Sequence[PartReport], seconds: float)
         return line
     rate = scored / max(seconds, 1e-9)
     return f"{line}, {rate:,.0f} rows/s, {datetime.timedelta(seconds=round(remaining / rate))} left"
+
+
+if __name__ == "__main__":
+    raise SystemExit("this is a module: use nightlabel score")

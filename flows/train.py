@@ -98,3 +98,7 @@ def train(
     report = model_report(registration, pictures=True)
     show_report("model", report, f"{bundle.title}: its test scores, and whether it is champion")
     return registration
+
+
+if __name__ == "__main__":
+    raise SystemExit("this is a module: use nightlabel train")

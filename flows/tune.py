@@ -76,3 +76,7 @@ def tune(
     result = search_task(Workspace(workspace), plan)
     show_report("tuning", tuning_report(result, pictures=True), f"{name}: the best settings, and what they gain")
     return result
+
+
+if __name__ == "__main__":
+    raise SystemExit("this is a module: use nightlabel tune")

@@ -276,7 +276,12 @@ class Recipe(Settings):
     model: ModelConfig = ModelConfig()
     pretraining: PretrainingConfig = PretrainingConfig()
     training: TrainingConfig = TrainingConfig()
-    selective: SelectiveConfig = Field(default=SelectiveConfig(), validation_alias=AliasChoices("selective", "promise"))
+    # Stored under its earlier name, so that an earlier version finds the target precision of a new bundle.
+    selective: SelectiveConfig = Field(
+        default=SelectiveConfig(),
+        validation_alias=AliasChoices("selective", "promise"),
+        serialization_alias="promise",
+    )
     promotion: PromotionConfig = PromotionConfig()
 
 

@@ -122,6 +122,7 @@ def sign_test_p_values(
     classes = 1
     while np.count_nonzero(smallest_p * classes <= SIGNIFICANCE_LEVEL) > classes:
         classes += 1
-    # The upper tail of a binomial distribution at 1/2, as an incomplete beta function.
-    p_values: NDArray[np.float64] = np.minimum(betainc(worsened, improved + 1, 0.5) * classes, 1.0)
+    # The upper tail of a binomial distribution at 1/2, as an incomplete beta function; that of no document is 1.
+    tail = np.where(worsened > 0, betainc(np.maximum(worsened, 1), improved + 1, 0.5), 1.0)
+    p_values: NDArray[np.float64] = np.minimum(tail * classes, 1.0)
     return p_values

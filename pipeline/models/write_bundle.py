@@ -75,7 +75,7 @@ def write_model(
             "tokenizer_digest": tokenizer.digest,
             "vocabulary_size": tokenizer.size,
             "parameters": model.parameter_count(),
-            "recipe": recipe.model_dump(mode="json"),
+            "recipe": recipe.model_dump(mode="json", by_alias=True),
         },
     )
     write_json(folder / "parity.json", parity.as_dict())

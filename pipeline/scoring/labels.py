@@ -25,6 +25,8 @@ from pipeline.scoring.report import BatchReport, PartReport
 from pipeline.workspace import Batch, Workspace
 
 METADATA_KEY = b"nightlabel"
+# What manifests have said since the first target precision; programs of users read it.
+STORED_VERDICTS = {"met": "kept", "within noise": "missed", "violated": "broken", "": ""}
 
 
 def read_documents(path: Path, part: dict[str, Any]) -> pa.Table:
@@ -193,7 +195,7 @@ def _policy_facts(policy: SelectivePolicy | None, bundle: Bundle) -> dict[str, A
         "per": policy.per,
         "validation": asdict(validation),
         "test": asdict(test),
-        "on_test": test.verdict(policy.target),
+        "on_test": STORED_VERDICTS[test.verdict(policy.target)],
         "kept_back": [bundle.labels[number] for number in policy.abstained_classes],
     }
 

@@ -61,3 +61,10 @@ def test_an_automation_is_the_same_whatever_the_process_that_makes_it() -> None:
         for n in "123"
     ]
     assert len({run.stdout for run in runs}) == 1
+
+
+def test_a_flow_that_is_run_as_a_module_names_the_command() -> None:
+    """It was a way to start a night: a schedule that still does must not be told that all is well."""
+    ended = subprocess.run([sys.executable, "-m", "flows.pretrain"], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "use nightlabel pretrain" in ended.stderr

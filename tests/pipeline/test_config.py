@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 import pipeline
-from pipeline.config import NightConfig, Recipe, ScoringConfig, apply_overrides, load_recipe, stored_recipe
+from pipeline.config import (
+    NightConfig,
+    Recipe,
+    ScoringConfig,
+    SelectiveConfig,
+    apply_overrides,
+    load_recipe,
+    stored_recipe,
+)
 from pipeline.errors import ConfigError
 
 
@@ -53,3 +61,10 @@ def test_the_package_offers_its_entry_points() -> None:
     assert all(callable(getattr(pipeline, name)) for name in pipeline.__all__)
     with pytest.raises(AttributeError, match="nothing_like_it"):
         _ = pipeline.nothing_like_it
+
+
+def test_a_stored_recipe_keeps_its_target_precision_for_earlier_versions_too() -> None:
+    """They know the section by its earlier name, and would label rows that must go to review."""
+    stored = Recipe(selective=SelectiveConfig(target_precision=0.9)).model_dump(mode="json", by_alias=True)
+    assert stored["promise"]["target_precision"] == 0.9
+    assert stored_recipe(stored).selective.target_precision == 0.9

@@ -182,7 +182,7 @@ def _write(folder: Path, cache: ChunkCache, recipe: Recipe, documents: Pretraine
     write_json(
         folder / "encoder.json",
         {
-            "recipe": recipe.model_dump(mode="json"),
+            "recipe": recipe.model_dump(mode="json", by_alias=True),
             "stop_words": cache.tokenizer.splitter.stop_words,
             "vocabulary_size": cache.tokenizer.size,
             **{key: cache.manifest[key] for key in ("batches", "texts", "tokens", "left_out_for_test")},
