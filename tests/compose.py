@@ -112,6 +112,8 @@ class Stack:
     def down(self) -> None:
         """Stop everything, the last first."""
         for name, process in reversed(self._processes.items()):
+            if process.poll() is not None:
+                continue  # its number may be that of a stranger by now
             polite = signal.SIGINT if self._is_postgres(name) else signal.SIGTERM  # as their images ask for
             for sent in (polite, signal.SIGKILL):
                 try:

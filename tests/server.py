@@ -43,13 +43,13 @@ class Office:
         assert ended.returncode == 0, ended.stdout + ended.stderr
 
     def ask(self, method: str, path: str, body: Any = None) -> httpx.Response:
-        """Ask the API, again while its database is busy, as Prefect's own client does."""
+        """Ask the API, again while its database is busy or it does not answer, as Prefect's own client does."""
 
         def answered() -> httpx.Response | None:
             try:
                 answer = self.api.request(method, path, json=body)
-            except httpx.ReadTimeout:
-                if method == "GET" or path.endswith("/filter"):
+            except httpx.TransportError:
+                if method in ("GET", "PATCH") or path.endswith("/filter"):
                     return None
                 raise
             return None if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else answer
@@ -99,6 +99,7 @@ def open_office(root: Path) -> Iterator[Office]:
         "PREFECT_HOME": str(root / "home"),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_CLIENT_MAX_RETRIES": "8",  # as nightlabel up has it
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "2",
         "CUDA_VISIBLE_DEVICES": "",
@@ -107,7 +108,7 @@ def open_office(root: Path) -> Iterator[Office]:
     # The worker is started in another folder than the deployments are made from, as a service would be.
     worker = ["worker", "start", "--pool", "nightlabel", "--type", "process", "--name", "desk"]
     with (
-        httpx.Client(base_url=environment["PREFECT_API_URL"], timeout=SECONDS) as api,
+        client(environment["PREFECT_API_URL"]) as api,
         running(server, environment, elsewhere, root / "server.log"),
     ):
         until(lambda: healthy(api), f"no server; see {root / 'server.log'}")
@@ -115,6 +116,11 @@ def open_office(root: Path) -> Iterator[Office]:
         office.set_up()
         with running(worker, environment, elsewhere, root / "worker.log"):
             yield office
+
+
+def client(url: str, **more: Any) -> httpx.Client:
+    """Return a client that is patient and makes a connection for each request: a server closes those left idle."""
+    return httpx.Client(base_url=url, timeout=SECONDS, limits=httpx.Limits(max_keepalive_connections=0), **more)
 
 
 def free_port() -> int:

@@ -379,26 +379,25 @@ def command_line(office: Office, *words: str) -> int:
 
 def interrupt_once_waiting(office: Office, *words: str) -> None:
     """Give a command, and Ctrl-C once it waits for the worker."""
-    process = subprocess.Popen(
+    said = ""
+    with subprocess.Popen(
         [sys.executable, "-m", "flows.cli", *words],
         env=office.environment | {"PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    )
-    assert process.stdout
-    (patience := threading.Timer(SECONDS, process.kill)).start()
-    said = ""
-    for line in process.stdout:
-        said += line
-        # An interrupt that comes while Python collects garbage is lost, and Python says so: a person repeats it.
-        is_lost = line.startswith("KeyboardInterrupt") and "The runs go on" not in said
-        if "The work pool nightlabel is paused" in line or is_lost:
-            process.send_signal(signal.SIGINT)
-    status = process.wait()
+    ) as process:
+        assert process.stdout
+        (patience := threading.Timer(SECONDS, process.kill)).start()
+        for line in process.stdout:
+            said += line
+            # An interrupt that comes while Python collects garbage is lost, and Python says so: a person repeats it.
+            is_lost = line.startswith("KeyboardInterrupt") and "The runs go on" not in said
+            if "The work pool nightlabel is paused" in line or is_lost:
+                process.send_signal(signal.SIGINT)
     patience.cancel()
-    assert "The runs go on" in said, f"status {status}: {said}"
-    assert status == 130, said
+    assert "The runs go on" in said, f"status {process.returncode}: {said}"
+    assert process.returncode == 130, said
 
 
 def test_a_night_of_the_schedule_is_run_again_as_the_schedule_would_run_it_now(
@@ -459,7 +458,7 @@ def test_nights_that_became_late_run_one_by_one_each_for_its_own_day_and_label_o
         rows = desk.plan(days[0], days[-1])
         assert [(row.day, row.action) for row in rows] == [(day, "wait for its run") for day in days]
         waited_for = desk.nights.start(rows)
-    assert desk.nights.watch(waited_for, desk.said.append)
+    assert desk.nights.watch(waited_for, desk.said.append), "\n".join(desk.said)
 
     started = [run for run in top_runs_in(office, place).values() if run["start_time"]]
     nights = sorted(started, key=lambda run: str(run["start_time"]))

@@ -24,7 +24,7 @@ from prefect.settings.legacy import _get_valid_setting_names
 from prefect_redis.cleanup_queue import RedisWorkerCleanupQueueSettings
 from prefect_redis.client import RedisMessagingSettings
 from prefect_redis.messaging import RedisMessagingPublisherSettings
-from server import ENDED, SECONDS, Office, hold_at, let_go_at, until
+from server import ENDED, SECONDS, Office, client, hold_at, let_go_at, until
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
@@ -170,7 +170,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     with running(COMPOSE, {**CPU, "NIGHTLABEL_INCOMING": str(incoming)}) as stack:
         folder = stack.path("/nightlabel")
         addresses = [stack.address(name, "4200") for name in ("proxy", "api-1", "api-2")]
-        apis = [httpx.Client(base_url=f"http://{address}/api", auth=login, timeout=SECONDS) for address in addresses]
+        apis = [client(f"http://{address}/api", auth=login) for address in addresses]
         yield Team(stack, *(Office(folder, api, {}) for api in apis))
         for api in apis:
             api.close()
