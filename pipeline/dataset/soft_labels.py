@@ -166,9 +166,7 @@ def _check_columns(path: Path, names: Sequence[str], labels: Sequence[str]) -> s
     """Return the name of the id column, after checking that the other columns are the classes."""
     doc_id = next((name for name in ID_NAMES if name in names), None)
     if doc_id is None:
-        raise InputError(
-            f"{path}: no column 'doc_id' (there are: {_listed(names)}); add the document ids"
-        )
+        raise InputError(f"{path}: no column 'doc_id' (there are: {_listed(names)}); add the document ids")
     missing = [label for label in labels if label not in names]
     if missing:
         raise InputError(f"{path}: no column for the classes {_listed(missing)}; add one for each class")
