@@ -146,6 +146,7 @@ class Tokenizer:
         self.splitter = splitter
         self.config = splitter.config
         self.vocabulary = pa.array(vocabulary, pa.string())
+        self._stop_words = WordIndex(splitter.stop_words) if splitter.stop_words else None
 
     @classmethod
     def fit(cls, texts: Iterable[pa.Array], config: TokenizerConfig) -> Self:
@@ -198,7 +199,7 @@ class Tokenizer:
         """Return the token ids of a column of texts, truncated to `max_tokens`."""
         words = self.splitter.find(texts)
         starts, lengths, offsets = words.starts, words.lengths, words.offsets
-        if self.splitter.stop_words:
+        if self._stop_words:
             mask = self._stop_words.find(words.data, starts, lengths) < 0
             starts, lengths, offsets = starts[mask], lengths[mask], filtered_offsets(offsets, mask)
         full_lengths = np.diff(offsets)
@@ -219,10 +220,6 @@ class Tokenizer:
     @cached_property
     def _words(self) -> WordIndex:
         return WordIndex(self.vocabulary.to_pylist())
-
-    @cached_property
-    def _stop_words(self) -> WordIndex:
-        return WordIndex(self.splitter.stop_words)
 
 
 def truncation_mask(lengths: np.ndarray, limit: int, keep: str) -> np.ndarray:
