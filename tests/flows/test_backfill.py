@@ -392,11 +392,11 @@ def interrupt_once_waiting(office: Office, *words: str) -> None:
         for line in process.stdout:
             said += line
             # An interrupt that comes while Python collects garbage is lost, and Python says so: a person repeats it.
-            is_lost = line.startswith("KeyboardInterrupt") and "The runs go on" not in said
+            is_lost = line.startswith("KeyboardInterrupt") and "The runs continue" not in said
             if "The work pool nightlabel is paused" in line or is_lost:
                 process.send_signal(signal.SIGINT)
     patience.cancel()
-    assert "The runs go on" in said, f"status {process.returncode}: {said}"
+    assert "The runs continue" in said, f"status {process.returncode}: {said}"
     assert process.returncode == 130, said
 
 

@@ -161,7 +161,7 @@ def test_models_are_listed_shown_promoted_and_rolled_back(
         (["pretrain", "--set", "pretraining.epochs=0"], "setting pretraining.epochs = 0"),
         (["score"], "no model in workspace yet: train one with nightlabel train"),
         (["nightly"], "no model in workspace yet"),
-        (["nightly", "--set", "health.psi_hold=0"], "setting health.psi_hold = 0"),
+        (["nightly", "--set", "health.psi_hold=0"], "setting drift.psi_hold = 0"),
         (["publish", "2026-11-20"], "no batch '2026-11-20' in workspace (there: none yet)"),
         (["models", "list"], "no model in workspace yet"),
         (["bench", "--model", "tickets"], "no model in workspace yet"),
