@@ -47,6 +47,7 @@ KNOWN = re.compile(
     r"|/api/task_runs/filter: .*422"  # of a report by a flow, the task that made it
     r"|/create_flow_run: .*409|Error creating flow run: Validation failed"  # how a wrong value is refused
     r"|: .*503|Unknown error while"  # of a database that was busy; asked again
+    r"|^Cannot read properties of null \(reading '(addChild|x)'\)$"  # of the graph, if its page is left while it draws
 )
 
 
@@ -64,8 +65,11 @@ class Visit:
         return str(self.office.api.base_url).removesuffix("/api/")
 
     def note(self, message: ConsoleMessage) -> None:
-        line = f"{message.location['url']}: {message.text}"
-        if message.type == "error" and not KNOWN.search(line):
+        if message.type == "error":
+            self.note_error(f"{message.location['url']}: {message.text}")
+
+    def note_error(self, line: str) -> None:
+        if not KNOWN.search(line):
             self.errors.append(line)
 
     def pass_on(self, route: Route) -> None:
@@ -119,7 +123,7 @@ def visit(chromium: str, office: Office) -> Iterator[Visit]:
         expect.set_options(timeout=PATIENCE)
         visit = Visit(page, office)
         page.on("console", visit.note)
-        page.on("pageerror", lambda error: visit.errors.append(str(error)))
+        page.on("pageerror", lambda error: visit.note_error(str(error)))
         page.route("**/*", visit.pass_on)
         yield visit
         browser.close()

@@ -148,7 +148,7 @@ def test_what_is_no_address_is_refused(office: Office) -> None:
     ended = office.nightlabel("setup", "--prefect-file", str(PREFECT_FILE), "--webhook", "chat.example.com")
     assert ended.returncode == 2
     assert ended.stderr.splitlines() == [
-        "nightlabel: --webhook chat.example.com: give an address that starts with http:// or https://"
+        "nightlabel: --webhook chat.example.com: give a URL that starts with http:// or https://"
     ]
 
 
