@@ -74,6 +74,12 @@ class IngestConfig(Settings):
         title="Split",
         description="train, validation or test, or the column that names it. Not given: assigned in training.",
     )
+    group: str | None = Field(
+        default=None,
+        title="Group column",
+        description="Column that names the group of a text, for example its film, customer or thread: a group stays "
+        "in one split. Not given: each text is a group of its own.",
+    )
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "folder"] = Field(
         default="auto", title="File format", description="Format of the sources; auto: by file name."
     )
@@ -189,7 +195,8 @@ class TrainingConfig(Settings):
     )
     split: Literal["hash", "stratified"] = Field(
         default="hash",
-        description="How rows without a given split are divided: by a hash of the text, or stratified by class.",
+        description="How rows without a given split are divided: by a hash of the text or of its group, "
+        "or stratified by class (groups whole, by the most frequent class of each).",
     )
     validation_share: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(
         default=0.1, description="Share of the texts used for validation where no split is given."

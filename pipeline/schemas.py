@@ -10,12 +10,16 @@ DOCUMENTS = pa.schema(
         pa.field("doc_id", pa.string(), nullable=False),
         pa.field("text", pa.string(), nullable=False),
         pa.field("label", pa.string()),  # null = unlabelled; several labels are joined, see join_labels
-        pa.field("split", pa.string()),  # train, validation, test; null = assigned by content_hash
+        pa.field("split", pa.string()),  # train, validation, test; null = assigned by content_hash, or by the group
         pa.field("content_hash", pa.binary(16), nullable=False),
         pa.field("source", pa.string(), nullable=False),  # the file it came from
         pa.field("row", pa.int64(), nullable=False),  # its row in that file, counting from 1
     ]
 )
+
+# Behind them in batches that were ingested with a group column, see `Batch.group_column`. Others may have a column of
+# this name too: the user's own, passed through.
+GROUP = pa.field("group", pa.string())
 
 REJECTS = pa.schema(
     [

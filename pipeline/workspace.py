@@ -61,6 +61,12 @@ class Batch:
         """Whether a document of this batch can have several labels."""
         return bool(self.manifest.get("multi_label"))
 
+    @property
+    def group_column(self) -> str | None:
+        """The column of the sources that gave the `group` of each document; None if there was none."""
+        column: str | None = self.manifest.get("config", {}).get("group")
+        return column
+
 
 class Workspace:
     """A folder with documents, rejects, tokens, models and labels; by default that of NIGHTLABEL_WORKSPACE."""

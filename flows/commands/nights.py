@@ -31,6 +31,7 @@ def ingest(
     label_separator: Annotated[str | None, typer.Option(help=field_help(IngestConfig, "label_separator"))] = None,
     id_column: Annotated[str | None, typer.Option("--id", help=field_help(IngestConfig, "id"))] = None,
     split: Annotated[str | None, typer.Option(help=field_help(IngestConfig, "split"))] = None,
+    group: Annotated[str | None, typer.Option(metavar="COLUMN", help=field_help(IngestConfig, "group"))] = None,
     batch: Annotated[str | None, typer.Option(help="Name of the batch; the date if empty.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a batch that has other content.")] = False,
     file_format: Annotated[str, typer.Option("--format", help=field_help(IngestConfig, "format"))] = INGEST.format,
@@ -53,6 +54,8 @@ def ingest(
 
         nightlabel ingest stories.csv --text title --label topics --label-separator '|'
 
+        nightlabel ingest reviews.csv --label stars --group film
+
         nightlabel ingest 'feed/*.jsonl.gz' --batch 2026-11-20
     """
     config = validated(
@@ -63,6 +66,7 @@ def ingest(
             "label_separator": label_separator,
             "id": id_column,
             "split": split,
+            "group": group,
             "format": file_format,
             "header": header,
             "encoding": encoding,

@@ -34,6 +34,8 @@ def ingest_report(report: IngestReport) -> str:
             f"Of the documents {report.labelled:,} have a label, {report.unlabelled:,} have none, "
             f"{report.empty:,} are empty."
         )
+    if report.group:
+        parts.append(f"Groups (column `{report.group}`): {report.groups:,}. A group stays in one split.")
     if report.reject_reasons:
         parts.append(table(["refused because", "rows"], report.reject_reasons.items()))
     return "\n\n".join(parts)

@@ -201,7 +201,9 @@ class _Staged:
             InputError: every text is empty.
             AccountingError: rows read differ from documents + duplicates + rejects.
         """
-        counted = count_parts(self.documents.paths, multi_label=self.label_parser.multi_label)
+        counted = count_parts(
+            self.documents.paths, multi_label=self.label_parser.multi_label, grouped=config.group is not None
+        )
         counts = {
             "rows_read": self.rows_read,
             "documents": counted["counts"]["documents"],

@@ -1,4 +1,4 @@
-"""The role of each column of a source: text, label, id, split."""
+"""The role of each column of a source: text, label, id, split, group."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,11 +19,13 @@ class Columns:
     id: str | None = None
     split: str | None = None
     fixed_split: str | None = None
+    group: str | None = None
 
     @property
     def used(self) -> list[str]:
         """All of them, each once, in a fixed order."""
-        return list(dict.fromkeys([*self.text, *(name for name in (self.label, self.id, self.split) if name)]))
+        optional = (self.label, self.id, self.split, self.group)
+        return list(dict.fromkeys([*self.text, *(name for name in optional if name)]))
 
 
 def fixed_split(config: IngestConfig) -> str | None:
@@ -34,7 +36,7 @@ def fixed_split(config: IngestConfig) -> str | None:
 def named_columns(config: IngestConfig) -> list[tuple[str, str]]:
     """Return (option, column) of each column that the settings name."""
     split = None if fixed_split(config) else config.split
-    options = {"--label": config.label, "--id": config.id, "--split": split}
+    options = {"--label": config.label, "--id": config.id, "--split": split, "--group": config.group}
     return [("--text", name) for name in config.text] + [(option, name) for option, name in options.items() if name]
 
 
@@ -62,7 +64,7 @@ def find_columns(source: str, names: Iterable[str], config: IngestConfig, *, spa
             shown = " ".join(", ".join(existing[:30]).split()) or "none"  # a header can hold line ends
             raise InputError(f"{source}: no column {name!r} (there are: {shown}); choose one with {option}")
     split = None if fixed_split(config) else config.split
-    free = [name for name in existing if name not in {*config.text, config.label, config.id, split}]
+    free = [name for name in existing if name not in {*config.text, config.label, config.id, split, config.group}]
     label = label_column(config)
     return Columns(
         text=config.text,
@@ -70,6 +72,7 @@ def find_columns(source: str, names: Iterable[str], config: IngestConfig, *, spa
         id=config.id or next((name for name in ("id", "doc_id") if name in free), None),
         split=split,
         fixed_split=fixed_split(config),
+        group=config.group,
     )
 
 

@@ -1,5 +1,6 @@
 """Raw rows become documents, a column at a time; invalid rows are rejected with a reason."""
 
+import math
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
@@ -19,7 +20,7 @@ from pipeline.ingest.readers.base import (
     as_text,
     escape_invalid_text,
 )
-from pipeline.schemas import DOCUMENTS
+from pipeline.schemas import DOCUMENTS, GROUP
 
 
 def to_documents(
@@ -55,13 +56,23 @@ def to_documents(
         raw.sources or [source] * len(raw),
         raw.rows,
     ]
-    extras = {name: column for name, column in raw.columns.items() if name not in values}
+    schema = DOCUMENTS
+    if columns.group is not None:
+        schema = DOCUMENTS.append(GROUP)
+        core.append(_groups(values[columns.group], reasons))
+    # The group column is passed through too, unless it has another role or its name is that of its copy.
+    stored = {*columns.text, columns.label, columns.id, columns.split, GROUP.name}
+    extras = {
+        name: column
+        for name, column in raw.columns.items()
+        if name not in values or (name == columns.group and name not in stored)
+    }
     rejects = []
     for row, reason in sorted(reasons.items()):
         present = (column[row] for column in values.values())
         raw_text = "\t".join(as_text(value) for value in present if value is not None and value is not MISSING)
         rejects.append(Reject(core[5][row], core[6][row], reason, escape_invalid_text(raw_text)))
-    return _table(core, extras, [row for row in range(len(raw)) if row not in reasons]), rejects
+    return _table(schema, core, extras, [row for row in range(len(raw)) if row not in reasons]), rejects
 
 
 def _python_values(column: Any, count: int) -> list[Any]:
@@ -108,7 +119,25 @@ def _splits(values: list[Any], reasons: RejectReasons) -> list[str | None]:
     return [SPLIT_NAMES.get(name) for name in names]
 
 
-def _table(core: list[Any], extras: dict[str, Any], valid: list[int]) -> pa.Table:
+def _groups(values: list[Any], reasons: RejectReasons) -> list[str]:
+    """Return the group of each row as text.
+
+    Data frames hold whole numbers beside gaps as floats: 17.0 is the group 17, and NaN is no group.
+    """
+
+    def plain(value: Any) -> Any:
+        if not isinstance(value, float) or math.isinf(value):
+            return value
+        return None if math.isnan(value) else int(value) if value.is_integer() else value
+
+    groups = _strings(list(map(plain, values)))
+    for row, group in enumerate(groups):
+        if not group:
+            reasons.setdefault(row, "group_missing")
+    return groups
+
+
+def _table(schema: pa.Schema, core: list[Any], extras: dict[str, Any], valid: list[int]) -> pa.Table:
     """Return the valid rows as a table; an extra column keeps its Arrow type, or becomes text."""
     if len(valid) < len(core[0]):
         core = [[column[row] for row in valid] for column in core]
@@ -118,11 +147,11 @@ def _table(core: list[Any], extras: dict[str, Any], valid: list[int]) -> pa.Tabl
             else [column[row] for row in valid]
             for name, column in extras.items()
         }
-    arrays = [pa.array(column, field.type) for column, field in zip(core, DOCUMENTS, strict=True)]
-    table = pa.table(arrays, schema=DOCUMENTS)
+    arrays = [pa.array(column, field.type) for column, field in zip(core, schema, strict=True)]
+    table = pa.table(arrays, schema=schema)
     for name, column in extras.items():
         free_name = name
-        if name in DOCUMENTS.names:  # the user's own `text` becomes `text_given`
+        if name in schema.names:  # the user's own `text` becomes `text_given`
             while free_name in {*table.column_names, *extras}:
                 free_name = f"{free_name}_given"
         if isinstance(column, pa.Array):

@@ -3,9 +3,11 @@
 import datetime
 from collections import Counter
 from collections.abc import Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -15,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.files import file_digest, value_digest
 from pipeline.ingest.parts import RejectWriter
 from pipeline.ingest.sources import Source
-from pipeline.schemas import DOCUMENTS, split_labels
+from pipeline.schemas import DOCUMENTS, GROUP, split_labels
 
 MAX_CLASSES = 10_000  # a column with more values is not a label, and would not fit in a manifest
 
@@ -23,17 +25,19 @@ MAX_CLASSES = 10_000  # a column with more values is not a label, and would not 
 def recorded_settings(config: IngestConfig) -> dict[str, Any]:
     """Return the settings as manifests record them and fingerprints hash them.
 
-    `label_separator` is left out if unused: fingerprints from before that setting stay valid.
+    `label_separator` and `group` are left out if unused: fingerprints from before these settings stay valid.
     """
-    return config.model_dump(mode="json", exclude={"label_separator"} if config.label_separator is None else None)
+    unused = {name for name in ("label_separator", "group") if getattr(config, name) is None}
+    return config.model_dump(mode="json", exclude=unused)
 
 
-def count_parts(parts: Sequence[Path], *, multi_label: bool) -> dict[str, Any]:
+def count_parts(parts: Sequence[Path], *, multi_label: bool, grouped: bool) -> dict[str, Any]:
     """Return counts of documents in total, by class and by given split, and the names of the extra columns.
 
     Args:
         parts: of the documents.
         multi_label: whether a document can have several labels; it counts in each of its classes.
+        grouped: whether documents have a group; then the groups are counted.
 
     Raises:
         InputError: there are more than `MAX_CLASSES` labels.
@@ -43,10 +47,12 @@ def count_parts(parts: Sequence[Path], *, multi_label: bool) -> dict[str, Any]:
     labels: Counter[str] = Counter()
     splits: Counter[str] = Counter()
     names: set[str] = set()
+    groups = [np.empty(0, np.uint64)]  # digests: the names of a million groups would not be small
+    group = [GROUP.name] if grouped else []
     for path in parts:
         with pq.ParquetFile(path, pre_buffer=False) as file:
             names.update(file.schema_arrow.names)
-            for batch in file.iter_batches(columns=["text", "label", "split"], use_threads=False):
+            for batch in file.iter_batches(columns=["text", "label", "split", *group], use_threads=False):
                 documents += len(batch)
                 empty += pc.sum(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(batch["text"])), 0)).as_py() or 0
                 for label, count in _value_counts(batch["label"]).items():
@@ -54,6 +60,10 @@ def count_parts(parts: Sequence[Path], *, multi_label: bool) -> dict[str, Any]:
                     by_number[len(classes)] += count
                     labels.update(dict.fromkeys(classes, count))
                 splits.update(_value_counts(batch["split"]))
+                if grouped:
+                    values = pc.unique(batch[GROUP.name]).to_pylist()
+                    digests = b"".join(blake2b(value.encode(), digest_size=8).digest() for value in values)
+                    groups.append(np.frombuffer(digests, np.uint64))
         if len(labels) > MAX_CLASSES:
             raise InputError(
                 f"the label column has more than {MAX_CLASSES:,} different values, "
@@ -63,12 +73,14 @@ def count_parts(parts: Sequence[Path], *, multi_label: bool) -> dict[str, Any]:
     counts = {"documents": documents, "labelled": labelled, "unlabelled": documents - labelled, "empty": empty}
     if multi_label:
         counts |= {"several_labels": labelled - by_number[0] - by_number[1], "no_class": by_number[0]}
+    if grouped:
+        counts["groups"] = len(np.unique(np.concatenate(groups)))
     return {
         "multi_label": multi_label,
         "counts": counts,
         "labels": dict(sorted(labels.items())),
         "splits": dict(sorted(splits.items())),
-        "columns": sorted(names - set(DOCUMENTS.names)),
+        "columns": sorted(names.difference(DOCUMENTS.names, group)),
     }
 
 

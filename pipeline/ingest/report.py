@@ -11,6 +11,7 @@ HINTS = {
     "id_conflict": "the id column is not unique: choose another --id",
     "id_missing": "choose another --id",
     "text_missing": "choose another --text",
+    "group_missing": "fill in the group of these rows, choose another --group, or allow more with --max-reject-rate",
     "label_with_separator": "several labels are stored joined by '|', so none can hold it: "
     "rename them, or pass --label-separator '|' if it joins labels in your file",
     "not_json": "each line must be one JSON object (jq -c '.[]' makes lines of an array)",
@@ -39,6 +40,8 @@ class IngestReport:
     no_class: int = 0  # documents labelled with none of the classes
     splits: dict[str, int] = field(default_factory=dict)  # counts by given split
     columns: list[str] = field(default_factory=list)  # extra columns of the user, passed through
+    group: str | None = None  # the group column, if any
+    groups: int = 0  # different values in it
     sources: list[str] = field(default_factory=list)
     parts: int = 0
     seconds: float = 0.0
@@ -57,6 +60,7 @@ class IngestReport:
             multi_label=batch.multi_label,
             splits=manifest["splits"],
             columns=manifest["columns"],
+            group=batch.group_column,
             sources=[source["path"] for source in manifest["sources"]],
             parts=len(manifest["parts"]),
             seconds=seconds,

@@ -52,6 +52,11 @@ class Source:
         Raises:
             InputError: a column that the settings name does not exist.
         """
+        if self.is_folder and config.group:
+            raise InputError(
+                f"{self.name}: a folder of text files has no column {config.group!r}; leave --group out, or ingest "
+                "a table that has it"
+            )
         if self.is_folder:
             return folder_columns(config)
         names = list(raw.columns)
