@@ -36,6 +36,7 @@ TOKENS = pa.schema(
         pa.field("doc_id", pa.string(), nullable=False),
         pa.field("label_id", pa.int32(), nullable=False),
         pa.field("token_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("group", pa.int64()),  # equal for texts of one group; null if the documents have no groups
     ]
 )
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import PretrainingConfig, Recipe, TokenizerConfig
 from pipeline.dataset.corpus import TEST, read_columns, select, text_position
+from pipeline.dataset.labelled_rows import number_groups
 from pipeline.dataset.minibatches import TokenLists
 from pipeline.dataset.tokenizer import Tokenizer, WordSplitter, read_vocabulary, write_vocabulary
 from pipeline.errors import ConfigError, TrainingDataError
@@ -126,7 +127,7 @@ class _SelectedRows:
 
 def _select_rows(batches: Sequence[Batch], recipe: Recipe) -> _SelectedRows:
     config: PretrainingConfig = recipe.pretraining
-    table = read_columns(batches, ["content_hash", "label", "split"])
+    table = read_columns(batches, ["content_hash", "label", "split", "group"])
     rows = len(table)
     if not rows:
         raise TrainingDataError("no documents to pretrain on: start with nightlabel ingest FILE")
@@ -146,7 +147,8 @@ def _select_rows(batches: Sequence[Batch], recipe: Recipe) -> _SelectedRows:
                 test_share=training.test_share,
             )
             in_test |= corpus.splits == TEST
-        test_texts = np.isin(text_ids, text_ids[in_test])
+        group_ids, _ = number_groups(table["group"], text_ids)
+        test_texts = np.isin(text_ids, text_ids[in_test]) | np.isin(group_ids, group_ids[in_test])
         left_out = int(np.count_nonzero(use & test_texts))
         use &= ~test_texts
     texts = int(use.sum())

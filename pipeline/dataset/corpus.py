@@ -1,9 +1,10 @@
 """The split of labelled documents into train, validation and test, and their labels.
 
-The split is a function of the text, so a document never moves when the corpus grows, and equal texts are in one
-split. A split that the user gives takes precedence. A reviewed label replaces the ingested label of all equal texts.
-Labelled texts stay in their split. Unlabelled texts are added to training only: the texts selected for review are hard
-ones, and would bias validation and test.
+The split is a function of the text, or of its group if it has one: a document never moves when the corpus grows, and
+neither equal texts nor the texts of a group are in two splits. Of equal texts the first is used, in the split of its
+group. A split that the user gives takes precedence: other rows with its texts, or of its groups, are left out. A
+reviewed label replaces the ingested label of all equal texts. Labelled texts stay in their split. Unlabelled texts are
+added to training only: the texts selected for review are hard ones, and would bias validation and test.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,8 +17,9 @@ import pyarrow.parquet as pq
 
 from pipeline.dataset.labelled_rows import LEFT_OUT, TEST, TRAIN, VALIDATION, LabelledRows, codes, text_position
 from pipeline.dataset.reviews import ReviewedLabels
+from pipeline.dataset.splits import assign_splits
 from pipeline.errors import TrainingDataError
-from pipeline.schemas import DOCUMENTS, LABEL_SEPARATOR, SPLITS, split_labels
+from pipeline.schemas import DOCUMENTS, GROUP, LABEL_SEPARATOR, SPLITS, split_labels
 from pipeline.workspace import Batch
 
 __all__ = ["LEFT_OUT", "TEST", "TRAIN", "VALIDATION", "Corpus", "select", "text_position"]
@@ -37,6 +39,7 @@ class Corpus:
         counts: rows of each kind, for the report.
         trained_on_rows: for each batch, the rows that have a label or are used without; see `Bundle.trained_on`.
         reviews: digest of the reviewed labels that apply; "" if there are none.
+        groups: int64 [rows], equal for rows of one group; None if no document has a group.
     """
 
     batches: Sequence[Batch]
@@ -48,6 +51,7 @@ class Corpus:
     counts: dict[str, int]
     trained_on_rows: Sequence[int]
     reviews: str = ""
+    groups: np.ndarray | None = None
 
     def read(self, split: int) -> Iterator[tuple[pa.Array, pa.Array, np.ndarray]]:
         """Yield doc_ids, texts and label_ids [int32] of one split, a column slice at a time."""
@@ -86,16 +90,16 @@ def select(
 
     Args:
         batches: committed batches, in the order in which rows are numbered.
-        method: "hash" (by text alone) or "stratified" (equal shares in each class).
+        method: "hash" (by text or group alone) or "stratified" (equal shares in each class).
         validation_share: share of the texts for validation, unless a validation split is given.
         test_share: share of the texts for testing, unless a test split is given.
         soft_labelled: doc_ids with soft labels; those without a label are trained on too.
         reviewed: labels from reviews, of these texts or others.
 
     Raises:
-        TrainingDataError: no labelled rows, one class only, or a class with a single text.
+        TrainingDataError: no labelled rows, one class only, a class with a single text, or too few groups to divide.
     """
-    table = read_columns(batches, ["doc_id", "label", "split", "content_hash"])
+    table = read_columns(batches, ["doc_id", "label", "split", "content_hash", "group"])
     if not len(table):
         raise TrainingDataError("no documents yet: start with nightlabel ingest FILE --label COLUMN")
     multi_label = _multi_label(batches)
@@ -104,17 +108,20 @@ def select(
     pool, counts = _distinct_pool(rows)
     fixed = rows.labelled & (rows.given_split != TRAIN)  # rows without a given split are LEFT_OUT here
     splits = np.where(fixed, rows.given_split, LEFT_OUT).astype(np.int8)
-    splits[pool] = _divide(rows, pool, method, validation_share, test_share)
+    splits[pool] = assign_splits(rows, pool, method, validation_share, test_share)
     ingested = rows.labelled
     if reviews:
         rows, review_counts = apply_reviews(rows, splits, reviews, table)
         counts |= review_counts
     _check_classes(rows, splits)
+    _check_held_out(rows, splits, pool, batches)
     if soft_labelled is not None:
         new = new_training_rows(rows, splits, pc.is_in(table["doc_id"], value_set=soft_labelled).to_numpy())
         splits[new], counts["taught"] = TRAIN, len(new)
     for number, name in enumerate(SPLITS):
         counts[name] = int(np.count_nonzero(splits == number))
+    if rows.grouped:
+        counts |= _group_counts(rows, splits)
     batch_ends = np.cumsum([batch.rows for batch in batches])[:-1]
     trained_on = np.split(ingested | (splits != LEFT_OUT), batch_ends)
     return Corpus(
@@ -127,6 +134,7 @@ def select(
         counts=counts,
         trained_on_rows=[int(np.count_nonzero(rows_of_batch)) for rows_of_batch in trained_on],
         reviews=reviews.digest if reviews else "",
+        groups=rows.group_ids if rows.grouped else None,
     )
 
 
@@ -153,9 +161,16 @@ def _parts(batches: Sequence[Batch]) -> list[str]:
 
 
 def read_columns(batches: Sequence[Batch], columns: list[str]) -> pa.Table:
-    """Read some columns of all documents of some batches, which may be none."""
-    schema = pa.schema([DOCUMENTS.field(name) for name in columns])
-    tables = [pq.read_table(path, columns=columns, partitioning=None) for path in _parts(batches)]
+    """Read some columns of all documents of some batches, which may be none; `group` is null where a batch has none."""
+    schema = pa.schema([GROUP if name == GROUP.name else DOCUMENTS.field(name) for name in columns])
+    tables = []
+    for batch in batches:
+        stored = [name for name in columns if batch.group_column or name != GROUP.name]
+        for path in batch.parts:
+            table = pq.read_table(path, columns=stored, partitioning=None)
+            if len(stored) < len(columns):
+                table = table.append_column(GROUP, pa.nulls(len(table), GROUP.type)).select(columns)
+            tables.append(table)
     return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
@@ -164,9 +179,10 @@ def _distinct_pool(rows: LabelledRows) -> tuple[np.ndarray, dict[str, int]]:
     fixed = rows.labelled & ((rows.given_split == TEST) | (rows.given_split == VALIDATION))
     free = rows.labelled & ~fixed
     leaking = free & np.isin(rows.text_ids, rows.text_ids[fixed])
-    members = np.flatnonzero(free & ~leaking)
-    _, first, groups = np.unique(rows.text_ids[members], return_index=True, return_inverse=True)
-    pairs, votes = np.unique(np.stack([groups, rows.label_ids[members]]), axis=1, return_counts=True)
+    of_held_out_group = free & ~leaking & np.isin(rows.group_ids, rows.group_ids[fixed])
+    members = np.flatnonzero(free & ~leaking & ~of_held_out_group)
+    _, first, texts = np.unique(rows.text_ids[members], return_index=True, return_inverse=True)
+    pairs, votes = np.unique(np.stack([texts, rows.label_ids[members]]), axis=1, return_counts=True)
     # Of several labels of one text the most frequent wins; among equals the first by name.
     order = np.lexsort((pairs[1], -votes, pairs[0]))
     winners = order[np.unique(pairs[0][order], return_index=True)[1]]
@@ -178,49 +194,9 @@ def _distinct_pool(rows: LabelledRows) -> tuple[np.ndarray, dict[str, int]]:
         "conflicting_texts": int(np.count_nonzero(np.bincount(pairs[0]) > 1)),
         "left_out_for_test": int(np.count_nonzero(leaking)),
     }
+    if rows.grouped:
+        counts["left_out_for_group"] = int(np.count_nonzero(of_held_out_group))
     return pool, counts
-
-
-def _divide(
-    rows: LabelledRows, pool: np.ndarray, method: str, validation_share: float, test_share: float
-) -> np.ndarray:
-    """Return the split of each row of the pool, int8."""
-    given_train = rows.given_split[pool] == TRAIN
-    if (rows.given_split == TEST).any():
-        test_share = 0.0
-    if (rows.given_split == VALIDATION).any():
-        validation_share = 0.0
-    position, strata = rows.position[pool], rows.strata[pool]
-    if method == "stratified":
-        order = np.lexsort((position, strata))
-        sizes = np.bincount(strata)
-        ranks = np.empty(len(pool))  # within each class, evenly spread over [0, 1)
-        ranks[order] = np.arange(len(pool)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        position = ranks / sizes[strata]
-    elif method != "hash":
-        raise AssertionError(f"unknown split method {method!r}")
-    splits = np.full(len(pool), TRAIN, dtype=np.int8)
-    splits[position < test_share + validation_share] = VALIDATION
-    splits[position < test_share] = TEST
-    if not given_train.all():  # rows given for training are tested on only if there are no others
-        splits[given_train & (splits == TEST)] = TRAIN
-    _fill_gaps(splits, strata, position, validation_share, test_share)
-    return splits
-
-
-def _fill_gaps(
-    splits: np.ndarray, label_ids: np.ndarray, position: np.ndarray, validation_share: float, test_share: float
-) -> None:
-    """Move rows so that a small corpus trains on every class, and no split is empty."""
-    for label_id in np.unique(label_ids):
-        of_class = np.flatnonzero(label_ids == label_id)
-        if not (splits[of_class] == TRAIN).any():
-            splits[of_class[np.argmax(position[of_class])]] = TRAIN
-    for split, share in ((VALIDATION, validation_share), (TEST, test_share)):
-        sizes = np.bincount(label_ids[splits == TRAIN])
-        spare = np.flatnonzero((splits == TRAIN) & (sizes[label_ids] > 1)) if share else np.empty(0, int)
-        if spare.size and not (splits == split).any():
-            splits[spare[np.argmin(position[spare])]] = split
 
 
 def _check_classes(rows: LabelledRows, splits: np.ndarray) -> None:
@@ -237,13 +213,39 @@ def _check_classes(rows: LabelledRows, splits: np.ndarray) -> None:
                 "and one to test on)"
             )
         if train_count == 0:
-            raise TrainingDataError(
-                f"class {name!r} has no example to train on: it occurs only in the given test or validation split"
-            )
-    if not (splits == VALIDATION).any():
+            where = "groups of the test or validation split" if rows.grouped else "the given test or validation split"
+            raise TrainingDataError(f"class {name!r} has no example to train on: it occurs only in {where}")
+
+
+def _check_held_out(rows: LabelledRows, splits: np.ndarray, pool: np.ndarray, batches: Sequence[Batch]) -> None:
+    missing = [name for name in ("validation", "test") if not (splits == SPLITS.index(name)).any()]
+    if not rows.grouped:
+        if "validation" in missing:
+            trained = np.count_nonzero(splits == TRAIN)
+            raise TrainingDataError(f"{trained} training texts are too few to set any aside for validation; label more")
+        return
+    if not missing:
+        return
+    columns = " and ".join(sorted({repr(batch.group_column) for batch in batches if batch.group_column}))
+    advice = "label texts of more groups, or ingest with another --group or without it"
+    texts = "labelled texts" if "test" in missing else "training texts"
+    groups = np.unique(rows.group_ids[pool])
+    if len(groups) == 1 and groups[0] < len(rows.group_names):
         raise TrainingDataError(
-            f"{len(trained)} training texts are too few to set any aside for validation; label more"
+            f"all {texts} are of one group {rows.group_names[groups[0]].as_py()!r} in column {columns}: nothing "
+            f"can be set aside for {' and '.join(missing)}; {advice}"
         )
+    raise TrainingDataError(
+        f"the {texts} are of {len(groups):,} groups in column {columns}: no whole group can be set aside for "
+        f"{' and '.join(missing)} so that training keeps every class; {advice}"
+    )
+
+
+def _group_counts(rows: LabelledRows, splits: np.ndarray) -> dict[str, int]:
+    """Return the groups that are used, and those that the user gave to both validation and test."""
+    named = rows.group_ids < len(rows.group_names)
+    divided = np.intersect1d(rows.group_ids[named & (splits == VALIDATION)], rows.group_ids[named & (splits == TEST)])
+    return {"groups": len(np.unique(rows.group_ids[named & (splits != LEFT_OUT)])), "divided_groups": len(divided)}
 
 
 def matching_reviews(table: pa.Table, reviewed: ReviewedLabels | None, multi_label: bool) -> ReviewedLabels | None:
@@ -285,10 +287,12 @@ def apply_reviews(
 
 
 def new_training_rows(rows: LabelledRows, splits: np.ndarray, newly_labelled: np.ndarray) -> np.ndarray:
-    """Return the newly labelled rows, each text once, without the texts that are already in a split."""
+    """Return the newly labelled rows, each text once, without the texts in a split and the groups that are held out."""
     candidates = np.flatnonzero(
         newly_labelled & ~rows.labelled & (rows.given_split != TEST) & (rows.given_split != VALIDATION)
     )
     candidates = candidates[~np.isin(rows.text_ids[candidates], rows.text_ids[splits != LEFT_OUT])]
+    held_out = (splits == TEST) | (splits == VALIDATION)
+    candidates = candidates[~np.isin(rows.group_ids[candidates], rows.group_ids[held_out])]
     _, first = np.unique(rows.text_ids[candidates], return_index=True)
     return candidates[np.sort(first)]

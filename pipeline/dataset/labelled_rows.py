@@ -1,7 +1,8 @@
-"""Labels, given splits and texts of documents as arrays of numbers."""
+"""Labels, given splits, texts and groups of documents as arrays of numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +26,9 @@ class LabelledRows:
     label_ids: np.ndarray  # int32 [rows], -1 = unlabelled
     given_split: np.ndarray  # int8 [rows]
     text_ids: np.ndarray  # int64 [rows], equal for equal texts
-    position: np.ndarray  # float64 [rows], in [0, 1), from the hash of the text
+    group_ids: np.ndarray  # int64 [rows], equal for rows of one group; a text without a group is its own
+    group_names: pa.StringArray  # of the groups from 0 on; higher ids are texts without a group
+    position: np.ndarray  # float64 [rows], in [0, 1), from the hash of the group
 
     @classmethod
     def of(cls, table: pa.Table, extra_labels: Sequence[str], *, multi_label: bool) -> "LabelledRows":
@@ -48,6 +51,8 @@ class LabelledRows:
             label_sets[row, [numbers[label] for label in classes]] = True
         _check_several(names)
         hashes = pa.concat_arrays(table["content_hash"].chunks)
+        text_ids = hashes.dictionary_encode().indices.to_numpy().astype(np.int64)
+        group_ids, group_names = number_groups(table["group"], text_ids)
         return cls(
             names=names,
             labels=labels,
@@ -55,8 +60,10 @@ class LabelledRows:
             label_sets=label_sets,
             label_ids=codes(table["label"], names),
             given_split=codes(table["split"], SPLITS).astype(np.int8),
-            text_ids=hashes.dictionary_encode().indices.to_numpy().astype(np.int64),
-            position=text_position(hashes),
+            text_ids=text_ids,
+            group_ids=group_ids,
+            group_names=group_names,
+            position=_position(hashes, group_ids, group_names),
         )
 
     @property
@@ -67,6 +74,11 @@ class LabelledRows:
         rarest[~self.label_sets.any(axis=1)] = len(self.labels)  # sets without a class are a stratum
         strata: np.ndarray = rarest.astype(np.int32)[self.label_ids]
         return strata
+
+    @property
+    def grouped(self) -> bool:
+        """Whether any document has a group."""
+        return len(self.group_names) > 0
 
     @property
     def labelled(self) -> np.ndarray:
@@ -89,6 +101,32 @@ class LabelledRows:
 def _check_several(names: Sequence[str]) -> None:
     if len(names) == 1:
         raise TrainingDataError(f"one class only ({names[0]!r}): a classifier needs at least two")
+
+
+def number_groups(groups: pa.ChunkedArray, text_ids: np.ndarray) -> tuple[np.ndarray, pa.StringArray]:
+    """Number the groups of documents.
+
+    Args:
+        groups: strings [rows], null where a document has no group.
+        text_ids: int64 [rows].
+
+    Returns:
+        the group of each row, int64 [rows], and the names of the groups from 0 on; a text without a group has a higher
+        number of its own.
+    """
+    encoded = groups.combine_chunks().dictionary_encode()
+    names = encoded.dictionary
+    numbers = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)
+    return np.where(numbers < 0, text_ids + len(names), numbers), names
+
+
+def _position(hashes: pa.FixedSizeBinaryArray, group_ids: np.ndarray, group_names: pa.StringArray) -> np.ndarray:
+    """Map documents to [0, 1) by the hash of their group, of a text without a group by its own, float64 [rows]."""
+    position = text_position(hashes)
+    digests = [blake2b(name.encode(), digest_size=16).digest() for name in group_names.to_pylist()]
+    in_group = group_ids < len(digests)
+    position[in_group] = text_position(pa.array(digests, pa.binary(16)))[group_ids[in_group]]
+    return position
 
 
 def text_position(hashes: pa.FixedSizeBinaryArray) -> np.ndarray:

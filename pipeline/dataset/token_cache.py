@@ -38,7 +38,13 @@ class TokenCache:
         """Read one split."""
         table = pq.read_table(self.path / f"{SPLITS[split]}.parquet", schema=TOKENS)
         lists = pa.concat_arrays(table["token_ids"].chunks) if len(table) else pa.array([], TOKENS.field(2).type)
-        return TokenSet(table["doc_id"], table["label_id"].to_numpy(), TokenLists.of(lists), self.label_sets)
+        return TokenSet(
+            doc_ids=table["doc_id"],
+            label_ids=table["label_id"].to_numpy(),
+            tokens=TokenLists.of(lists),
+            label_sets=self.label_sets,
+            groups=table["group"].to_numpy() if "groups" in self.manifest["counts"] else None,
+        )
 
     @cached_property
     def label_sets(self) -> np.ndarray:
@@ -105,10 +111,14 @@ def _fingerprint(corpus: Corpus, config: TokenizerConfig, tokenizer: Tokenizer |
 def _write_split(path: Path, corpus: Corpus, split: int, tokenizer: Tokenizer) -> TokenStats:
     """Write the texts of a split that have words: the model never gets an empty text."""
     stats = TokenStats()
+    groups = pa.nulls(np.count_nonzero(corpus.splits == split), pa.int64())
+    if corpus.groups is not None:
+        groups = pa.array(corpus.groups[corpus.splits == split])
     with pq.ParquetWriter(path, TOKENS, compression="zstd") as writer:
         for doc_ids, texts, label_ids in corpus.read(split):
             encoded = tokenizer.encode(texts)
             stats += TokenStats.of(encoded)
-            rows = pa.record_batch([doc_ids, pa.array(label_ids), encoded.token_ids], schema=TOKENS)
+            of_rows, groups = groups.slice(0, len(texts)), groups.slice(len(texts))
+            rows = pa.record_batch([doc_ids, pa.array(label_ids), encoded.token_ids, of_rows], schema=TOKENS)
             writer.write_batch(rows.filter(pa.array(encoded.lengths > 0)))
     return stats

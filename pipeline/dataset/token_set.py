@@ -18,6 +18,7 @@ class TokenSet:
         tokens: the token ids of the texts.
         label_sets: bool [label sets, classes]; in a single-label task a set is a class.
         soft_labels: float32 [texts, classes], the probabilities of a teacher, NaN where it has none; None without one.
+        groups: int64 [texts], equal for texts of one group; None if the documents have no groups.
     """
 
     doc_ids: pa.Array
@@ -25,6 +26,7 @@ class TokenSet:
     tokens: TokenLists
     label_sets: np.ndarray
     soft_labels: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.label_ids)
