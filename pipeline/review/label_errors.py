@@ -91,7 +91,8 @@ def _training_texts(corpus: Corpus, tokenizer: Tokenizer) -> tuple[TokenSet, NDA
     tokens = TokenLists.of(pa.concat_arrays(lists) if lists else pa.array([], pa.list_(pa.int32())))
     rows = np.flatnonzero(corpus.splits == TRAIN)[np.concatenate(non_empty)]
     ids = pa.chunked_array(doc_ids, pa.string())
-    return TokenSet(ids, np.concatenate(label_ids), tokens, corpus.label_sets), rows
+    groups = None if corpus.groups is None else corpus.groups[rows]
+    return TokenSet(ids, np.concatenate(label_ids), tokens, corpus.label_sets, groups=groups), rows
 
 
 def cross_validated(
@@ -100,13 +101,18 @@ def cross_validated(
     """Return the probabilities of a cross-validated linear model, float64 [texts, classes].
 
     Args:
-        texts: labelled ones.
+        texts: labelled ones; the folds divide no group, unless all examples of a class would be in one fold.
         vocabulary_size: number of token ids.
         buckets: rows for word pairs.
         multi_label: whether a document can have several classes, or none.
         seed: of the folds.
     """
     folds = stratified_folds(texts.label_ids, FOLDS, seed)
+    if texts.groups is not None:
+        by_group = stratified_folds(texts.label_ids, FOLDS, seed, texts.groups)
+        members = texts.targets() > 0
+        alone = [np.ptp(by_group[of_class]) == 0 for of_class in members.T if np.count_nonzero(of_class) > 1]
+        folds = folds if any(alone) else by_group  # of a class that the other folds lack every label looks wrong
     logits = np.zeros((len(texts), texts.classes), dtype=np.float32)
     for fold in range(FOLDS):
         held_out = np.flatnonzero(folds == fold)
@@ -120,8 +126,20 @@ def cross_validated(
     return as_probabilities(logits.astype(np.float64) * weight, multi_label).astype(np.float64)
 
 
-def stratified_folds(label_ids: NDArray[np.integer], folds: int, seed: int) -> NDArray[np.intp]:
-    """Return the fold of each text, [texts]: each class is spread evenly over the folds."""
+def stratified_folds(
+    label_ids: NDArray[np.integer], folds: int, seed: int, groups: NDArray[np.integer] | None = None
+) -> NDArray[np.intp]:
+    """Return the fold of each text, [texts]: each class is spread evenly over the folds.
+
+    Args:
+        label_ids: [texts].
+        folds: how many.
+        seed: of the order.
+        groups: [texts], equal for texts of one fold; such a group counts once, for the class of its first text.
+    """
+    if groups is not None:
+        _, first, numbers = np.unique(groups, return_index=True, return_inverse=True)
+        return stratified_folds(label_ids[first], folds, seed)[numbers]
     order = np.random.default_rng(seed).permutation(len(label_ids))
     order = order[np.argsort(label_ids[order], kind="stable")]
     assigned = np.empty(len(label_ids), dtype=np.intp)

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import tiny_recipe, weather_rows
 from review_tools import Office
 
 from pipeline.dataset.corpus import TRAIN
+from pipeline.dataset.token_set import TokenSet
 from pipeline.errors import ReviewError
 from pipeline.promotion.register import train
-from pipeline.review.label_errors import likely_label_errors, stratified_folds
+from pipeline.review.label_errors import cross_validated, likely_label_errors, stratified_folds
 from pipeline.training.prepare import prepare
 from pipeline.workspace import Batch, Workspace
 
@@ -23,6 +25,35 @@ def test_every_class_is_spread_over_the_folds() -> None:
     assert np.bincount(folds[:50]).tolist() == [10] * 5
     assert set(folds[50:57]) == set(range(5))
     assert sorted(np.bincount(folds, minlength=5).tolist()) == [11, 11, 12, 12, 12]
+
+
+def test_no_group_is_in_two_folds_and_every_class_still_spread() -> None:
+    groups = np.arange(300) // 5
+    label_ids = groups % 3
+    folds = stratified_folds(label_ids, 5, seed=0, groups=groups)
+    assert all(len(set(folds[groups == group])) == 1 for group in range(60))
+    assert [np.bincount(folds[label_ids == label]).tolist() for label in range(3)] == [[20] * 5] * 3
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_folds_are_cut_by_group_unless_a_class_would_be_in_one(
+    workspace: Workspace, add_batch: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch, *, alone: bool
+) -> None:
+    rows = [{**row, "week": number // 6} for number, row in enumerate(weather_rows(240))]
+    rows += [{"id": f"s{n}", "text": f"snow {n}", "label": "snow", "week": "s" if alone else f"s{n}"} for n in range(9)]
+    add_batch(rows, group="week")
+    texts = prepare(workspace, tiny_recipe()).cache.read(TRAIN)
+    trained_on = []
+
+    def fit(training: TokenSet, *_: int, **__: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+        trained_on.append(training.label_ids >= 0)
+        return lambda token_ids: torch.zeros(len(token_ids), training.classes)
+
+    monkeypatch.setattr("pipeline.review.label_errors.fit_ngram_linear", fit)
+    cross_validated(texts, 100, 10)
+    assert texts.groups is not None
+    divided = [len({*texts.groups[rows]} & {*texts.groups[~rows]}) for rows in trained_on]
+    assert (max(divided) > 0) == alone
 
 
 def test_labels_that_were_swapped_are_the_most_suspicious(tmp_path: Path) -> None:
