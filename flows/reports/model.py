@@ -33,7 +33,9 @@ def model_report(registration: Registration, *, pictures: bool) -> str:
         f"## Model {bundle.title} {verdict}",
         f"{registration.reason[:1].upper()}{registration.reason[1:]}.",
         *_scores(bundle.title, metrics["test"], metrics.get("baseline")),
-        *_training_facts(metrics),
+        *_training_facts(
+            metrics, sorted({entry["group"] for entry in bundle.manifest.get("batches", []) if "group" in entry})
+        ),
         table(["trained", "validation macro-F1", "time", ""], trainings) if trainings else "",
         table(["branch", "validation macro-F1, alone", "ensemble weight"], branches) if len(branches) > 1 else "",
         _variants_table(bundle.variants),
@@ -82,19 +84,25 @@ def _scores(title: str, test: dict[str, Any], baseline: dict[str, Any] | None) -
     return [scores, f"{verdict}: more labelled text, or a linear model, would serve better."]
 
 
-def _training_facts(metrics: dict[str, Any]) -> list[str]:
+def _training_facts(metrics: dict[str, Any], group_columns: list[str]) -> list[str]:
     """Return how a version was trained, and from which word vectors, encoder and teacher it started."""
     counts, tokens, parity = metrics["counts"], metrics["tokens"]["train"], metrics["parity"]
     speed = f" ({metrics['training_tokens_per_second']:,} tokens/s), best epoch {metrics['best_epoch']}"
     reviewed, corrected = counts.get("reviewed", 0), counts.get("corrected", 0)
     corrections = f"{corrected:,} of them corrections" if corrected != 1 else "1 of them a correction"
     people = f"{reviewed:,} label{'' if reviewed == 1 else 's'} from people, {corrections}. " if reviewed else ""
+    left_out, split = f"{counts['left_out_for_test']:,} left out because they are", ""
+    if group_columns:
+        left_out += f", and {counts['left_out_for_group']:,} because texts of their group are,"
+        columns = " and ".join(f"`{name}`" for name in group_columns)
+        divided = counts["divided_groups"]
+        where = f"{divided:,} of them in both the given validation and test split" if divided else "each in one split"
+        split = f"Split by group {columns}: {counts['groups']:,} groups, {where}. "
     training = (
         f"Trained on {counts['train']:,} texts on {metrics['training_device']} in "
         f"{metrics['training_seconds']:,.0f} s{speed if metrics['best_epoch'] else ''}; "
         f"{counts['equal_texts']:,} equal texts used once ({counts['conflicting_texts']:,} with conflicting labels), "
-        f"{counts['left_out_for_test']:,} left out "
-        f"because they are in the given test or validation split. {people}"
+        f"{left_out} in the given test or validation split. {split}{people}"
         f"{percent(tokens['truncated_texts'])} of the texts are truncated, {percent(tokens['unknown_tokens'])} of the "
         f"words unknown. The ONNX graph agrees with PyTorch to {parity['largest_difference']:.1e} on "
         f"{parity['texts']:,} ragged texts."

@@ -82,7 +82,13 @@ def register(
             if comparison.tested:
                 (folder / "figures" / "comparison.png").write_bytes(class_changes(comparison))
         batches = [
-            {"batch": batch.id, "fingerprint": batch.manifest["fingerprint"], "documents": batch.rows, "learnt": rows}
+            {
+                "batch": batch.id,
+                "fingerprint": batch.manifest["fingerprint"],
+                "documents": batch.rows,
+                "learnt": rows,
+                **({"group": batch.group_column} if batch.group_column else {}),
+            }
             for batch, rows in zip(corpus.batches, corpus.trained_on_rows, strict=True)
         ]
         provenance = {
