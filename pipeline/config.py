@@ -113,10 +113,10 @@ class TokenizerConfig(Settings):
     """How a text becomes token ids."""
 
     vocabulary_size: Annotated[int, Field(ge=3)] = Field(
-        default=30_000, description="Maximum vocabulary size, padding and unknown included."
+        default=100_000, description="Maximum vocabulary size, padding and unknown included."
     )
     min_count: Annotated[int, Field(ge=1)] = Field(
-        default=2, description="Minimum occurrences of a word in the training texts."
+        default=1, description="Minimum occurrences of a word in the training texts."
     )
     max_tokens: Annotated[int, Field(ge=1)] = Field(
         default=400, description="Truncate longer texts to this many tokens."
@@ -135,7 +135,14 @@ class TokenizerConfig(Settings):
 class ModelConfig(Settings):
     """The architecture of the LSTM classifier."""
 
+    vocabulary_size: Annotated[int, Field(ge=3)] = Field(
+        default=30_000, description="Most frequent words that the LSTM knows; the linear branches know all."
+    )
     embedding_size: Annotated[int, Field(ge=1)] = Field(default=128, description="Numbers per word vector.")
+    subwords: bool = Field(
+        default=True,
+        description="While training from scratch, add vectors of character n-grams to those of the words.",
+    )
     hidden_size: Annotated[int, Field(ge=1)] = Field(default=128, description="LSTM units per direction.")
     layers: Annotated[int, Field(ge=1, le=3)] = Field(default=1, description="Stacked LSTM layers.")
     bidirectional: bool = Field(default=True, description="Read each text in both directions.")
@@ -147,8 +154,9 @@ class ModelConfig(Settings):
     )
     batch_norm: bool = Field(default=False, description="Batch normalisation of the pooled vector.")
     wide_buckets: Annotated[int, Field(ge=0)] = Field(
-        default=1_048_573,
-        description="Hash buckets for word pairs in the linear branch beside the LSTM, best a prime; 0 for no branch.",
+        default=4_194_301,
+        description="Most hash buckets for word pairs in the linear branch beside the LSTM, best a prime; "
+        "0 for no branch.",
     )
     embedding_dropout: Share = Field(default=0.3, description="Dropout on word vectors.")
     layer_dropout: Share = Field(default=0.2, description="Dropout between LSTM layers.")

@@ -24,7 +24,10 @@ def model_report(registration: Registration, *, pictures: bool) -> str:
     bundle = registration.bundle
     metrics = bundle.metrics
     verdict = "is champion now" if registration.promoted else "was **not** promoted"
-    branches = [(row["name"], percent(row["macro_f1"]), f"{row['weight']:.2f}") for row in metrics.get("parts") or []]
+    branches, linear = (
+        [(row["name"], percent(row["macro_f1"]), f"{row['weight']:.2f}") for row in metrics.get(key) or []]
+        for key in ("parts", "linear_models")
+    )
     trainings = [
         (row["name"], percent(row["best_macro_f1"]), f"{row['seconds']:,.0f} s", "chosen" if row["chosen"] else "")
         for row in metrics.get("candidates") or []
@@ -38,6 +41,7 @@ def model_report(registration: Registration, *, pictures: bool) -> str:
         ),
         table(["trained", "validation macro-F1", "time", ""], trainings) if trainings else "",
         table(["branch", "validation macro-F1, alone", "ensemble weight"], branches) if len(branches) > 1 else "",
+        table(["linear model", "macro-F1, cross-fitted", "weight"], linear) if linear else "",
         _variants_table(bundle.variants),
         policy_section(bundle),
         comparison_section(registration),
@@ -79,9 +83,27 @@ def _scores(title: str, test: dict[str, Any], baseline: dict[str, Any] | None) -
         return [scores]
     lead = (test["macro_f1"] - linear["macro_f1"]) * 100
     if lead > 0:
-        return [scores, f"It beats the linear baseline by {lead:.1f} points of macro-F1."]
-    verdict = f"**It does not beat the linear baseline** ({lead:+.1f} points of macro-F1)"
-    return [scores, f"{verdict}: more labelled text, or a linear model, would serve better."]
+        sentence = f"It beats the linear baseline by {lead:.1f} points of macro-F1."
+    else:
+        sentence = (
+            f"**It does not beat the linear baseline** ({lead:+.1f} points of macro-F1): more labelled text, or a "
+        )
+        sentence += "linear model, would serve better."
+    return [scores, sentence, baseline_sentence(linear)]
+
+
+def baseline_sentence(baseline: dict[str, Any]) -> str:
+    """Return which linear model is the baseline, and among which it was chosen; "" for one of an earlier version."""
+    validated = baseline.get("validation_macro_f1")
+    if not validated:
+        return ""
+    scores = ", ".join(f"{name} {percent(score)}" for name, score in validated.items())
+    text = f"The baseline is the best linear SVM on the validation split: {baseline['name']} ({scores}), in "
+    text += f"{baseline['seconds']:.0f} s."
+    if baseline["left_out"]:
+        text += f" Left out of the choice: {', '.join(baseline['left_out'])}, as it would take more than "
+        text += f"{baseline['budget_seconds']:.0f} s here."
+    return text
 
 
 def _training_facts(metrics: dict[str, Any], group_columns: list[str]) -> list[str]:
@@ -136,9 +158,9 @@ def _variants_table(variants: dict[str, Any]) -> str:
                 variant,
                 f"{agreement['equal_labels']:.2%} of {agreement['texts']:,}",
                 f"{agreement['largest_change']:.4f}",
-                f"{agreement['fp32_macro_f1']:.2%} to {agreement['macro_f1']:.2%}",
+                f"{100 * (agreement['macro_f1'] - agreement['fp32_macro_f1']):+.2f} points",
                 f"{agreement['speed']:.1f}",
             )
         )
-    header = ["variant", "labels equal to fp32", "largest change of a probability", "macro-F1", "times as fast"]
+    header = ["variant", "labels equal to fp32", "largest change of a probability", "change of macro-F1", "times as fast"]
     return table(header, rows) if rows else ""

@@ -16,7 +16,7 @@ from pipeline.config import PretrainingConfig, Recipe, TokenizerConfig
 from pipeline.dataset.corpus import TEST, read_columns, select, text_position
 from pipeline.dataset.labelled_rows import number_groups
 from pipeline.dataset.minibatches import TokenLists
-from pipeline.dataset.tokenizer import Tokenizer, WordSplitter, read_vocabulary, write_vocabulary
+from pipeline.dataset.tokenizer import Tokenizer, WordSplitter, read_words, write_vocabulary
 from pipeline.errors import ConfigError, TrainingDataError
 from pipeline.files import read_json, value_digest, write_json
 from pipeline.schemas import CHUNKS
@@ -40,7 +40,7 @@ class ChunkCache:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        return Tokenizer.from_spec(self.manifest["tokenizer"], read_vocabulary(self.path / "vocabulary.txt"))
+        return Tokenizer.from_spec(self.manifest["tokenizer"], read_words(self.path / "vocabulary.txt"))
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -85,7 +85,7 @@ def build_chunks(workspace: Workspace, batches: Sequence[Batch], recipe: Recipe)
     if not (path / "manifest.json").exists():
         workspace.ensure_writable()
         path.mkdir(parents=True, exist_ok=True)
-        tokenizer = Tokenizer.fit(selected.texts(selected.training), recipe.tokenizer)
+        tokenizer = Tokenizer.fit(selected.texts(selected.training), _tokenizer_config(recipe))
         write_vocabulary(path / "vocabulary.txt", tokenizer)
         counts = _write(path / "learn.parquet", selected.texts(selected.training), tokenizer)
         _write(path / "held_out.parquet", selected.texts(selected.held_out), tokenizer)
@@ -169,10 +169,16 @@ def _fingerprint(batches: Sequence[Batch], selected: _SelectedRows, recipe: Reci
         {
             "batches": [[batch.id, batch.manifest["fingerprint"]] for batch in batches],
             "rows": hashlib.sha256(selected.training.tobytes() + selected.held_out.tobytes()).hexdigest(),
-            "tokenizer": {**recipe.tokenizer.model_dump(), "truncation": "head"},  # nothing is truncated here
+            # Nothing is truncated here, and there are no more words than an LSTM knows.
+            "tokenizer": {**_tokenizer_config(recipe).model_dump(), "truncation": "head"},
         }
     )
     return f"pieces-{decided[:16]}"
+
+
+def _tokenizer_config(recipe: Recipe) -> TokenizerConfig:
+    size = min(recipe.tokenizer.vocabulary_size, recipe.model.vocabulary_size)
+    return recipe.tokenizer.model_copy(update={"vocabulary_size": size})
 
 
 def _write(path: Path, texts: Iterator[pa.Array], tokenizer: Tokenizer) -> np.ndarray:

@@ -38,12 +38,22 @@ class TokenLists:
         texts = max(1, int(np.searchsorted(np.cumsum(self.lengths), tokens, side="right")))
         return TokenLists(self.values, self.starts[:texts], self.lengths[:texts])
 
-    def count(self, token_id: int) -> np.ndarray:
-        """Return how often a token occurs in each text, int64 [texts]."""
-        positions = np.flatnonzero(self.values == token_id)
+    def take(self, rows: np.ndarray) -> "TokenLists":
+        """Return some texts."""
+        return TokenLists(self.values, self.starts[rows], self.lengths[rows])
+
+    def count(self, token_id: int, up: bool = False) -> np.ndarray:
+        """Return how often a token, with `up` one of this or a higher id, occurs in each text, int64 [texts]."""
+        positions = np.flatnonzero(self.values >= token_id if up else self.values == token_id)
         before: np.ndarray = np.searchsorted(positions, self.starts)
         counts: np.ndarray = np.searchsorted(positions, self.starts + self.lengths) - before
         return counts
+
+    def flat(self, rows: np.ndarray) -> np.ndarray:
+        """Return the tokens of some texts one after the other, int32 [tokens]."""
+        lengths = self.lengths[rows].astype(np.int64)
+        ends = np.cumsum(lengths)
+        return self.values[np.arange(lengths.sum()) + np.repeat(self.starts[rows] - ends + lengths, lengths)]
 
     def pad(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return token_ids int32 [rows, longest], 0 past each length, and lengths int32 [rows]."""

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import TokenizerConfig
+from pipeline.dataset.characters import UnknownWords
 from pipeline.dataset.corpus import TRAIN, Corpus
 from pipeline.dataset.minibatches import TokenLists
 from pipeline.dataset.token_set import TokenSet
-from pipeline.dataset.tokenizer import Tokenizer, TokenStats, read_vocabulary, write_vocabulary
+from pipeline.dataset.tokenizer import Tokenizer, TokenStats, number_unknown, read_words, write_vocabulary, write_words
 from pipeline.files import read_json, value_digest, write_json
 from pipeline.schemas import SPLITS, TOKENS
 from pipeline.workspace import Workspace
@@ -32,7 +33,7 @@ class TokenCache:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        return Tokenizer.from_spec(self.manifest["tokenizer"], read_vocabulary(self.path / "vocabulary.txt"))
+        return Tokenizer.from_spec(self.manifest["tokenizer"], read_words(self.path / "vocabulary.txt"))
 
     def read(self, split: int) -> TokenSet:
         """Read one split."""
@@ -44,6 +45,7 @@ class TokenCache:
             tokens=TokenLists.of(lists),
             label_sets=self.label_sets,
             groups=table["group"].to_numpy() if "groups" in self.manifest["counts"] else None,
+            unknown_words=pa.array(read_words(self.path / f"{SPLITS[split]}.unknown.txt"), pa.string()),
         )
 
     @cached_property
@@ -101,6 +103,7 @@ def _fingerprint(corpus: Corpus, config: TokenizerConfig, tokenizer: Tokenizer |
             "sets": corpus.label_sets.tolist() if corpus.multi_label else None,
             "rows": hashlib.sha256(corpus.splits.tobytes() + corpus.label_ids.tobytes()).hexdigest(),
             "tokenizer": tokenizer.digest if tokenizer else config.model_dump(),
+            "unknown_words": True,  # in caches of earlier versions they all had one id
             # Left out without reviews: caches from before there were reviews stay valid.
             **({"reviews": corpus.reviews} if corpus.reviews else {}),
         }
@@ -114,11 +117,19 @@ def _write_split(path: Path, corpus: Corpus, split: int, tokenizer: Tokenizer) -
     groups = pa.nulls(np.count_nonzero(corpus.splits == split), pa.int64())
     if corpus.groups is not None:
         groups = pa.array(corpus.groups[corpus.splits == split])
+    columns, unknown = [], [UnknownWords.none()]
+    for doc_ids, texts, label_ids in corpus.read(split):
+        encoded = tokenizer.encode(texts)
+        stats += TokenStats.of(encoded)
+        of_rows, groups = groups.slice(0, len(texts)), groups.slice(len(texts))
+        fields = [doc_ids, pa.array(label_ids), encoded.token_ids, of_rows]
+        columns.append((fields, encoded.lengths, encoded.unknown_hashes))
+        unknown.append(encoded.unknown_words)
+    words = UnknownWords.merged(unknown)
+    write_words(path.with_suffix(".unknown.txt"), words.words.to_pylist())
     with pq.ParquetWriter(path, TOKENS, compression="zstd") as writer:
-        for doc_ids, texts, label_ids in corpus.read(split):
-            encoded = tokenizer.encode(texts)
-            stats += TokenStats.of(encoded)
-            of_rows, groups = groups.slice(0, len(texts)), groups.slice(len(texts))
-            rows = pa.record_batch([doc_ids, pa.array(label_ids), encoded.token_ids, of_rows], schema=TOKENS)
-            writer.write_batch(rows.filter(pa.array(encoded.lengths > 0)))
+        for fields, lengths, hashes in columns:
+            fields[2] = number_unknown(fields[2], hashes, words, tokenizer.size)
+            rows = pa.record_batch(fields, schema=TOKENS)
+            writer.write_batch(rows.filter(pa.array(lengths > 0)))
     return stats

@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import TokenizerConfig
+from pipeline.dataset.characters import UnknownWords
 from pipeline.dataset.minibatches import TokenLists
 from pipeline.dataset.splitter import CharacterSplitter, WordSpans
-from pipeline.dataset.word_index import WordIndex
+from pipeline.dataset.word_index import WordIndex, word_hashes
 from pipeline.errors import TrainingDataError
 from pipeline.files import value_digest
 
@@ -36,10 +37,12 @@ class Encoded:
     Attributes:
         token_ids: list<int32>, one list per text, at most `max_tokens` long.
         full_lengths: int64 [texts], tokens of each text before truncation.
+        unknown_spans: the bytes of the texts, and where in them each unknown word begins, and its length in bytes.
     """
 
     token_ids: pa.ListArray
     full_lengths: np.ndarray
+    unknown_spans: tuple[np.ndarray, np.ndarray, np.ndarray]
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -53,7 +56,44 @@ class Encoded:
 
     @property
     def unknown_tokens(self) -> int:
-        return int(self.unknown.sum())
+        return len(self.unknown_spans[1])
+
+    @cached_property
+    def unknown_hashes(self) -> np.ndarray:
+        """uint64 [unknown tokens], a hash of each unknown word."""
+        return word_hashes(*self.unknown_spans)
+
+    @cached_property
+    def unknown_words(self) -> UnknownWords:
+        """The distinct unknown words."""
+        data, starts, lengths = self.unknown_spans
+        hashes, first = np.unique(self.unknown_hashes, return_index=True)
+        starts, lengths = starts[first], lengths[first]
+        ends = np.cumsum(lengths)
+        places = np.arange(lengths.sum()) + np.repeat(starts - ends + lengths, lengths)
+        offsets = np.concatenate([[0], ends]).astype(np.int32)
+        words = pa.StringArray.from_buffers(len(first), pa.py_buffer(offsets), pa.py_buffer(data[places]))
+        return UnknownWords(hashes, words)
+
+    def numbered(self, words: UnknownWords, first_id: int) -> pa.ListArray:
+        """Return the token ids with an id of its own, from `first_id` on, for each of the unknown words."""
+        return number_unknown(self.token_ids, self.unknown_hashes, words, first_id)
+
+
+def number_unknown(token_ids: pa.ListArray, hashes: np.ndarray, words: UnknownWords, first_id: int) -> pa.ListArray:
+    """Return token ids with an id of its own, from `first_id` on, for each of the unknown words.
+
+    Args:
+        token_ids: list<int32>.
+        hashes: uint64 [unknown tokens], of the words whose id is `UNKNOWN`.
+        words: the distinct ones, these and maybe others.
+        first_id: of the first of `words`.
+    """
+    if not len(hashes):
+        return token_ids
+    values = token_ids.values.to_numpy().copy()
+    values[values == UNKNOWN] = words.numbered(hashes, first_id)
+    return pa.ListArray.from_arrays(token_ids.offsets, pa.array(values))
 
 
 @dataclass(frozen=True)
@@ -149,12 +189,13 @@ class Tokenizer:
         self._stop_words = WordIndex(splitter.stop_words) if splitter.stop_words else None
 
     @classmethod
-    def fit(cls, texts: Iterable[pa.Array], config: TokenizerConfig) -> Self:
+    def fit(cls, texts: Iterable[pa.Array], config: TokenizerConfig, first: Sequence[str] = ()) -> Self:
         """Build a vocabulary of the most frequent words; words of equal count in alphabetical order.
 
         Args:
             texts: columns of training texts.
             config: how to split, and the size of the vocabulary.
+            first: words that it begins with, whatever their frequency.
 
         Raises:
             TrainingDataError: the texts have no words.
@@ -166,12 +207,14 @@ class Tokenizer:
             counts.update(dict(zip(words.to_pylist(), occurrences.to_pylist(), strict=True)))
         frequent = [word for word, count in counts.items() if count >= config.min_count]
         frequent = frequent or list(counts)
-        if not frequent:
+        if not frequent and not first:
             raise TrainingDataError(
                 "the training texts have no words: all are empty, or only punctuation that the tokenizer drops"
             )
         frequent.sort(key=lambda word: (-counts[word], word))
-        return cls(splitter, frequent[: config.vocabulary_size - RESERVED])
+        others = set(first)
+        frequent = [*first, *(word for word in frequent if word not in others)]
+        return cls(splitter, frequent[: max(config.vocabulary_size - RESERVED, len(first))])
 
     @property
     def size(self) -> int:
@@ -208,8 +251,15 @@ class Tokenizer:
             starts, lengths, offsets = starts[mask], lengths[mask], filtered_offsets(offsets, mask)
         ids = self._words.find(words.data, starts, lengths)
         ids += RESERVED
-        ids[ids < RESERVED] = UNKNOWN
-        return Encoded(pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ids)), full_lengths)
+        unknown = np.flatnonzero(ids < RESERVED)
+        ids[unknown] = UNKNOWN
+        token_ids = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ids))
+        return Encoded(token_ids, full_lengths, (words.data, starts[unknown], lengths[unknown]))
+
+    def encode_open(self, texts: pa.Array) -> tuple[TokenLists, UnknownWords]:
+        """Return the token ids of a column of texts, with an id from `size` on for each distinct unknown word."""
+        encoded = self.encode(texts)
+        return TokenLists.of(encoded.numbered(encoded.unknown_words, self.size)), encoded.unknown_words
 
     def words(self, texts: pa.Array) -> pa.ListArray:
         """Return list<string>, the words whose ids `encode` returns, unknown words as in the text."""
@@ -261,10 +311,15 @@ def english_stop_words() -> set[str]:
 
 
 def write_vocabulary(path: Path, tokenizer: Tokenizer) -> None:
-    """Write one word on each line, in the order of their ids; no word contains white space."""
-    path.write_text("\n".join(tokenizer.vocabulary.to_pylist()), encoding="utf-8", newline="\n")
+    """Write the words of a tokenizer in the order of their ids."""
+    write_words(path, tokenizer.vocabulary.to_pylist())
 
 
-def read_vocabulary(path: Path) -> list[str]:
-    """Return the words that `write_vocabulary` wrote."""
+def write_words(path: Path, words: Sequence[str]) -> None:
+    """Write one word on each line; no word contains white space."""
+    path.write_text("\n".join(words), encoding="utf-8", newline="\n")
+
+
+def read_words(path: Path) -> list[str]:
+    """Return the words that `write_words` wrote."""
     return path.read_text(encoding="utf-8").split("\n") if path.stat().st_size else []

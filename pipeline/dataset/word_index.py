@@ -55,6 +55,21 @@ class WordIndex:
         return indices
 
 
+class NumberIndex:
+    """Looks up 64-bit numbers, each different.
+
+    Args:
+        keys: uint64 [numbers].
+    """
+
+    def __init__(self, keys: np.ndarray) -> None:
+        self._table = _Table([keys], np.arange(len(keys), dtype=np.int32))
+
+    def find(self, keys: np.ndarray) -> np.ndarray:
+        """Return the index of each number, int32, -1 for one that is not there."""
+        return self._table.find([keys])
+
+
 class _Table:
     """An open-addressing hash table with linear probing, at most half full, for words of one number of blocks."""
 
@@ -75,10 +90,7 @@ class _Table:
             waiting, slots = np.delete(waiting, first), (np.delete(slots, first) + 1) & self._last
 
     def _slots(self, keys: list[np.ndarray]) -> np.ndarray:
-        mixed = keys[0] * MULTIPLIER
-        for key in keys[1:]:
-            mixed = ((mixed >> np.uint64(32)) ^ mixed ^ key) * MULTIPLIER
-        return (mixed >> self._shift).astype(np.int64)
+        return (_mixed(keys) >> self._shift).astype(np.int64)
 
     def find(self, keys: list[np.ndarray]) -> np.ndarray:
         """Return the number of each key, int32, -1 for an unknown key."""
@@ -98,6 +110,23 @@ class _Table:
         for table, key in zip(self._keys[1:], keys[1:], strict=True):
             differ |= table.take(slots) != key
         return differ
+
+
+def word_hashes(data: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return a hash of each word, uint64; arguments as those of `WordIndex.find`."""
+    memory, blocks = _as_numbers(data), _blocks(lengths)
+    hashes = np.zeros(len(starts), dtype=np.uint64)
+    for count in np.unique(blocks).tolist():
+        words = np.flatnonzero(blocks == count)
+        hashes[words] = _mixed(_keys(memory, starts[words], lengths[words], count))
+    return hashes
+
+
+def _mixed(keys: list[np.ndarray]) -> np.ndarray:
+    mixed = keys[0] * MULTIPLIER
+    for key in keys[1:]:
+        mixed = ((mixed >> np.uint64(32)) ^ mixed ^ key) * MULTIPLIER
+    return mixed
 
 
 def _blocks(lengths: np.ndarray) -> np.ndarray:

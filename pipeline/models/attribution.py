@@ -25,8 +25,8 @@ def with_attributions(model: onnx.ModelProto, title: str) -> onnx.ModelProto:
     It has two more outputs: `attributions` float32 [batch, kinds, time], what each position adds to the logit of the
     most probable class, and `attribution_start` float32 [batch], that logit without any word. Together they sum to
     the logit. The first kind is words; the second, in a model with word pairs, a word together with the one before
-    it. A word that counts once in a text is attributed to its first position, and so is a state that is highest at
-    several positions.
+    it (a triple counts as the pair of its last two words). A word that counts once in a text is attributed to its
+    first position, and so is a state that is highest at several positions.
 
     Args:
         model: from `build_graph`, possibly quantized.
@@ -45,11 +45,18 @@ def with_attributions(model: onnx.ModelProto, title: str) -> onnx.ModelProto:
         words.append(_lstm_words(graph, model, values, pooling))
         totals.append("attribution_lstm_total")
     if "average_mean" in values:
-        words.append(_feature_values(graph, "average", "average_words"))
+        words.append(_feature_values(graph, "average_found", "average_divisor", "average_words"))
         totals.append(_of_class(graph, "average_mean"))
-    if "wide_mean" in values:
+    if "ngram_mean" in values:
+        words.append(_feature_values(graph, "ngram_found", "ngram_divisor", "ngram_words"))
+        pairs.append(_sequence_values(graph))
+        totals.append(_of_class(graph, "ngram_mean"))
+    if "ngram_characters_mean" in values:
+        words.append(_feature_values(graph, "ngram_characters_found", "ngram_characters_divisor", "ngram_words"))
+        totals.append(_of_class(graph, "ngram_characters_mean"))
+    if "wide_mean" in values:  # of an earlier version
         graph.ints("attribution_kinds", 0, 2, -1)  # words and pairs: [batch, 2 x time] -> [batch, 2, time]
-        by_feature = _feature_values(graph, "wide", "wide_features")
+        by_feature = _feature_values(graph, "wide_found", "wide_divisor", "wide_features")
         pairs.append(graph.add("Reshape", [by_feature, "attribution_kinds"], "attribution_by_kind"))
         totals.append(_of_class(graph, "wide_mean"))
     if not words and not pairs:
@@ -137,20 +144,36 @@ def _attribute(node: onnx.NodeProto, name: str) -> onnx.AttributeProto:
     return next(attribute for attribute in node.attribute if attribute.name == name)
 
 
-def _feature_values(graph: GraphBuilder, branch: str, features: str) -> str:
+def _feature_values(graph: GraphBuilder, found: str, divisor: str, features: str) -> str:
     """Add what each feature of a linear branch adds to the class's logit, [batch, features], in the text's order.
 
-    The branch sorts its features; its value `_order` holds the position that each had.
+    Args:
+        graph: to add to.
+        found: the value [features, batch, ...] with what each feature adds to each class.
+        divisor: the value [batch, 1] by which the sum is divided.
+        features: the value [features, batch]; the branch sorted them, and `_order` holds the position each had.
     """
-    name = f"attribution_{branch}"
+    name = f"attribution_of_{found}"
     graph.add("Shape", [features], f"{name}_shape")
     graph.add("Expand", [CLASS, f"{name}_shape"], f"{name}_classes")
     graph.add("Unsqueeze", [f"{name}_classes", graph.axis(2)], f"{name}_columns")
-    graph.add("GatherElements", [f"{branch}_found", f"{name}_columns"], f"{name}_found", axis=2)
+    graph.add("GatherElements", [found, f"{name}_columns"], f"{name}_found", axis=2)
     graph.add("Squeeze", [f"{name}_found", graph.axis(2)], f"{name}_by_feature")
     graph.add("Transpose", [f"{name}_by_feature"], f"{name}_by_row", perm=[1, 0])
-    shares = graph.add("Div", [f"{name}_by_row", f"{branch}_divisor"], f"{name}_shares")
+    shares = graph.add("Div", [f"{name}_by_row", divisor], f"{name}_shares")
     return graph.add("ScatterElements", [shares, f"{features}_order", shares], name, axis=1)
+
+
+def _sequence_values(graph: GraphBuilder) -> str:
+    """Add what each word together with those before it adds to the class's logit, as the second kind of two."""
+    by_feature = _feature_values(graph, "ngram_sequences_found", "ngram_divisor", "ngram_sequences")
+    graph.add("Shape", ["token_ids"], "attribution_time", start=1, end=2)
+    graph.ints("attribution_first_sizes", 0, -1)  # pairs, and triples: [batch, n x time] -> [batch, n, time]
+    graph.add("Concat", ["attribution_first_sizes", "attribution_time"], "attribution_sequence_shape", axis=0)
+    graph.add("Reshape", [by_feature, "attribution_sequence_shape"], "attribution_sequence_lengths")
+    graph.add("ReduceSum", ["attribution_sequence_lengths", graph.axis(1)], "attribution_sequences", keepdims=1)
+    graph.ints("attribution_no_words", 0, 1, 0, 0, 0, 0)
+    return graph.add("Pad", ["attribution_sequences", "attribution_no_words"], "attribution_second_kind")
 
 
 def _of_class(graph: GraphBuilder, values: str) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import PromotionConfig, SelectiveConfig, stored_recipe
-from pipeline.dataset.tokenizer import Tokenizer, read_vocabulary
+from pipeline.dataset.characters import CharacterTable
+from pipeline.dataset.tokenizer import Tokenizer, read_words
 from pipeline.errors import ModelError
 from pipeline.files import read_json, value_digest, verified_manifest
 from pipeline.metrics.predictions import PREDICTIONS_FILE, Predictions, read_predictions
@@ -155,4 +156,20 @@ class Bundle:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer it was trained with."""
-        return Tokenizer.from_spec(self.settings["tokenizer"], read_vocabulary(self.path / "vocabulary.txt"))
+        return Tokenizer.from_spec(self.settings["tokenizer"], read_words(self.path / "vocabulary.txt"))
+
+    @cached_property
+    def characters(self) -> CharacterTable | None:
+        """What the character n-grams of unknown words add; None for a model without them."""
+        return read_characters(self.path)
+
+
+def read_characters(folder: Path) -> CharacterTable | None:
+    """Return what the character n-grams of unknown words add, from a bundle's folder; None without n-grams."""
+    from safetensors import safe_open
+
+    with safe_open(folder / "weights.safetensors", framework="numpy") as weights:
+        if "wide.ngram_keys" not in weights.keys():  # noqa: SIM118 (it is not a mapping)
+            return None
+        keys, values = (weights.get_tensor(f"wide.{name}") for name in ("ngram_keys", "ngrams"))
+    return CharacterTable(keys, values) if len(keys) else None

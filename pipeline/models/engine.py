@@ -45,16 +45,26 @@ class AttributionResult(NamedTuple):
     start: np.ndarray
 
 
+UNKNOWN_WORDS = "unknown_words"  # the input with a row for each unknown word
 ATTRIBUTION_OUTPUTS = ("probabilities", "attributions", "attribution_start")
 
 
 class Runner(Protocol):
     """Runs one minibatch at a time."""
 
-    def run(self, token_ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Return probabilities float32 [rows, classes] of token_ids int32 [rows, time] and lengths int32 [rows]."""
+    def run(self, token_ids: np.ndarray, lengths: np.ndarray, unknown: np.ndarray | None = None) -> np.ndarray:
+        """Return probabilities float32 [rows, classes].
 
-    def attribute(self, token_ids: np.ndarray, lengths: np.ndarray) -> AttributionResult:
+        Args:
+            token_ids: int32 [rows, time].
+            lengths: int32 [rows].
+            unknown: float32 [1 + unknown words, classes + 1], see `pipeline.dataset.characters.CharacterTable`; without
+                it, or in a model without character n-grams, unknown words are all the same.
+        """
+
+    def attribute(
+        self, token_ids: np.ndarray, lengths: np.ndarray, unknown: np.ndarray | None = None
+    ) -> AttributionResult:
         """Return attributions too, as `run`; the model must have them, see `pipeline.models.attribution`."""
 
 
@@ -63,13 +73,33 @@ class HostRunner:
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self.session = session
+        self.columns = unknown_word_columns(session)
 
-    def run(self, token_ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        result: np.ndarray = self.session.run(["probabilities"], {"token_ids": token_ids, "lengths": lengths})[0]
+    def run(self, token_ids: np.ndarray, lengths: np.ndarray, unknown: np.ndarray | None = None) -> np.ndarray:
+        result: np.ndarray = self.session.run(["probabilities"], self._inputs(token_ids, lengths, unknown))[0]
         return result
 
-    def attribute(self, token_ids: np.ndarray, lengths: np.ndarray) -> AttributionResult:
-        return AttributionResult(*self.session.run(ATTRIBUTION_OUTPUTS, {"token_ids": token_ids, "lengths": lengths}))
+    def attribute(
+        self, token_ids: np.ndarray, lengths: np.ndarray, unknown: np.ndarray | None = None
+    ) -> AttributionResult:
+        return AttributionResult(*self.session.run(ATTRIBUTION_OUTPUTS, self._inputs(token_ids, lengths, unknown)))
+
+    def _inputs(self, token_ids: np.ndarray, lengths: np.ndarray, unknown: np.ndarray | None) -> dict[str, np.ndarray]:
+        inputs = {"token_ids": token_ids, "lengths": lengths}
+        return inputs | unknown_word_input(self.columns, unknown)
+
+
+def unknown_word_columns(session: onnxruntime.InferenceSession) -> int:
+    """Return the columns of the rows of unknown words that a model takes, 0 if it takes none."""
+    shapes = {value.name: value.shape for value in session.get_inputs()}
+    return int(shapes[UNKNOWN_WORDS][1]) if UNKNOWN_WORDS in shapes else 0
+
+
+def unknown_word_input(columns: int, unknown: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Return the rows of unknown words as an input, zeros if there are none; no input for 0 columns."""
+    if not columns:
+        return {}
+    return {UNKNOWN_WORDS: np.zeros((1, columns), np.float32) if unknown is None else unknown}
 
 
 class BoundRunner:
@@ -80,19 +110,27 @@ class BoundRunner:
 
     def __init__(self, session: onnxruntime.InferenceSession, device_type: str = "cuda", number: int = 0) -> None:
         self.session, self.device_type, self.number = session, device_type, number
+        self.columns = unknown_word_columns(session)
 
-    def run(self, token_ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        return self._run(token_ids, lengths, ["probabilities"])[0]
+    def run(self, token_ids: np.ndarray, lengths: np.ndarray, unknown: np.ndarray | None = None) -> np.ndarray:
+        return self._run(token_ids, lengths, unknown, ["probabilities"])[0]
 
-    def attribute(self, token_ids: np.ndarray, lengths: np.ndarray) -> AttributionResult:
-        probabilities, attributions, start = self._run(token_ids, lengths, ATTRIBUTION_OUTPUTS)
+    def attribute(
+        self, token_ids: np.ndarray, lengths: np.ndarray, unknown: np.ndarray | None = None
+    ) -> AttributionResult:
+        probabilities, attributions, start = self._run(token_ids, lengths, unknown, ATTRIBUTION_OUTPUTS)
         return AttributionResult(probabilities, attributions[:, :, : token_ids.shape[1]], start)
 
-    def _run(self, token_ids: np.ndarray, lengths: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
+    def _run(
+        self, token_ids: np.ndarray, lengths: np.ndarray, unknown: np.ndarray | None, outputs: Sequence[str]
+    ) -> list[np.ndarray]:
         padded = pad_time(token_ids, bucket_length(token_ids.shape[1]))
         binding = self.session.io_binding()
         on_device = onnxruntime.OrtValue.ortvalue_from_numpy(padded, self.device_type, self.number)
         binding.bind_ortvalue_input("token_ids", on_device)
+        for name, rows in unknown_word_input(self.columns, unknown).items():
+            on_device = onnxruntime.OrtValue.ortvalue_from_numpy(rows, self.device_type, self.number)
+            binding.bind_ortvalue_input(name, on_device)
         binding.bind_cpu_input("lengths", lengths)
         for output in outputs:
             binding.bind_output(output, "cpu")
@@ -142,19 +180,21 @@ class Engine:
             min_rows=GPU_MIN_ROWS if self.device.is_gpu else CPU_MIN_ROWS,
         )
 
-    def run(self, token_ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    def run(self, token_ids: np.ndarray, lengths: np.ndarray, unknown: np.ndarray | None = None) -> np.ndarray:
         """Return probabilities [rows, classes] from the next idle runner.
 
         Raises:
             DeviceMemoryError: the minibatch does not fit into the device's memory.
         """
         with self._runner(token_ids.size) as runner:
-            return runner.run(token_ids, lengths)
+            return runner.run(token_ids, lengths, unknown)
 
-    def attribute(self, token_ids: np.ndarray, lengths: np.ndarray) -> AttributionResult:
+    def attribute(
+        self, token_ids: np.ndarray, lengths: np.ndarray, unknown: np.ndarray | None = None
+    ) -> AttributionResult:
         """Return attributions too, as `run`; the model must have them, see `pipeline.models.attribution`."""
         with self._runner(token_ids.size) as runner:
-            return runner.attribute(token_ids, lengths)
+            return runner.attribute(token_ids, lengths, unknown)
 
     @contextmanager
     def _runner(self, slots: int) -> Iterator[Runner]:
@@ -173,10 +213,10 @@ class Engine:
         """Queue work that calls `run`; there is a thread for each runner."""
         return self._threads.submit(work)
 
-    def probabilities(self, tokens: TokenLists) -> np.ndarray:
-        """Return probabilities float32 [texts, classes]; each text must have tokens."""
+    def probabilities(self, tokens: TokenLists, unknown: np.ndarray | None = None) -> np.ndarray:
+        """Return probabilities float32 [texts, classes]; each text must have tokens. See `Runner.run`."""
         plan = self.plan(tokens.lengths)
-        outputs = list(self._threads.map(lambda rows: self.run(*tokens.pad(rows)), plan))
+        outputs = list(self._threads.map(lambda rows: self.run(*tokens.pad(rows), unknown), plan))
         result = np.empty((len(tokens), outputs[0].shape[1] if outputs else 0), dtype=np.float32)
         for rows, values in zip(plan, outputs, strict=True):
             result[rows] = values

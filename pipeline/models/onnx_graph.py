@@ -11,6 +11,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper
 
+from pipeline.dataset.tokenizer import UNKNOWN
 from pipeline.errors import ModelError
 from pipeline.models.graph import GraphBuilder
 from pipeline.training.model import PAIR_FACTOR, SMALLEST_NORM, Classifier, LstmLayer, MeanEmbeddingLinear, NgramLinear
@@ -22,8 +23,10 @@ LOWEST = np.float32(np.finfo(np.float32).min)
 def build_graph(model: Classifier, *, metadata: dict[str, str] | None = None, half: bool = False) -> onnx.ModelProto:
     """Return a trained classifier as a checked ONNX model.
 
-    Inputs: `token_ids` int32 [batch, time] (0 past each length) and `lengths` int32 [batch], each from
-    1 to time. Output: `probabilities` float32 [batch, classes], independent of each other in a multi-label model.
+    Inputs: `token_ids` int32 [batch, time] (0 past each length, from the vocabulary's size on for unknown words),
+    `lengths` int32 [batch], each from 1 to time, and, of a model with character n-grams, `unknown_words` float32
+    [1 + unknown words, classes + 1], see `NgramLinear.unknown_rows`. Output: `probabilities` float32 [batch, classes],
+    independent of each other in a multi-label model.
 
     Args:
         model: in evaluation mode, on any device.
@@ -47,7 +50,8 @@ def build_graph(model: Classifier, *, metadata: dict[str, str] | None = None, ha
         graph.add("Sigmoid", [logits], "probabilities")
     else:
         graph.add("Softmax", [logits], "probabilities", axis=-1)
-    return _checked(graph, model.output.out_features, metadata or {})
+    has_characters = model.wide is not None and model.wide.characters is not None
+    return _checked(graph, model.output.out_features, metadata or {}, unknown_words=has_characters)
 
 
 def _recurrent(graph: GraphBuilder, model: Classifier) -> str:
@@ -62,7 +66,11 @@ def _recurrent(graph: GraphBuilder, model: Classifier) -> str:
     graph.add("Cast", ["lengths"], "lengths_int64", to=TensorProto.INT64)
     graph.add("Less", ["places_by_time", "lengths_int64"], "inside_2d")
     graph.add("Unsqueeze", ["inside_2d", graph.axis(2)], "inside")
-    transposed = graph.add("Transpose", ["token_ids"], "token_ids_by_time", perm=[1, 0])
+    graph.weight("lstm_vocabulary", np.array(model.embedding.num_embeddings, dtype=np.int32))
+    graph.weight("lstm_unknown", np.array(UNKNOWN, dtype=np.int32))
+    graph.add("Less", ["token_ids", "lstm_vocabulary"], "lstm_is_known")
+    graph.add("Where", ["lstm_is_known", "token_ids", "lstm_unknown"], "lstm_words")
+    transposed = graph.add("Transpose", ["lstm_words"], "token_ids_by_time", perm=[1, 0])
     graph.recurrent_weight("embedding", model.embedding.weight)
     states = graph.add("Gather", ["embedding", transposed], "embedded")
     for number, layer in enumerate(model.layers):
@@ -184,7 +192,7 @@ def _mean_embedding(graph: GraphBuilder, branch: MeanEmbeddingLinear) -> str:
     by_word, start = branch.by_word()
     graph.weight("average_table", by_word)
     graph.weight("average_start", start)
-    words = _distinct(graph, _words(graph), "average_words")
+    words = _distinct(graph, _known(graph, "average", len(by_word)), "average_words")
     graph.add("Gather", ["average_table", words], "average_found")  # padding adds nothing
     graph.add("ReduceSum", ["average_found", graph.axis(0)], "average_sum", keepdims=0)
     graph.add("Greater", [words, "zero"], "average_there")
@@ -196,32 +204,63 @@ def _mean_embedding(graph: GraphBuilder, branch: MeanEmbeddingLinear) -> str:
 
 
 def _ngrams(graph: GraphBuilder, branch: NgramLinear) -> str:
-    """Add the linear branch over words and word pairs, logits [batch, classes]."""
-    graph.weight("wide_table", branch.table)
-    graph.weight("wide_squares", branch.squares)
-    graph.weight("wide_start", branch.start)
-    for name, value in (("factor", PAIR_FACTOR), ("buckets", branch.buckets), ("offset", branch.vocabulary_size)):
-        graph.weight(f"wide_{name}", np.array(value, dtype=np.int64))
-    words = _words(graph)
-    before = _shifted(graph, words, "wide_before")
-    graph.add("Mul", [before, "wide_factor"], "wide_product")
-    graph.add("Add", ["wide_product", words], "wide_sum")
-    graph.add("Mod", ["wide_sum", "wide_buckets"], "wide_bucket")
-    graph.add("Add", ["wide_bucket", "wide_offset"], "wide_any_pair")
-    graph.add("Equal", [words, "zero"], "wide_outside")
-    graph.add("Where", ["wide_outside", "zero", "wide_any_pair"], "wide_pair")
-    graph.add("Concat", [words, "wide_pair"], "wide_unordered", axis=1)
-    features = _distinct(graph, "wide_unordered", "wide_features")
-    graph.add("Gather", ["wide_table", features], "wide_found")  # row 0, of padding, is 0
-    graph.add("ReduceSum", ["wide_found", graph.axis(0)], "wide_total", keepdims=0)
-    graph.add("Gather", ["wide_squares", features], "wide_square")
-    graph.add("ReduceSum", ["wide_square", graph.axis(0)], "wide_square_sum", keepdims=0)
-    graph.weight("wide_smallest", np.array(SMALLEST_NORM, dtype=np.float32))
-    graph.add("Max", ["wide_square_sum", "wide_smallest"], "wide_square_norm")
-    graph.add("Sqrt", ["wide_square_norm"], "wide_norm")
-    graph.add("Unsqueeze", ["wide_norm", graph.axis(1)], "wide_divisor")
-    graph.add("Div", ["wide_total", "wide_divisor"], "wide_mean")
-    return graph.add("Add", ["wide_mean", "wide_start"], "wide_logits")
+    """Add the linear branch over word and character n-grams, logits [batch, classes]."""
+    graph.weight("ngram_start", branch.start)
+    words = _distinct(graph, _words(graph), "ngram_words")
+    graph.weight("ngram_vocabulary", np.array(branch.vocabulary_size, dtype=np.int64))
+    graph.add("Less", [words, "ngram_vocabulary"], "ngram_is_known")
+    graph.add("Where", ["ngram_is_known", words, "zero"], "ngram_known")  # row 0 is 0
+    graph.weight("ngram_table", branch.words)
+    graph.add("Gather", ["ngram_table", "ngram_known"], "ngram_found")
+    graph.add("ReduceSum", ["ngram_found", graph.axis(0)], "ngram_word_total", keepdims=0)
+    graph.weight("ngram_sequence_table", branch.sequences)
+    sequences = _distinct(graph, _sequences(graph, branch), "ngram_sequences")
+    graph.add("Gather", ["ngram_sequence_table", sequences], "ngram_sequences_found")
+    graph.add("ReduceSum", ["ngram_sequences_found", graph.axis(0)], "ngram_sequence_total", keepdims=0)
+    graph.add("Add", ["ngram_word_total", "ngram_sequence_total"], "ngram_total")
+    means = [_normalised(graph, "ngram", branch.classes)]
+    if branch.characters is not None:
+        graph.weight("ngram_characters_table", branch.characters)
+        graph.add("Gather", ["ngram_characters_table", "ngram_known"], "ngram_characters_known")
+        graph.weight("ngram_last", np.array(branch.vocabulary_size - 1, dtype=np.int64))
+        graph.add("Sub", [words, "ngram_last"], "ngram_number")
+        graph.add("Where", ["ngram_is_known", "zero", "ngram_number"], "ngram_unknown")
+        graph.add("Gather", ["unknown_words", "ngram_unknown"], "ngram_characters_unknown")
+        graph.add("Add", ["ngram_characters_known", "ngram_characters_unknown"], "ngram_characters_found")
+        inputs = ["ngram_characters_found", graph.axis(0)]
+        graph.add("ReduceSum", inputs, "ngram_characters_total", keepdims=0)
+        means.append(_normalised(graph, "ngram_characters", branch.classes))
+    return graph.add("Sum", [*means, "ngram_start"], "ngram_logits")
+
+
+def _sequences(graph: GraphBuilder, branch: NgramLinear) -> str:
+    """Add the rows of the word pairs, and triples, that end at each word, int64 [batch, n x time], 0 for none."""
+    for name, value in (("factor", PAIR_FACTOR), ("buckets", len(branch.bucket_rows))):
+        graph.weight(f"ngram_{name}", np.array(value, dtype=np.int64))
+    graph.weight("ngram_bucket_rows", branch.bucket_rows)
+    words = _known(graph, "ngram", branch.vocabulary_size)
+    graph.add("Equal", [_words(graph), "zero"], "ngram_outside")
+    rows, before = [], words
+    for kind in ("pair", "triple") if branch.triples else ("pair",):
+        graph.add("Mul", [_shifted(graph, before, f"ngram_{kind}_before"), "ngram_factor"], f"ngram_{kind}_product")
+        before = graph.add("Add", [f"ngram_{kind}_product", words], f"ngram_{kind}")
+        graph.add("Mod", [before, "ngram_buckets"], f"ngram_{kind}_bucket")
+        graph.add("Gather", ["ngram_bucket_rows", f"ngram_{kind}_bucket"], f"ngram_{kind}_any_row")
+        graph.add("Cast", [f"ngram_{kind}_any_row"], f"ngram_{kind}_cast", to=TensorProto.INT64)
+        rows.append(graph.add("Where", ["ngram_outside", "zero", f"ngram_{kind}_cast"], f"ngram_{kind}_row"))
+    return rows[0] if len(rows) == 1 else graph.add("Concat", rows, "ngram_sequence_rows", axis=1)
+
+
+def _normalised(graph: GraphBuilder, name: str, classes: int) -> str:
+    """Divide the total [batch, classes + 1] of some features by the root of its last column: [batch, classes]."""
+    graph.ints(f"{name}_sizes", classes, 1)
+    outputs = [f"{name}_logit_total", f"{name}_square_total"]
+    inputs = [f"{name}_total", f"{name}_sizes"]
+    graph.nodes.append(helper.make_node("Split", inputs, outputs, name=f"{name}_split", axis=1))
+    graph.weight("ngram_smallest", np.array(SMALLEST_NORM, dtype=np.float32))
+    graph.add("Max", [f"{name}_square_total", "ngram_smallest"], f"{name}_square")
+    graph.add("Sqrt", [f"{name}_square"], f"{name}_divisor")
+    return graph.add("Div", [f"{name}_logit_total", f"{name}_divisor"], f"{name}_mean")
 
 
 def _distinct(graph: GraphBuilder, values: str, name: str) -> str:
@@ -246,6 +285,14 @@ def _words(graph: GraphBuilder) -> str:
     return "words"
 
 
+def _known(graph: GraphBuilder, branch: str, size: int) -> str:
+    """Return the token ids as int64 [batch, time], that of an unknown word for those from a size on."""
+    graph.weight(f"{branch}_size", np.array(size, dtype=np.int64))
+    graph.weight("unknown", np.array(UNKNOWN, dtype=np.int64))
+    graph.add("Less", [_words(graph), f"{branch}_size"], f"{branch}_known_places")
+    return graph.add("Where", [f"{branch}_known_places", "words", "unknown"], f"{branch}_known_words")
+
+
 def _shifted(graph: GraphBuilder, values: str, name: str) -> str:
     """Return int64 [batch, time] values one position later, 0 in the first."""
     graph.ints("front", 0, 1, 0, 0)
@@ -255,12 +302,14 @@ def _shifted(graph: GraphBuilder, values: str, name: str) -> str:
     return graph.add("Slice", [f"{name}_padded", "first", "but_last", graph.axis(1)], name)
 
 
-def _checked(graph: GraphBuilder, classes: int, metadata: dict[str, str]) -> onnx.ModelProto:
+def _checked(graph: GraphBuilder, classes: int, metadata: dict[str, str], *, unknown_words: bool) -> onnx.ModelProto:
     """Return the graph as a model with inputs, outputs and metadata, checked."""
     inputs = [
         helper.make_tensor_value_info("token_ids", TensorProto.INT32, ["batch", "time"]),
         helper.make_tensor_value_info("lengths", TensorProto.INT32, ["batch"]),
     ]
+    if unknown_words:
+        inputs.append(helper.make_tensor_value_info("unknown_words", TensorProto.FLOAT, ["words", classes + 1]))
     outputs = [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", classes])]
     proto = helper.make_model(
         helper.make_graph(graph.nodes, "nightlabel", inputs, outputs, list(graph.weights.values())),

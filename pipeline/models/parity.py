@@ -10,6 +10,7 @@ import torch
 
 from pipeline.dataset.token_set import TokenSet
 from pipeline.errors import ParityError
+from pipeline.models.engine import HostRunner
 from pipeline.training.model import Classifier, packed_logits
 
 TOLERANCE = 1e-5
@@ -61,12 +62,12 @@ def prove_parity(model: Classifier, path: Path, texts: TokenSet, *, sample: int 
     rows = np.random.default_rng(0).permutation(rows)  # ragged on purpose
     minibatches = [texts.tokens.pad(some) for some in np.array_split(rows, max(1, len(rows) // MINIBATCH_ROWS))]
     model = model.cpu().eval()
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    exported = np.concatenate(
-        [session.run(["probabilities"], {"token_ids": ids, "lengths": lengths})[0] for ids, lengths in minibatches]
-    )
-    trained = _packed_probabilities(model, minibatches)
-    exact = _packed_probabilities(copy.deepcopy(model).double(), minibatches)
+    runner = HostRunner(onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]))
+    unknown = None if model.wide is None else model.wide.unknown_rows(texts.unknown_words)
+    rows_of_words = None if unknown is None else unknown.numpy()
+    exported = np.concatenate([runner.run(ids, lengths, rows_of_words) for ids, lengths in minibatches])
+    trained = _packed_probabilities(model, minibatches, unknown)
+    exact = _packed_probabilities(copy.deepcopy(model).double(), minibatches, unknown)
     rounding = float(np.abs(trained - exact).max())
     parity = Parity(
         texts=len(rows),
@@ -84,12 +85,14 @@ def prove_parity(model: Classifier, path: Path, texts: TokenSet, *, sample: int 
 
 
 @torch.no_grad()
-def _packed_probabilities(model: Classifier, minibatches: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+def _packed_probabilities(
+    model: Classifier, minibatches: list[tuple[np.ndarray, np.ndarray]], unknown: torch.Tensor | None
+) -> np.ndarray:
     """Return probabilities [texts, classes] in the model's own precision."""
     return np.concatenate(
         [
             model.probabilities(
-                packed_logits(model, torch.from_numpy(ids), torch.from_numpy(lengths.astype(np.int64)))
+                packed_logits(model, torch.from_numpy(ids), torch.from_numpy(lengths.astype(np.int64)), unknown)
             ).numpy()
             for ids, lengths in minibatches
         ]

@@ -80,12 +80,13 @@ def write_variants(
     int8 = folder / VARIANT_FILES["int8"]
     quantize_dynamic(proto, int8, op_types_to_quantize=["LSTM"], per_channel=True, weight_type=QuantType.QInt8)
     onnx.save(build_graph(model, metadata=metadata, half=True), folder / VARIANT_FILES["fp16"])
+    unknown = None if model.wide is None else model.wide.unknown_rows(validation.unknown_words).numpy()
     report: dict[str, Any] = {}
     for variant, device in VARIANT_DEVICES.items():
         report[variant] = {"agreement": None, "not_measured": "no validation texts"}
         if len(validation):
             try:
-                agreement = measure_agreement(folder, variant, device, validation, thresholds)
+                agreement = measure_agreement(folder, variant, device, validation, thresholds, unknown)
                 report[variant] = {"agreement": asdict(agreement), "not_measured": None}
             except DeviceError as error:
                 report[variant]["not_measured"] = str(error)
@@ -93,9 +94,22 @@ def write_variants(
 
 
 def measure_agreement(
-    folder: Path, variant: str, device: str, texts: TokenSet, thresholds: NDArray[np.float32] | None = None
+    folder: Path,
+    variant: str,
+    device: str,
+    texts: TokenSet,
+    thresholds: NDArray[np.float32] | None = None,
+    unknown: NDArray[np.float32] | None = None,
 ) -> Agreement:
     """Run a variant and fp32 over the same texts, on the same device.
+
+    Args:
+        folder: holds both files.
+        variant: "int8" or "fp16".
+        device: where to run.
+        texts: each with tokens.
+        thresholds: float32 [classes], of a multi-label model.
+        unknown: the rows of their unknown words, see `Runner.run`.
 
     Raises:
         DeviceError: the device cannot be used.
@@ -109,9 +123,9 @@ def measure_agreement(
         engines = {
             name: stack.enter_context(temporary_engine(folder / VARIANT_FILES[name], device=device)) for name in names
         }
-        results = {name: engines[name].probabilities(texts.tokens) for name in names}
+        results = {name: engines[name].probabilities(texts.tokens, unknown) for name in names}
         sample = texts.tokens.take_tokens(TIMED_TOKENS)
-        seconds = {name: min(_seconds(engines[name], sample) for _ in range(TIMED_ROUNDS)) for name in names}
+        seconds = {name: min(_seconds(engines[name], sample, unknown) for _ in range(TIMED_ROUNDS)) for name in names}
         device_name = engines["fp32"].device.name
     speed = seconds["fp32"] / seconds[variant]
     return agreement_with_fp32(
@@ -119,9 +133,9 @@ def measure_agreement(
     )
 
 
-def _seconds(engine: Engine, tokens: TokenLists) -> float:
+def _seconds(engine: Engine, tokens: TokenLists, unknown: NDArray[np.float32] | None) -> float:
     started = time.perf_counter()
-    engine.probabilities(tokens)
+    engine.probabilities(tokens, unknown)
     return time.perf_counter() - started
 
 

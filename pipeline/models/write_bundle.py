@@ -10,6 +10,7 @@ from safetensors.torch import load, save
 from pipeline.config import Recipe, stored_recipe
 from pipeline.dataset.token_set import TokenSet
 from pipeline.dataset.tokenizer import Tokenizer, write_vocabulary
+from pipeline.errors import ModelError
 from pipeline.files import write_json
 from pipeline.models.bundle import Bundle
 from pipeline.models.onnx_graph import build_graph
@@ -19,15 +20,24 @@ from pipeline.training.model import Classifier, MeanEmbeddingLinear, NgramLinear
 
 
 def load_classifier(bundle: Bundle) -> Classifier:
-    """Return the trained model of a bundle in PyTorch, on the CPU, ready for evaluation."""
+    """Return the trained model of a bundle in PyTorch, on the CPU, ready for evaluation.
+
+    Raises:
+        ModelError: it has a linear branch in the form of an earlier version.
+    """
     state = load((bundle.path / "weights.safetensors").read_bytes())
     config, multi_label = stored_recipe(bundle.settings["recipe"]).model, bool(bundle.settings.get("multi_label"))
-    size, classes = bundle.tokenizer.size, len(bundle.labels)
-    model = Classifier(size, classes, config, multi_label=multi_label)
+    classes = len(bundle.labels)
+    model = Classifier(len(state["embedding.weight"]), classes, config, multi_label=multi_label)
     if "average.vectors" in state:
         model.average = MeanEmbeddingLinear(state["average.vectors"], classes)
     if "wide.squares" in state:
-        model.wide = NgramLinear(size, classes, len(state["wide.squares"]) - size)
+        raise ModelError(f"{bundle.title} is of an earlier version, which only labels with it; train it again")
+    if "wide.words" in state:
+        features = {name: len(state[f"wide.{name}"]) for name in ("words", "bucket_rows", "sequences", "ngrams")}
+        words, buckets, sequences, ngrams = features.values()
+        triples = bool(state["wide.triples"])
+        model.wide = NgramLinear(words, classes, buckets, sequences - 1, ngrams, triples=triples)
     model.load_state_dict(state)
     return model.eval()
 

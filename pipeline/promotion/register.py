@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from pipeline.config import Recipe
 from pipeline.dataset.corpus import TEST, TRAIN, VALIDATION
-from pipeline.dataset.tokenizer import UNKNOWN
 from pipeline.files import write_json
 from pipeline.metrics.classification import confidences, decide
 from pipeline.metrics.plots import confusion_matrix, precision_coverage, reliability_diagram
 from pipeline.metrics.predictions import PREDICTIONS_FILE, Predictions, write_predictions
 from pipeline.metrics.profile import REFERENCE_FILE, Profile, label_counts
 from pipeline.metrics.selective import fit_policies
+from pipeline.models.bundle import read_characters
 from pipeline.models.engine import temporary_engine
 from pipeline.models.registry import Registry
 from pipeline.models.variants import VARIANT_FILES
@@ -28,7 +28,7 @@ from pipeline.promotion.plots import class_changes
 from pipeline.promotion.rule import Registration, check_force, decide_promotion, promotion_record
 from pipeline.promotion.version import ModelVersion
 from pipeline.schemas import SPLITS
-from pipeline.training.evaluate import assess
+from pipeline.training.evaluate import assess, held_out_probabilities
 from pipeline.training.loop import TrainedModel
 from pipeline.training.plots import learning_curve
 from pipeline.training.prepare import COLD_START, PreparedData, WarmStart, prepare
@@ -127,6 +127,7 @@ def _write_bundle(
         thresholds=thresholds,
     )
     exported, speed = exported_probabilities(folder / VARIANT_FILES["fp32"], prepared)
+    exported["validation"] = held_out_probabilities(trained)
     write_json(folder / REFERENCE_FILE, reference_profile(exported, prepared, thresholds).as_json())
     targets = {SPLITS[split]: prepared.read(split).targets() > 0 for split in (VALIDATION, TEST)}
     predictions = {split: Predictions.of(exported[split], targets[split], thresholds) for split in targets}
@@ -186,18 +187,20 @@ def exported_probabilities(
 ) -> tuple[dict[str, NDArray[np.float32]], dict[str, float | str]]:
     """Return the probabilities of an exported graph on the validation and test texts, and its speed.
 
-    Training texts are left out: on them a model is more confident, and knows all words.
+    Training texts are left out: on them a model is more confident, and knows all words. Those of the validation texts
+    are not held out where the linear branches are fitted on these texts, see `TrainedModel.held_out`.
 
     Returns:
         Probabilities float32 [texts, classes] by split; `texts_per_second`, `tokens_per_second`, and the `device`.
     """
     probabilities, texts, tokens, seconds = {}, 0, 0, 0.0
+    characters = read_characters(model.parent)
     with temporary_engine(model) as engine:
         for split in (VALIDATION, TEST):
             rows = prepared.read(split)
             started = time.monotonic()
             probabilities[SPLITS[split]] = (
-                engine.probabilities(rows.tokens)
+                engine.probabilities(rows.tokens, characters.rows(rows.unknown_words) if characters else None)
                 if len(rows)
                 else np.empty((0, len(prepared.corpus.labels)), np.float32)
             )
@@ -224,7 +227,7 @@ def reference_profile(
     empty = all_texts - len(predicted)
     profile = Profile.of(
         np.concatenate([split.tokens.lengths for split in texts]),
-        np.concatenate([split.tokens.count(UNKNOWN) for split in texts]),
+        np.concatenate([split.tokens.count(prepared.cache.tokenizer.size, up=True) for split in texts]),
         confidences(probabilities, predicted),
         label_counts(counts, corpus.labels, no_class),
     )

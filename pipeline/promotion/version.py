@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.dataset.minibatches import TokenLists
 from pipeline.dataset.tokenizer import Tokenizer
 from pipeline.metrics.classification import confidences, decide
-from pipeline.models.bundle import TRAINED_ON_SHARE, Bundle
+from pipeline.models.bundle import TRAINED_ON_SHARE, Bundle, read_characters
 
 if TYPE_CHECKING:
     from pipeline.dataset.corpus import Corpus
@@ -118,12 +116,14 @@ def predict_labels(version: ModelVersion, columns: Sequence[pa.Array]) -> Predic
     predicted = np.zeros((count, len(version.labels)), dtype=np.bool_)
     confidence, likeliest = np.zeros(count, dtype=np.float32), np.zeros(count, dtype=np.int32)
     non_empty = np.zeros(count, dtype=np.bool_)
+    characters = read_characters(version.graph.parent)
     with temporary_engine(version.graph) as engine:
         for texts in slices:
-            token_ids = version.tokenizer.encode(texts).token_ids
-            rows = np.flatnonzero(pc.list_value_length(token_ids))  # the graph returns NaN for an empty text
+            tokens, unknown = version.tokenizer.encode_open(texts)
+            rows = np.flatnonzero(tokens.lengths)  # the graph returns NaN for an empty text
             if len(rows):
-                probabilities = engine.probabilities(TokenLists.of(token_ids.take(pa.array(rows))))
+                of_words = None if characters is None else characters.rows(unknown.words)
+                probabilities = engine.probabilities(tokens.take(rows), of_words)
                 rows += start
                 predicted[rows] = decide(probabilities, version.thresholds)
                 confidence[rows] = confidences(probabilities, predicted[rows])

@@ -10,28 +10,27 @@ measured quality look better than it is.
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 
 from pipeline.config import stored_recipe
 from pipeline.dataset.corpus import TRAIN, Corpus
-from pipeline.dataset.minibatches import TokenLists, plan_minibatches
+from pipeline.dataset.minibatches import TokenLists
 from pipeline.dataset.token_set import TokenSet
 from pipeline.dataset.tokenizer import Tokenizer
 from pipeline.errors import ModelError, ReviewError
 from pipeline.models.bundle import Bundle
 from pipeline.promotion.test_set import corpus_of
 from pipeline.schemas import join_labels
-from pipeline.training.ensemble import NGRAM_LINEAR, PRIOR_WEIGHTS, as_probabilities, best_weights
-from pipeline.training.linear import BATCH_TOKENS, FOLDS, fit_ngram_linear
+from pipeline.training.ensemble import as_probabilities
+from pipeline.training.linear import fit_ngram_linear
 from pipeline.workspace import Workspace
 
+FOLDS = 5
 TINY = 1e-12
 FEWEST_TEXTS = 50  # below, a fold is too small to tell
 
@@ -57,7 +56,7 @@ def likely_label_errors(workspace: Workspace, bundle: Bundle) -> Iterator[dict[s
             "leave --suspicious out"
         )
     buckets = stored_recipe(bundle.settings["recipe"]).model.wide_buckets
-    probabilities = cross_validated(texts, bundle.tokenizer.size, buckets, multi_label=multi_label)
+    probabilities = cross_validated(texts, bundle.tokenizer.vocabulary, buckets, multi_label=multi_label)
     for text in label_issues(texts, probabilities, multi_label=multi_label).tolist():
         members = corpus.label_sets[texts.label_ids[text]]
         names = [corpus.labels[number] for number in np.flatnonzero(members).tolist()]
@@ -96,14 +95,14 @@ def _training_texts(corpus: Corpus, tokenizer: Tokenizer) -> tuple[TokenSet, NDA
 
 
 def cross_validated(
-    texts: TokenSet, vocabulary_size: int, buckets: int, *, multi_label: bool = False, seed: int = 0
+    texts: TokenSet, vocabulary: pa.StringArray, buckets: int, *, multi_label: bool = False, seed: int = 0
 ) -> NDArray[np.float64]:
     """Return the probabilities of a cross-validated linear model, float64 [texts, classes].
 
     Args:
         texts: labelled ones; the folds divide no group, unless all examples of a class would be in one fold.
-        vocabulary_size: number of token ids.
-        buckets: rows for word pairs.
+        vocabulary: the words of their tokenizer.
+        buckets: most hash buckets for word pairs.
         multi_label: whether a document can have several classes, or none.
         seed: of the folds.
     """
@@ -113,17 +112,8 @@ def cross_validated(
         members = texts.targets() > 0
         alone = [np.ptp(by_group[of_class]) == 0 for of_class in members.T if np.count_nonzero(of_class) > 1]
         folds = folds if any(alone) else by_group  # of a class that the other folds lack every label looks wrong
-    logits = np.zeros((len(texts), texts.classes), dtype=np.float32)
-    for fold in range(FOLDS):
-        held_out = np.flatnonzero(folds == fold)
-        training = replace(texts, label_ids=np.where(folds == fold, -1, texts.label_ids))
-        model = fit_ngram_linear(training, vocabulary_size, buckets, multi_label=multi_label)
-        with torch.inference_mode():
-            for minibatch in plan_minibatches(texts.tokens.lengths[held_out], batch_tokens=BATCH_TOKENS):
-                rows = held_out[minibatch]
-                logits[rows] = model(torch.from_numpy(texts.tokens.pad(rows)[0])).numpy()
-    (weight,) = best_weights([logits], texts.targets(), [PRIOR_WEIGHTS[NGRAM_LINEAR]], multi_label)
-    return as_probabilities(logits.astype(np.float64) * weight, multi_label).astype(np.float64)
+    fitted = fit_ngram_linear(texts, vocabulary, buckets, folds, multi_label=multi_label)
+    return as_probabilities(fitted.logits.astype(np.float64), multi_label).astype(np.float64)
 
 
 def stratified_folds(

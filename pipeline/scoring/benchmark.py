@@ -142,7 +142,7 @@ def _measure(
 
 
 def _outputs(
-    engine: Engine, minibatches: Sequence[tuple[np.ndarray, np.ndarray]], *, attribute: bool = False
+    engine: Engine, minibatches: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]], *, attribute: bool = False
 ) -> Iterator[object]:
     """Run all minibatches; yield the outputs of each."""
     run = engine.attribute if attribute else engine.run
@@ -218,10 +218,10 @@ class _Times:
         return statistics.median(longer / max(shorter, 1e-9) for shorter, longer in pairs) - 1
 
 
-def padding_share(minibatches: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
-    """Return the share of padding in the token slots of minibatches, each token ids and lengths."""
-    slots = sum(token_ids.size for token_ids, _ in minibatches)
-    return 1 - sum(int(lengths.sum()) for _, lengths in minibatches) / slots if slots else 0.0
+def padding_share(minibatches: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]]) -> float:
+    """Return the share of padding in the token slots of minibatches, see `Scorer.minibatches`."""
+    slots = sum(token_ids.size for token_ids, _, _ in minibatches)
+    return 1 - sum(int(lengths.sum()) for _, lengths, _ in minibatches) / slots if slots else 0.0
 
 
 def peak_memory_mb(workspace: Workspace, batch: Batch, scorer: Scorer) -> float | None:

@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +14,12 @@ import numpy as np
 import onnx
 import pyarrow as pa
 
+from pipeline.allocator import keep_freed_memory
 from pipeline.config import ScoringConfig
-from pipeline.dataset.allocator import keep_freed_memory
+from pipeline.dataset.characters import UnknownWords
 from pipeline.dataset.minibatches import TokenLists
 from pipeline.dataset.splitter import text_bytes
-from pipeline.dataset.tokenizer import TokenStats
+from pipeline.dataset.tokenizer import UNKNOWN, Encoded, TokenStats
 from pipeline.errors import DeviceError, ModelError, StoppedError
 from pipeline.metrics.selective import review_thresholds
 from pipeline.models.attribution import with_attributions
@@ -40,7 +41,7 @@ class Scorer:
     def __init__(self, bundle: Bundle, config: ScoringConfig) -> None:
         keep_freed_memory()
         self.bundle, self.config = bundle, config
-        self.tokenizer = bundle.tokenizer
+        self.tokenizer, self.characters = bundle.tokenizer, bundle.characters
         self.policy = bundle.policy(config.target_precision)
         self.review_below = review_thresholds(self.policy, config.review_below, len(bundle.labels))
         device = choose_scoring_device(config.device)
@@ -114,14 +115,14 @@ class Scorer:
 
     def encode(self, texts: pa.Array) -> list[pa.ListArray]:
         """Return the token ids of a column of texts, in slices, tokenized in this scorer's threads."""
-        return [token_ids for _, token_ids, _ in _Labelling(self, texts, StageClock()).encoded()]
+        return [piece.encoded.token_ids for piece in _Labelling(self, texts, StageClock()).encoded()]
 
-    def minibatches(self, texts: pa.Array) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the token ids [rows, time] and lengths [rows] of each minibatch that `label` would run."""
+    def minibatches(self, texts: pa.Array) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+        """Yield the token ids [rows, time], lengths [rows], and the rows of unknown words, that `label` would run."""
         work = _Labelling(self, texts, StageClock())
-        for _, tokens in work.windows():
-            for rows in work.plan(tokens):
-                yield tokens.pad(rows)
+        for window in work.windows():
+            for rows in work.plan(window.tokens):
+                yield *window.tokens.pad(rows), window.unknown
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ class _Labelling:
         self.probabilities = np.full((len(texts), len(scorer.bundle.labels)), np.nan, dtype=np.float32)
         self.lengths, self.unknown = np.zeros((2, len(texts)), dtype=np.int32)
         self.evidence = Evidence.none(len(texts)) if scorer.config.evidence else None
-        self.ahead: deque[Future[tuple[pa.ListArray, TokenStats]]] = deque()  # slices being tokenized
+        self.ahead: deque[Future[_Slice]] = deque()  # being tokenized
         self.futures: list[Future[None]] = []  # minibatches on the model
         self.stats = TokenStats()
         self.slots = 0
@@ -162,12 +163,12 @@ class _Labelling:
     def result(self) -> ScoredTexts:
         """Run all texts and return the outputs, or cancel queued work and raise the first error."""
         try:
-            for start, tokens in self.windows():
+            for window in self.windows():
                 with self.clock("batch"):
-                    plan = self.plan(tokens)
+                    plan = self.plan(window.tokens)
                 for rows in plan:
-                    self.slots += len(rows) * int(tokens.lengths[rows[0]])
-                    self.futures.append(self.engine.submit(partial(self._run, start, tokens, rows)))
+                    self.slots += len(rows) * int(window.tokens.lengths[rows[0]])
+                    self.futures.append(self.engine.submit(partial(self._run, window, rows)))
             for future in self.futures:
                 future.result()
         finally:
@@ -177,61 +178,99 @@ class _Labelling:
                 running.cancel()
         return ScoredTexts(self.probabilities, self.lengths, self.unknown, self.stats, self.slots, self.evidence)
 
-    def encoded(self) -> Iterator[tuple[int, pa.ListArray, TokenStats]]:
-        """Yield the first row, the token ids and their stats of each slice, tokenized ahead in threads."""
+    def encoded(self) -> Iterator["_Slice"]:
+        """Yield slices, tokenized ahead in threads."""
         slices = byte_slices(self.texts)
         self.ahead.extend(self.scorer._tokenizing.submit(self._tokenize, start, rows) for start, rows in slices)
-        for start, _ in slices:
-            yield start, *self.ahead.popleft().result()
+        for _ in slices:
+            yield self.ahead.popleft().result()
 
-    def windows(self) -> Iterator[tuple[int, TokenLists]]:
-        """Yield the first row and the tokens of each window, the texts that are sorted by length together."""
-        first, size = 0, 0
-        window: list[pa.ListArray] = []
-        for start, token_ids, stats in self.encoded():
-            self.stats += stats
-            first = first if window else start
-            window.append(token_ids)
-            size += stats.kept_tokens
+    def windows(self) -> Iterator["_Window"]:
+        """Yield windows: texts that are sorted by length together."""
+        size = 0
+        slices: list[_Slice] = []
+        for piece in self.encoded():
+            self.stats += piece.stats
+            slices.append(piece)
+            size += piece.stats.kept_tokens
             if size >= self.engine.window_tokens:
-                yield first, TokenLists.of(pa.concat_arrays(window))
-                window, size = [], 0
-        if window:
-            yield first, TokenLists.of(pa.concat_arrays(window))
+                yield _Window.of(slices, self.scorer.tokenizer.size)
+                slices, size = [], 0
+        if slices:
+            yield _Window.of(slices, self.scorer.tokenizer.size)
 
-    def _tokenize(self, start: int, rows: int) -> tuple[pa.ListArray, TokenStats]:
+    def _tokenize(self, start: int, rows: int) -> "_Slice":
         self.scorer.raise_if_stopped()
+        characters = self.scorer.characters
         with _named_rows(start, start + rows), self.clock("tokenize"):
             encoded = self.scorer.tokenizer.encode(self.texts.slice(start, rows))
             self.lengths[start : start + rows], self.unknown[start : start + rows] = encoded.lengths, encoded.unknown
-            return encoded.token_ids, TokenStats.of(encoded)
+            unknown = None if characters is None else characters.rows(encoded.unknown_words.words)
+            return _Slice(start, encoded, TokenStats.of(encoded), unknown)
 
     def plan(self, tokens: TokenLists) -> list[np.ndarray]:
         """Return the rows of each minibatch, without empty texts: a length of 0 gives NaN or aborts the process."""
         non_empty = np.flatnonzero(tokens.lengths > 0)
         return [non_empty[rows] for rows in self.engine.plan(tokens.lengths[non_empty])]
 
-    def _run(self, start: int, tokens: TokenLists, rows: np.ndarray) -> None:
+    def _run(self, window: "_Window", rows: np.ndarray) -> None:
         self.scorer.raise_if_stopped()
-        with _named_rows(start, start + len(tokens)):
+        start = window.start
+        with _named_rows(start, start + len(window.tokens)):
             with self.clock("batch"):
-                token_ids, lengths = tokens.pad(rows)
-            values = self._probabilities(start + rows, token_ids, lengths)
+                token_ids, lengths = window.tokens.pad(rows)
+            values = self._probabilities(start + rows, token_ids, lengths, window.unknown)
             if np.isnan(values).any():  # NaN would mean an empty text
                 title = self.scorer.bundle.title
                 raise ModelError(f"{title} returns no probabilities (NaN); roll back or train again")
             self.probabilities[start + rows] = values
 
-    def _probabilities(self, texts: np.ndarray, token_ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    def _probabilities(
+        self, texts: np.ndarray, token_ids: np.ndarray, lengths: np.ndarray, unknown: np.ndarray | None
+    ) -> np.ndarray:
         """Return the probabilities of a minibatch of texts, and store its evidence if the scorer has evidence."""
         if self.evidence is None:
             with self.clock("model"):
-                return self.engine.run(token_ids, lengths)
+                return self.engine.run(token_ids, lengths, unknown)
         with self.clock("model"):
-            outputs = self.engine.attribute(token_ids, lengths)
+            outputs = self.engine.attribute(token_ids, lengths, unknown)
         with self.clock("batch"):
-            self.evidence.put(texts, top_evidence(token_ids, outputs.attributions))
+            known = np.where(token_ids < self.scorer.tokenizer.size, token_ids, UNKNOWN)
+            self.evidence.put(texts, top_evidence(known, outputs.attributions))
         return outputs.probabilities
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """Texts that were tokenized together, from row `start` on; `unknown` has a row for each of their unknown words."""
+
+    start: int
+    encoded: Encoded
+    stats: TokenStats
+    unknown: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Texts that are sorted by length together, from row `start` on; `unknown` as `Runner.run` takes it."""
+
+    start: int
+    tokens: TokenLists
+    unknown: np.ndarray | None
+
+    @classmethod
+    def of(cls, slices: Sequence[_Slice], vocabulary_size: int) -> Self:
+        """Join slices. In a model with character n-grams, each distinct unknown word gets an id and a row."""
+        encoded, rows = [piece.encoded for piece in slices], [piece.unknown for piece in slices]
+        token_lists, unknown = [each.token_ids for each in encoded], None
+        if rows[0] is not None:
+            words = UnknownWords.merged([each.unknown_words for each in encoded])
+            token_lists = [each.numbered(words, vocabulary_size) for each in encoded]
+            unknown = np.zeros((1 + len(words), rows[0].shape[1]), dtype=np.float32)
+            for each, values in zip(encoded, rows, strict=True):
+                if values is not None:
+                    unknown[words.numbered(each.unknown_words.hashes, 1)] = values[1:]
+        return cls(slices[0].start, TokenLists.of(pa.concat_arrays(token_lists)), unknown)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Ensemble weights: how much the logits of each branch of a model count, fitted on the validation split."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +14,10 @@ from pipeline.metrics.classification import best_thresholds, decide, log_loss, m
 from pipeline.training.model import Classifier
 from pipeline.training.parallel import CorePool
 
-LSTM, NGRAM_LINEAR, MEAN_EMBEDDING = "LSTM", "words and word pairs", "document vectors"
+LSTM, NGRAM_LINEAR, MEAN_EMBEDDING = "LSTM", "word and character n-grams", "document vectors"
 BRANCHES = (LSTM, NGRAM_LINEAR, MEAN_EMBEDDING)
-# Typical weights on corpora of many sizes: the mean of the prior, which decides where validation texts are few.
-PRIOR_WEIGHTS = {LSTM: 0.6, NGRAM_LINEAR: 3.0, MEAN_EMBEDDING: 0.5}
+# Typical weights on corpora of many sizes: the mean of the prior, which decides where held-out texts are few.
+PRIOR_WEIGHTS = {LSTM: 0.4, NGRAM_LINEAR: 0.5, MEAN_EMBEDDING: 0.3}
 MIN_WEIGHT = 1e-3  # a useless branch is nearly left out, never negated
 
 
@@ -38,14 +38,18 @@ class BranchWeight:
 
 @dataclass(frozen=True)
 class WeightedEnsemble:
-    """The weights of the branches, and the macro-F1 of the ensemble on the validation split."""
+    """The weights of the branches, and their weighted logits and joint macro-F1 on the validation split.
+
+    The logits, float32 [texts, classes], come from fits without these texts, on which the linear branches are fitted.
+    """
 
     branches: list[BranchWeight]
     macro_f1: float
+    logits: dict[str, NDArray[np.float32]]
 
 
 def fit_branch_weights(
-    model: Classifier, texts: TokenSet, cores: CorePool, branches: Sequence[str] = BRANCHES
+    model: Classifier, logits: Mapping[str, NDArray[np.float32]], targets: NDArray[np.float32]
 ) -> WeightedEnsemble:
     """Fit a weight for each branch that minimises log loss, and multiply the branches' parameters by it.
 
@@ -53,21 +57,20 @@ def fit_branch_weights(
 
     Args:
         model: on the CPU; changed in place.
-        texts: of the validation split, on which no branch was trained.
-        cores: where to run.
-        branches: those to weigh, where the model has them; the others are ignored.
+        logits: of each branch, float32 [texts, classes], of texts on which it was not fitted.
+        targets: float32 [texts, classes].
     """
-    logits = branch_logits(model, texts, cores, branches)
-    targets, names = texts.targets(), list(logits)
+    names = list(logits)
     prior = [PRIOR_WEIGHTS[name] for name in names] if len(names) > 1 else [1.0]
     weights = best_weights(list(logits.values()), targets, prior, model.multi_label)
     scale_branches(model, dict(zip(names, weights, strict=True)))
     weighted = [
-        BranchWeight(name, float(weight), _macro_f1(logits[name], targets, model.multi_label))
+        BranchWeight(name, float(weight), macro_f1_of(logits[name], targets > 0, model.multi_label))
         for name, weight in zip(names, weights, strict=True)
     ]
-    total = np.tensordot(weights, np.stack(list(logits.values())), axes=1)
-    return WeightedEnsemble(weighted, _macro_f1(total, targets, model.multi_label))
+    scaled = {name: (logits[name] * weight).astype(np.float32) for name, weight in zip(names, weights, strict=True)}
+    total = np.sum(list(scaled.values()), axis=0)
+    return WeightedEnsemble(weighted, macro_f1_of(total, targets > 0, model.multi_label), scaled)
 
 
 def branch_logits(
@@ -77,14 +80,19 @@ def branch_logits(
     model.eval()
     linear = {NGRAM_LINEAR: model.wide, MEAN_EMBEDDING: model.average}
     names = [name for name in branches if name == LSTM or linear[name] is not None]
+    unknown = None if model.wide is None else model.wide.unknown_rows(texts.unknown_words)
     logits = {name: np.zeros((len(texts), model.output.out_features), dtype=np.float32) for name in names}
 
     @torch.inference_mode()
     def run(rows: NDArray[np.int64]) -> None:
         token_ids, lengths = (torch.from_numpy(array) for array in texts.tokens.pad(rows))
         for name in names:
-            branch = linear.get(name)
-            values = branch(token_ids) if branch is not None else model.lstm_logits(token_ids, lengths.long())
+            if name == LSTM:
+                values = model.lstm_logits(token_ids, lengths.long())
+            elif name == NGRAM_LINEAR and model.wide is not None:
+                values = model.wide(token_ids, unknown)
+            elif model.average is not None:
+                values = model.average(token_ids)
             logits[name][rows] = values.numpy()
 
     cores.map(run, plan_minibatches(texts.tokens.lengths, batch_tokens=16_384))
@@ -123,9 +131,9 @@ def best_weights(
 @torch.no_grad()
 def scale_branches(model: Classifier, weights: dict[str, float]) -> None:
     """Multiply the output parameters of each branch by its weight."""
-    heads = {LSTM: (model.output.weight, model.output.bias)}
+    heads: dict[str, tuple[torch.Tensor, ...]] = {LSTM: (model.output.weight, model.output.bias)}
     if model.wide is not None:
-        heads[NGRAM_LINEAR] = (model.wide.table, model.wide.start)
+        heads[NGRAM_LINEAR] = (model.wide.start, *model.wide.weights())
     if model.average is not None:
         heads[MEAN_EMBEDDING] = (model.average.output.weight, model.average.output.bias)
     for name, weight in weights.items():
@@ -140,7 +148,8 @@ def as_probabilities(logits: NDArray[np.floating], multi_label: bool) -> NDArray
     return probabilities
 
 
-def _macro_f1(logits: NDArray[np.floating], targets: NDArray[np.float32], multi_label: bool) -> float:
+def macro_f1_of(logits: NDArray[np.floating], targets: NDArray[np.bool_], multi_label: bool) -> float:
+    """Return the macro-F1 of logits [texts, classes], with several labels at the best thresholds."""
     probabilities = as_probabilities(logits, multi_label)
-    thresholds = best_thresholds(probabilities, targets > 0) if multi_label else None
-    return macro_f1(decide(probabilities, thresholds), targets > 0)
+    thresholds = best_thresholds(probabilities, targets) if multi_label else None
+    return macro_f1(decide(probabilities, thresholds), targets)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.config import Recipe
 from pipeline.dataset.corpus import TEST, TRAIN, VALIDATION
 from pipeline.metrics.classification import best_thresholds, calibration_error, evaluate, reliability
-from pipeline.training.baseline import linear_baseline
+from pipeline.training.baseline import LabelledTexts, linear_baseline
 from pipeline.training.ensemble import LSTM, as_probabilities, branch_logits
 from pipeline.training.loop import TrainedModel
 from pipeline.training.parallel import CorePool
@@ -30,7 +30,9 @@ def assess(prepared: PreparedData, trained: TrainedModel, recipe: Recipe) -> dic
     with CorePool(torch.device("cpu")) as cores:
         for name, split in (("validation", VALIDATION), ("test", TEST)):
             texts = prepared.read(split)
-            logits, targets = branch_logits(trained.model, texts, cores), texts.targets() > 0
+            is_held_out = split == VALIDATION and trained.held_out
+            logits = dict(trained.held_out) if is_held_out else branch_logits(trained.model, texts, cores)
+            targets = texts.targets() > 0
             probabilities = as_probabilities(np.sum(list(logits.values()), axis=0), trained.model.multi_label)
             if trained.model.multi_label and split == VALIDATION:
                 thresholds = best_thresholds(probabilities, targets)
@@ -46,6 +48,7 @@ def assess(prepared: PreparedData, trained: TrainedModel, recipe: Recipe) -> dic
         "history": trained.history,
         "best_epoch": trained.best_epoch,
         "parts": [asdict(branch) for branch in trained.branches],
+        "linear_models": [asdict(score) for score in trained.linear_models],
         "candidates": [asdict(candidate) for candidate in trained.candidates],
         "training_seconds": round(trained.seconds, 1),
         "training_tokens_per_second": round(trained.tokens_per_second),
@@ -56,6 +59,11 @@ def assess(prepared: PreparedData, trained: TrainedModel, recipe: Recipe) -> dic
         "encoder": prepared.encoder.provenance() if prepared.encoder else None,
         "teacher": prepared.soft_labels.provenance() if prepared.soft_labels else None,
     }
+
+
+def held_out_probabilities(trained: TrainedModel) -> NDArray[np.floating]:
+    """Return the probabilities [validation texts, classes] by fits without these texts."""
+    return as_probabilities(np.sum(list(trained.held_out.values()), axis=0), trained.model.multi_label)
 
 
 def _before_calibration(
@@ -73,13 +81,15 @@ def _before_calibration(
 def _baseline(prepared: PreparedData) -> dict[str, Any]:
     splitter, corpus = prepared.cache.tokenizer.splitter, prepared.corpus
 
-    def texts_and_targets(split: int) -> tuple[list[str], NDArray[np.bool_]]:
+    def read(split: int) -> LabelledTexts:
         texts: list[str] = []
+        words: list[str] = []
         label_ids: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
         for _, column, ids in corpus.read(split):
-            has_label = ids >= 0
-            texts += pc.binary_join(splitter.split(column.filter(pa.array(has_label))), " ").to_pylist()
-            label_ids.append(ids[has_label])
-        return texts, corpus.label_sets[np.concatenate(label_ids)]
+            labelled = column.filter(pa.array(ids >= 0))
+            texts += labelled.to_pylist()
+            words += pc.binary_join(splitter.split(labelled), " ").to_pylist()
+            label_ids.append(ids[ids >= 0])
+        return LabelledTexts(texts, words, corpus.label_sets[np.concatenate(label_ids)])
 
-    return linear_baseline(*texts_and_targets(TRAIN), *texts_and_targets(TEST), multi_label=corpus.multi_label)
+    return linear_baseline(read(TRAIN), read(VALIDATION), read(TEST), multi_label=corpus.multi_label)

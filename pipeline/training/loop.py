@@ -1,8 +1,8 @@
 """The classifier's training loop: step, evaluate, keep the best weights, save, report."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,13 @@ from pipeline.dataset.tokenizer import PADDING, UNKNOWN
 from pipeline.errors import DeviceError
 from pipeline.metrics.classification import best_thresholds, decide, log_loss, macro_f1
 from pipeline.training.ensemble import BranchWeight
+from pipeline.training.linear import LinearScore
 from pipeline.training.loss import Objective
 from pipeline.training.model import Classifier
 from pipeline.training.parallel import CorePool, generator
 from pipeline.training.resumable import LoopState, Progress, ResumableLoop
 
+MANY_CLASSES, MANY_CLASSES_FACTOR = 40, 1.8
 OnEpoch = Callable[[dict[str, float]], None]
 
 
@@ -66,7 +68,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """The best weights of a training run, on the CPU, and its measurements."""
+    """The best weights of a training run, on the CPU, and its measurements.
+
+    `held_out` are weighted logits float32 [validation texts, classes] of each branch, of fits without these texts:
+    the model's linear branches are fitted on them too.
+    """
 
     model: Classifier
     history: list[dict[str, float]]
@@ -77,6 +83,8 @@ class TrainedModel:
     best_macro_f1: float
     branches: Sequence[BranchWeight] = ()
     candidates: Sequence[Candidate] = ()
+    held_out: Mapping[str, np.ndarray] = field(default_factory=dict)
+    linear_models: Sequence[LinearScore] = ()
 
 
 def train_lstm(
@@ -103,7 +111,7 @@ def train_lstm(
         on_epoch: called with each epoch's entry of the history; an error it raises ends the training.
     """
     model.to(device)
-    epochs = config.epochs or enough_epochs(len(train_set), config.batch_size)
+    epochs = config.epochs or enough_epochs(train_set, config, with_subwords=model.subwords is not None)
     with CorePool(device) as cores:
         trainer = Trainer(model, train_set, config, cores)
         loop = ResumableLoop(TrainingState(), model, trainer.optimizer, epochs, checkpoint, progress)
@@ -122,6 +130,7 @@ def train_lstm(
                 on_epoch(state.history[-1])
     assert state.best_weights is not None
     model.load_state_dict(state.best_weights)
+    model.fold_subwords()
     return TrainedModel(
         model=model.to("cpu").eval(),
         history=state.history,
@@ -250,10 +259,17 @@ def sampling_shares(texts: TokenSet) -> np.ndarray:
     return shares
 
 
-def enough_epochs(texts: int, batch_size: int) -> int:
-    """Return the number of epochs: three for a large corpus, and for a small one enough for 600 steps."""
-    steps = texts / batch_size
-    return max(3, min(8, round(1800 / steps)), min(30, round(600 / steps)))
+def enough_epochs(texts: TokenSet, config: TrainingConfig, *, with_subwords: bool) -> int:
+    """Return the number of epochs: three for a large corpus, and for a small one enough for some hundred steps.
+
+    With subword embeddings fewer are enough, and more make it worse; many classes need more.
+    """
+    tokens = int(texts.tokens.lengths.sum(dtype=np.int64))
+    steps = max(len(texts) / config.batch_size, tokens / config.batch_tokens)
+    if not with_subwords:
+        return max(3, min(8, round(1800 / steps)), min(30, round(600 / steps)))
+    epochs = max(3, min(5, round(1800 / steps)), min(15, round(400 / steps)))
+    return round(epochs * MANY_CLASSES_FACTOR) if texts.classes >= MANY_CLASSES else epochs
 
 
 def learning_rate_factor(schedule: str, progress_share: float) -> float:

@@ -6,16 +6,19 @@ numbers at a sixth of the training speed on a CPU.
 """
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.config import ModelConfig
-from pipeline.dataset.tokenizer import PADDING
+from pipeline.dataset.characters import CharacterTable
+from pipeline.dataset.tokenizer import PADDING, UNKNOWN
+from pipeline.training.subwords import SubwordEmbedding
 
 EMBEDDING_STD = 0.1
 PAIR_FACTOR = 1_000_003  # a prime: hashes the pairs of frequent words to different buckets
-SMALLEST_NORM = 1e-6  # of a text without any word of the training texts
+SMALLEST_NORM = 1e-6  # squared, of a text without any feature of the training texts
 
 
 class LstmLayer(nn.Module):
@@ -70,7 +73,7 @@ class Classifier(nn.Module):
     The logits of linear branches, if any, are added.
 
     Args:
-        vocabulary_size: number of token ids.
+        vocabulary_size: number of token ids that it knows; a higher one is an unknown word.
         classes: number of classes.
         config: sizes and dropouts.
         multi_label: whether a document can have several classes or none; probabilities are then independent.
@@ -96,6 +99,7 @@ class Classifier(nn.Module):
             self.dense.append(nn.Linear(size, dense_size))
             size = dense_size
         self.output = nn.Linear(size, classes)
+        self.subwords: SubwordEmbedding | None = None  # while it is trained
         self.average: MeanEmbeddingLinear | None = None  # linear branches are added once the LSTM is trained
         self.wide: NgramLinear | None = None
 
@@ -104,34 +108,52 @@ class Classifier(nn.Module):
         """Set the word vectors [words, embedding size] of some token ids [words]."""
         self.embedding.weight[torch.from_numpy(token_ids)] = torch.from_numpy(vectors)
 
-    def forward(self, token_ids: Tensor, lengths: Tensor, random: torch.Generator | None = None) -> Tensor:
+    def forward(
+        self,
+        token_ids: Tensor,
+        lengths: Tensor,
+        random: torch.Generator | None = None,
+        unknown: Tensor | None = None,
+    ) -> Tensor:
         """Return logits [batch, classes].
 
         Args:
             token_ids: integers [batch, time], 0 past each row's length.
             lengths: int64 [batch], each from 1 to time.
             random: source of dropout; without it there is none.
+            unknown: rows of unknown words, see `NgramLinear.forward`.
         """
-        return self.with_branches(self.lstm_logits(token_ids, lengths, random), token_ids)
+        return self.with_branches(self.lstm_logits(token_ids, lengths, random), token_ids, unknown)
 
     def lstm_logits(self, token_ids: Tensor, lengths: Tensor, random: torch.Generator | None = None) -> Tensor:
         """Return the logits of the LSTM alone; arguments as in `forward`."""
         reversal = reversed_indices(lengths, token_ids.shape[1])
-        states = dropout(self.embedding(token_ids.t()), self.config.embedding_dropout, random)
+        states = dropout(self.embedded(token_ids.t(), random), self.config.embedding_dropout, random)
         for number, layer in enumerate(self.layers):
             states = layer(dropout(states, self.config.layer_dropout, random) if number else states, reversal)
         return self.read_out(states, lengths, random)
+
+    def embedded(self, token_ids: Tensor, random: torch.Generator | None = None) -> Tensor:
+        """Return the vectors [..., size] of token_ids [...]."""
+        known = _known(token_ids, self.embedding.num_embeddings)
+        return self.embedding(known) if self.subwords is None else self.subwords(known, self.embedding.weight, random)
+
+    def fold_subwords(self) -> None:
+        """Add the subword vectors to those of the words, once they are trained: scoring then needs only these."""
+        if self.subwords is not None:
+            with torch.no_grad():
+                self.embedding.weight += self.subwords.of_words(torch.arange(self.embedding.num_embeddings))
+            self.subwords = None
 
     def read_out(self, states: Tensor, lengths: Tensor, random: torch.Generator | None = None) -> Tensor:
         """Return logits [batch, classes] from the last layer's states [time, batch, size]."""
         inside = torch.arange(len(states), device=states.device)[:, None] < lengths
         return self.head(self.pool(states, inside, lengths), random)
 
-    def with_branches(self, logits: Tensor, token_ids: Tensor) -> Tensor:
+    def with_branches(self, logits: Tensor, token_ids: Tensor, unknown: Tensor | None = None) -> Tensor:
         """Add the linear branches' logits for token_ids [batch, time] to logits [batch, classes]."""
-        for branch in (self.average, self.wide):
-            logits = logits if branch is None else logits + branch(token_ids)
-        return logits
+        logits = logits if self.average is None else logits + self.average(token_ids)
+        return logits if self.wide is None else logits + self.wide(token_ids, unknown)
 
     @torch.no_grad()
     def disable_lstm(self) -> None:
@@ -199,39 +221,105 @@ def unique_per_row(values: Tensor) -> Tensor:
 
 
 class NgramLinear(nn.Module):
-    """A linear model over binary, IDF-weighted, normalised features: words and hashed word pairs (bigrams).
+    """A linear model over words, their pairs or triples, and the character n-grams of the words.
 
-    It is fitted separately, see `pipeline.training.linear`; its logits are added to the LSTM's (wide and deep:
-    Cheng et al. 2016; hashed bigrams: Joulin et al. 2016).
+    Features are binary and IDF-weighted; those of words and those of characters each have a norm of their own.
+    Character n-grams lie inside words, so a known word has a row of their sum; of unknown words the rows are made for
+    each minibatch, see `pipeline.dataset.characters.CharacterTable`. In each table the last column is the squared norm
+    that a feature adds. It is fitted separately, see `pipeline.training.linear`; its logits are added to the LSTM's
+    (wide and deep: Cheng et al. 2016; hashed n-grams: Joulin et al. 2016).
 
     Args:
-        vocabulary_size: number of token ids.
+        vocabulary_size: number of token ids; those from it on are unknown words.
         classes: number of classes.
-        buckets: hash buckets for word pairs.
+        buckets: hash buckets for pairs and triples of words.
+        rows: how many of them have a weight.
+        ngrams: number of character n-grams; 0 for none.
+        triples: whether there are word triples too.
     """
 
-    squares: Tensor
+    bucket_rows: Tensor
+    ngram_keys: Tensor
+    triples: Tensor
 
-    def __init__(self, vocabulary_size: int, classes: int, buckets: int) -> None:
+    def __init__(
+        self, vocabulary_size: int, classes: int, buckets: int, rows: int, ngrams: int = 0, *, triples: bool = False
+    ) -> None:
         super().__init__()
-        self.vocabulary_size, self.buckets = vocabulary_size, buckets
-        features = vocabulary_size + buckets
-        self.table = nn.Parameter(torch.zeros(features, classes), requires_grad=False)
+        self.vocabulary_size, self.classes = vocabulary_size, classes
+
+        def table(features: int) -> nn.Parameter:
+            return nn.Parameter(torch.zeros(features, classes + 1), requires_grad=False)
+
+        self.words, self.sequences = table(vocabulary_size), table(rows + 1)  # row 0: no feature
+        self.characters = table(vocabulary_size) if ngrams else None  # the sum of the n-grams of each word
+        self.ngrams = table(ngrams)
         self.start = nn.Parameter(torch.zeros(classes), requires_grad=False)
-        self.register_buffer("squares", torch.zeros(features))  # of the IDF of each feature
+        self.register_buffer("bucket_rows", torch.zeros(buckets, dtype=torch.int32))
+        self.register_buffer("ngram_keys", torch.zeros(ngrams, dtype=torch.int64))
+        self.register_buffer("triples", torch.tensor(triples))
 
-    def features(self, token_ids: Tensor) -> Tensor:
-        """Return the distinct features, int64 [batch, 2 x time], 0 for none, of token_ids [batch, time]."""
-        words = token_ids.long()
-        previous = nn.functional.pad(words, (1, 0))[:, :-1]  # padding before the first word
-        pairs = (previous * PAIR_FACTOR + words) % self.buckets + self.vocabulary_size
-        return unique_per_row(torch.cat([words, pairs * (words != PADDING)], dim=1))
+    def weights(self) -> list[Tensor]:
+        """Return views of all tables without their last columns: what features add to the logits."""
+        tables = [self.words, self.sequences, self.ngrams, *([] if self.characters is None else [self.characters])]
+        return [table[:, :-1] for table in tables]
 
-    def forward(self, token_ids: Tensor) -> Tensor:
-        """Return logits [batch, classes] of token_ids [batch, time]."""
-        features = self.features(token_ids)
-        norm = self.squares[features].sum(dim=1, keepdim=True).clamp(min=SMALLEST_NORM).sqrt()
-        return self.table[features].sum(dim=1) / norm + self.start
+    def sequence_features(self, token_ids: Tensor) -> Tensor:
+        """Return the rows, int64 [batch, n x time], 0 for none, of the word pairs, and triples, of known words."""
+        words = _known(token_ids.long(), self.vocabulary_size)
+        buckets = sequence_buckets(words, len(self.bucket_rows), triples=bool(self.triples))
+        return self.bucket_rows[torch.cat(buckets, dim=1)].long() * (words != PADDING).repeat(1, len(buckets))
+
+    def unknown_rows(self, words: pa.StringArray) -> Tensor:
+        """Return the rows [1 + words, classes + 1] of unknown words, as `forward` takes them."""
+        table = CharacterTable(self.ngram_keys.numpy(), self.ngrams.detach().numpy())
+        return torch.from_numpy(table.rows(words))
+
+    def forward(self, token_ids: Tensor, unknown: Tensor | None = None) -> Tensor:
+        """Return logits [batch, classes].
+
+        Args:
+            token_ids: integers [batch, time], those from the vocabulary's size on of unknown words.
+            unknown: [1 + unknown words, classes + 1], from `unknown_rows`; without it, they add nothing.
+        """
+        distinct = unique_per_row(token_ids.long())
+        is_known = distinct < self.vocabulary_size
+        known = distinct * is_known
+        sequences = unique_per_row(self.sequence_features(token_ids))
+        total = self.words[known].sum(dim=1) + self.sequences[sequences].sum(dim=1)
+        logits = normalised(total) + self.start
+        if self.characters is None:
+            return logits
+        of_words = self.characters[known]
+        if unknown is not None:
+            of_words = of_words + unknown.to(of_words.dtype)[(distinct - self.vocabulary_size + 1) * ~is_known]
+        return logits + normalised(of_words.sum(dim=1))
+
+
+def sequence_buckets(words: Tensor, buckets: int, *, triples: bool) -> list[Tensor]:
+    """Return the bucket of the pair, and of the triple, that ends at each word, int64 [batch, time] each.
+
+    Args:
+        words: int64 [batch, time], ids of known words; before the first there is padding.
+        buckets: number of hash buckets.
+        triples: whether to return triples too.
+    """
+    previous = nn.functional.pad(words, (1, 0))[:, :-1]
+    pairs = previous * PAIR_FACTOR + words
+    found = [pairs % buckets]
+    if triples:
+        found.append((nn.functional.pad(pairs, (1, 0))[:, :-1] * PAIR_FACTOR + words) % buckets)
+    return found
+
+
+def normalised(totals: Tensor) -> Tensor:
+    """Return totals [batch, classes + 1] without the last column, divided by its square root."""
+    return totals[:, :-1] / totals[:, -1:].clamp(min=SMALLEST_NORM).sqrt()
+
+
+def _known(token_ids: Tensor, size: int) -> Tensor:
+    """Return token ids with the id of an unknown word instead of those from a size on."""
+    return torch.where(token_ids < size, token_ids, UNKNOWN)
 
 
 class MeanEmbeddingLinear(nn.Module):
@@ -260,7 +348,8 @@ class MeanEmbeddingLinear(nn.Module):
 
     def means(self, token_ids: Tensor) -> Tensor:
         """Return the mean vector [batch, size] of the distinct words in token_ids [batch, time]."""
-        return nn.functional.embedding_bag(unique_per_row(token_ids), self.vectors, mode="mean", padding_idx=PADDING)
+        words = unique_per_row(_known(token_ids, len(self.vectors)))
+        return nn.functional.embedding_bag(words, self.vectors, mode="mean", padding_idx=PADDING)
 
     def standard(self, token_ids: Tensor) -> Tensor:
         """Return the standardised mean vectors [batch, size] of token_ids [batch, time]."""
@@ -298,7 +387,7 @@ class Attention(nn.Module):
         return (weights[..., None] * states.masked_fill(~inside[..., None], 0.0)).sum(dim=0)
 
 
-def packed_logits(model: Classifier, token_ids: Tensor, lengths: Tensor) -> Tensor:
+def packed_logits(model: Classifier, token_ids: Tensor, lengths: Tensor, unknown: Tensor | None = None) -> Tensor:
     """Return the model's logits [batch, classes] by PyTorch's own packed, multi-layer `nn.LSTM`.
 
     A slower, independent computation of the same numbers, as reference for the exported model.
@@ -312,6 +401,6 @@ def packed_logits(model: Classifier, token_ids: Tensor, lengths: Tensor) -> Tens
             for name, value in direction.state_dict().items() if direction is not None else ():
                 weights[name.replace("l0", f"l{number}") + suffix] = value
     lstm.to(model.embedding.weight.dtype).load_state_dict(weights)
-    packed = nn.utils.rnn.pack_padded_sequence(model.embedding(token_ids.t()), lengths.cpu(), enforce_sorted=False)
+    packed = nn.utils.rnn.pack_padded_sequence(model.embedded(token_ids.t()), lengths.cpu(), enforce_sorted=False)
     states, _ = nn.utils.rnn.pad_packed_sequence(lstm(packed)[0], total_length=token_ids.shape[1])
-    return model.with_branches(model.read_out(states, lengths), token_ids)
+    return model.with_branches(model.read_out(states, lengths), token_ids, unknown)

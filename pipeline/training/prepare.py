@@ -95,7 +95,7 @@ def prepare(
         check_soft_label_ids(soft_labels, corpus.all_doc_ids())
         corpus = split(soft_labelled=soft_labels.doc_ids)
     _check_selective(recipe.selective, corpus)
-    tokenizer = start.encoder.tokenizer(recipe) if start.encoder else None
+    tokenizer = start.encoder.tokenizer(recipe, corpus.texts(TRAIN)) if start.encoder else None
     cache = build_tokens(workspace, corpus, recipe.tokenizer, tokenizer)
     if start.embeddings is not None:
         words = cache.tokenizer.vocabulary.to_pylist()

@@ -16,8 +16,21 @@ from pipeline.dataset.token_set import TokenSet
 from pipeline.dataset.tokenizer import RESERVED
 from pipeline.files import value_digest
 from pipeline.metrics.classification import standard_error
-from pipeline.training.ensemble import BRANCHES, MEAN_EMBEDDING, NGRAM_LINEAR, fit_branch_weights
-from pipeline.training.linear import fit_mean_embedding_linear, fit_ngram_linear, rows_with_target
+from pipeline.training.ensemble import (
+    BRANCHES,
+    LSTM,
+    MEAN_EMBEDDING,
+    NGRAM_LINEAR,
+    branch_logits,
+    fit_branch_weights,
+)
+from pipeline.training.linear import (
+    CrossFitted,
+    cross_folds,
+    fit_mean_embedding_linear,
+    fit_ngram_linear,
+    rows_with_target,
+)
 from pipeline.training.loop import (
     Candidate,
     OnEpoch,
@@ -30,6 +43,7 @@ from pipeline.training.model import EMBEDDING_STD, Classifier
 from pipeline.training.parallel import CorePool
 from pipeline.training.prepare import PreparedData
 from pipeline.training.resumable import Progress, part_of
+from pipeline.training.subwords import SubwordEmbedding
 from pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -58,8 +72,8 @@ def fit(
     """Train a model; a killed run resumes from its last checkpoint.
 
     Where the settings leave a choice (with or without pretraining, class balance), each trial is trained and the
-    validation split chooses. The linear branches are fitted separately; the ensemble weights of all branches are
-    fitted on the validation split too.
+    validation split chooses. The linear branches are fitted separately, on all labelled texts; the ensemble weights
+    of all branches are fitted on the validation split, from linear fits without its texts.
 
     Raises:
         DeviceError: the requested device is not there.
@@ -125,64 +139,97 @@ def _train_trial(
     trained = train_lstm(
         model, *sets, trial.config, device=device, checkpoint=checkpoint, progress=progress, on_epoch=on_epoch
     )
-    _add_linear_branches(model, prepared, recipe, trial.config, sets[0])
-    return _with_branch_weights(trained, sets[1], BRANCHES)
+    return _with_branches(trained, prepared, recipe, trial.config, sets, BRANCHES)
 
 
 def _new_model(prepared: PreparedData, recipe: Recipe, texts: TokenSet, *, pretrained: bool) -> Classifier:
     torch.manual_seed(recipe.training.seed)
-    corpus, size = prepared.corpus, prepared.cache.tokenizer.size
-    model = Classifier(size, len(corpus.labels), recipe.model, multi_label=corpus.multi_label)
+    corpus, tokenizer, size = prepared.corpus, prepared.cache.tokenizer, recipe.model.embedding_size
+    words = min(tokenizer.size, prepared.encoder.vocabulary_size if prepared.encoder else recipe.model.vocabulary_size)
+    model = Classifier(words, len(corpus.labels), recipe.model, multi_label=corpus.multi_label)
     if prepared.word_vectors is not None:
         token_ids = prepared.word_vectors.vocabulary_indices + RESERVED
-        model.set_word_vectors(token_ids, prepared.word_vectors.scaled(EMBEDDING_STD))
+        known = token_ids < words
+        model.set_word_vectors(token_ids[known], prepared.word_vectors.scaled(EMBEDDING_STD)[known])
     if prepared.encoder is not None:
         if pretrained:
             prepared.encoder.initialise(model)
         else:  # random vectors of words that no training text has would only be noise
-            unused = np.flatnonzero(np.bincount(texts.tokens.values, minlength=size) == 0)
-            model.set_word_vectors(unused, np.zeros((len(unused), recipe.model.embedding_size), np.float32))
+            counts = np.bincount(np.minimum(texts.tokens.values, words), minlength=words)
+            unused = np.flatnonzero(counts[:words] == 0)
+            model.set_word_vectors(unused, np.zeros((len(unused), size), np.float32))
+    if recipe.model.subwords and not pretrained and prepared.word_vectors is None:
+        vocabulary = tokenizer.vocabulary[: words - RESERVED].to_pylist()
+        model.subwords = SubwordEmbedding.of(vocabulary, size, EMBEDDING_STD)
     return model
 
 
-def _add_linear_branches(
-    model: Classifier, prepared: PreparedData, recipe: Recipe, config: TrainingConfig, texts: TokenSet
-) -> None:
-    """Give a model linear branches of its own, fitted once for all models with the same settings."""
+def _with_branches(
+    trained: TrainedModel,
+    prepared: PreparedData,
+    recipe: Recipe,
+    config: TrainingConfig,
+    sets: tuple[TokenSet, TokenSet],
+    branches: tuple[str, ...],
+) -> TrainedModel:
+    """Give a model linear branches, fitted on all labelled texts, and weigh its branches on the validation split."""
+    started = time.monotonic()
+    model, validation = trained.model, sets[1]
+    fitted = _linear_branches(prepared, recipe, config, sets, model.multi_label)
+    model.wide, model.average = (copy.deepcopy(each.branch) if each else None for each in fitted.values())
+    logits = {name: each.logits[len(sets[0]) :] for name, each in fitted.items() if each}
+    if LSTM in branches:
+        with CorePool(torch.device("cpu")) as cores:
+            logits = branch_logits(model, validation, cores, [LSTM]) | logits
+    ensemble = fit_branch_weights(model, logits, validation.targets())
+    ngrams = fitted[NGRAM_LINEAR]
+    return replace(
+        trained,
+        best_macro_f1=ensemble.macro_f1,
+        branches=ensemble.branches,
+        held_out=ensemble.logits,
+        linear_models=ngrams.scores if ngrams else (),
+        seconds=trained.seconds + time.monotonic() - started,
+    )
+
+
+def _linear_branches(
+    prepared: PreparedData,
+    recipe: Recipe,
+    config: TrainingConfig,
+    sets: tuple[TokenSet, TokenSet],
+    multi_label: bool,
+) -> dict[str, CrossFitted | None]:
+    """Return the linear branches, fitted once for all models with the same settings."""
     balanced, buckets = config.class_balance in ("weights", "sampling"), recipe.model.wide_buckets
     if (balanced, buckets) not in prepared.fitted:
-        settings = {"multi_label": model.multi_label, "balanced": balanced}
-        size = prepared.cache.tokenizer.size
+        tokenizer = prepared.cache.tokenizer
+        texts = sets[0].joined(sets[1], tokenizer.size)
+        folds = cross_folds(texts, np.arange(len(texts)) >= len(sets[0]))
+        settings = {"multi_label": multi_label, "balanced": balanced}
         vectors = prepared.encoder.document_vectors if prepared.encoder else None
-        prepared.fitted[balanced, buckets] = (
-            fit_ngram_linear(texts, size, buckets, **settings) if buckets else None,
-            fit_mean_embedding_linear(vectors, texts, **settings) if vectors is not None else None,
-        )
-    model.wide, model.average = copy.deepcopy(prepared.fitted[balanced, buckets])
-
-
-def _with_branch_weights(trained: TrainedModel, validation: TokenSet, branches: tuple[str, ...]) -> TrainedModel:
-    """Fit the ensemble weights of a trained model's branches on the validation split."""
-    started = time.monotonic()
-    with CorePool(torch.device("cpu")) as cores:
-        ensemble = fit_branch_weights(trained.model, validation, cores, branches)
-    seconds = trained.seconds + time.monotonic() - started
-    return replace(trained, best_macro_f1=ensemble.macro_f1, branches=ensemble.branches, seconds=seconds)
+        vocabulary = tokenizer.vocabulary
+        prepared.fitted[balanced, buckets] = {
+            NGRAM_LINEAR: fit_ngram_linear(texts, vocabulary, buckets, folds, **settings) if buckets else None,
+            MEAN_EMBEDDING: (None if vectors is None else fit_mean_embedding_linear(vectors, texts, folds, **settings)),
+        }
+    found: dict[str, CrossFitted | None] = prepared.fitted[balanced, buckets]
+    return found
 
 
 def _linear_alone(prepared: PreparedData, recipe: Recipe, sets: tuple[TokenSet, TokenSet]) -> TrainedModel | None:
     """Return a model whose LSTM is disabled, if there are document vectors and few labelled texts; else None."""
     if prepared.encoder is None or not 0 < len(rows_with_target(sets[0])) <= FEW_TEXTS:
         return None
-    model = _new_model(prepared, recipe, sets[0], pretrained=False).eval()
-    _add_linear_branches(model, prepared, recipe, recipe.training, sets[0])
-    if model.average is None:
+    if prepared.encoder.document_vectors is None:
         return None
+    model = _new_model(prepared, recipe, sets[0], pretrained=False).eval()
+    model.subwords = None
     model.disable_lstm()
     untrained = TrainedModel(
         model=model, history=[], best_epoch=0, seconds=0.0, tokens_per_second=0.0, device="cpu", best_macro_f1=0.0
     )
-    trained = _with_branch_weights(untrained, sets[1], (NGRAM_LINEAR, MEAN_EMBEDDING))
+    trained = _with_branches(untrained, prepared, recipe, recipe.training, sets, (NGRAM_LINEAR, MEAN_EMBEDDING))
     with CorePool(torch.device("cpu")) as cores:
         entry = {"epoch": 0, "train_loss": validation_metrics(model, sets[0], cores)["validation_loss"]}
         return replace(trained, history=[{**entry, **validation_metrics(model, sets[1], cores)}])

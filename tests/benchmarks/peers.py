@@ -38,8 +38,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from pipeline.allocator import keep_freed_memory
 from pipeline.config import IngestConfig, ScoringConfig, load_recipe, validated
-from pipeline.dataset.allocator import keep_freed_memory
 from pipeline.dataset.minibatches import TokenLists, plan_minibatches
 from pipeline.dataset.tokenizer import RESERVED, UNKNOWN, UNSEPARATED_SCRIPTS, Tokenizer
 from pipeline.errors import NightlabelError

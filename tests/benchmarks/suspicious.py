@@ -50,7 +50,7 @@ def line(name: str, share: float, seed: int) -> str:
         texts, tokenizer = prepared.read(TRAIN), prepared.cache.tokenizer
         started = time.monotonic()
         found = label_issues(
-            texts, cross_validated(texts, tokenizer.size, recipe.model.wide_buckets), multi_label=False
+            texts, cross_validated(texts, tokenizer.vocabulary, recipe.model.wide_buckets), multi_label=False
         )
         seconds = time.monotonic() - started
         ids = np.array(texts.doc_ids.to_pylist(), dtype=object)

@@ -10,13 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
 from pipeline.config import Recipe, stored_recipe
 from pipeline.dataset.chunks import ChunkCache, build_chunks
-from pipeline.dataset.tokenizer import Tokenizer, WordSplitter, read_vocabulary, write_vocabulary
+from pipeline.dataset.tokenizer import RESERVED, Tokenizer, WordSplitter, read_words, write_vocabulary
 from pipeline.errors import ModelError
 from pipeline.files import read_json, value_digest, verified_manifest, write_json, write_manifest
 from pipeline.training.loop import choose_training_device
@@ -29,8 +30,6 @@ from pipeline.workspace import Workspace
 
 # Settings that decide the vocabulary and the shapes of the weights: an encoder serves recipes with the same values.
 TOKENIZER_FIELDS = (
-    "vocabulary_size",
-    "min_count",
     "lowercase",
     "remove_punctuation",
     "remove_stop_words",
@@ -74,10 +73,21 @@ class Encoder:
         """The recipe it was pretrained with."""
         return stored_recipe(self.settings["recipe"])
 
-    def tokenizer(self, recipe: Recipe) -> Tokenizer:
-        """Return the encoder's vocabulary with a recipe's truncation."""
+    @cached_property
+    def vocabulary(self) -> list[str]:
+        """Its words, in the order of their ids."""
+        return read_words(self.path / "vocabulary.txt")
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of token ids, padding and unknown included."""
+        return len(self.vocabulary) + RESERVED
+
+    def tokenizer(self, recipe: Recipe, texts: Iterable[pa.Array]) -> Tokenizer:
+        """Return a tokenizer that begins with the encoder's vocabulary, with further words of training texts."""
         splitter = WordSplitter(recipe.tokenizer, self.settings["stop_words"])
-        return Tokenizer(splitter, read_vocabulary(self.path / "vocabulary.txt"))
+        vocabulary = Tokenizer.fit(texts, recipe.tokenizer, self.vocabulary).vocabulary.to_pylist()
+        return Tokenizer(splitter, vocabulary)
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:

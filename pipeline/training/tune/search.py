@@ -154,7 +154,8 @@ class _Run:
         self.folder = workspace.tuning_dir(plan.name)
         training = plan.start.training
         # Set once, so that every batch size has the same number of epochs.
-        epochs = training.epochs or enough_epochs(len(prepared.read(TRAIN)), training.batch_size)
+        with_subwords = plan.start.model.subwords and prepared.encoder is None
+        epochs = training.epochs or enough_epochs(prepared.read(TRAIN), training, with_subwords=with_subwords)
         self.start = plan.start.model_copy(update={"training": training.model_copy(update={"epochs": epochs})})
         # Scores of the same epoch are compared, once the learning rate falls.
         study.pruner = MedianPruner(PRUNER_STARTUP_TRIALS, math.ceil(epochs / 3), n_min_trials=PRUNER_MIN_TRIALS)
