@@ -162,5 +162,11 @@ def _variants_table(variants: dict[str, Any]) -> str:
                 f"{agreement['speed']:.1f}",
             )
         )
-    header = ["variant", "labels equal to fp32", "largest change of a probability", "change of macro-F1", "times as fast"]
+    header = [
+        "variant",
+        "labels equal to fp32",
+        "largest change of a probability",
+        "change of macro-F1",
+        "times as fast",
+    ]
     return table(header, rows) if rows else ""

@@ -86,7 +86,7 @@ class HostRunner:
 
     def _inputs(self, token_ids: np.ndarray, lengths: np.ndarray, unknown: np.ndarray | None) -> dict[str, np.ndarray]:
         inputs = {"token_ids": token_ids, "lengths": lengths}
-        return inputs | unknown_word_input(self.columns, unknown)
+        return inputs | unknown_word_input(self.columns, token_ids, unknown)
 
 
 def unknown_word_columns(session: onnxruntime.InferenceSession) -> int:
@@ -95,11 +95,11 @@ def unknown_word_columns(session: onnxruntime.InferenceSession) -> int:
     return int(shapes[UNKNOWN_WORDS][1]) if UNKNOWN_WORDS in shapes else 0
 
 
-def unknown_word_input(columns: int, unknown: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Return the rows of unknown words as an input, zeros if there are none; no input for 0 columns."""
+def unknown_word_input(columns: int, token_ids: np.ndarray, unknown: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Return the rows of unknown words as an input, zeros where they are not given; no input for 0 columns."""
     if not columns:
         return {}
-    return {UNKNOWN_WORDS: np.zeros((1, columns), np.float32) if unknown is None else unknown}
+    return {UNKNOWN_WORDS: np.zeros((int(token_ids.max()) + 1, columns), np.float32) if unknown is None else unknown}
 
 
 class BoundRunner:
@@ -128,7 +128,7 @@ class BoundRunner:
         binding = self.session.io_binding()
         on_device = onnxruntime.OrtValue.ortvalue_from_numpy(padded, self.device_type, self.number)
         binding.bind_ortvalue_input("token_ids", on_device)
-        for name, rows in unknown_word_input(self.columns, unknown).items():
+        for name, rows in unknown_word_input(self.columns, padded, unknown).items():
             on_device = onnxruntime.OrtValue.ortvalue_from_numpy(rows, self.device_type, self.number)
             binding.bind_ortvalue_input(name, on_device)
         binding.bind_cpu_input("lengths", lengths)

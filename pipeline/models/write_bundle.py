@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from safetensors.torch import load, save
 
 from pipeline.config import Recipe, stored_recipe
 from pipeline.dataset.token_set import TokenSet
 from pipeline.dataset.tokenizer import Tokenizer, write_vocabulary
-from pipeline.errors import ModelError
 from pipeline.files import write_json
 from pipeline.models.bundle import Bundle
 from pipeline.models.onnx_graph import build_graph
@@ -20,11 +20,7 @@ from pipeline.training.model import Classifier, MeanEmbeddingLinear, NgramLinear
 
 
 def load_classifier(bundle: Bundle) -> Classifier:
-    """Return the trained model of a bundle in PyTorch, on the CPU, ready for evaluation.
-
-    Raises:
-        ModelError: it has a linear branch in the form of an earlier version.
-    """
+    """Return the trained model of a bundle in PyTorch, on the CPU, ready for evaluation."""
     state = load((bundle.path / "weights.safetensors").read_bytes())
     config, multi_label = stored_recipe(bundle.settings["recipe"]).model, bool(bundle.settings.get("multi_label"))
     classes = len(bundle.labels)
@@ -32,7 +28,7 @@ def load_classifier(bundle: Bundle) -> Classifier:
     if "average.vectors" in state:
         model.average = MeanEmbeddingLinear(state["average.vectors"], classes)
     if "wide.squares" in state:
-        raise ModelError(f"{bundle.title} is of an earlier version, which only labels with it; train it again")
+        _convert_earlier_branch(state, bundle.tokenizer.size)
     if "wide.words" in state:
         features = {name: len(state[f"wide.{name}"]) for name in ("words", "bucket_rows", "sequences", "ngrams")}
         words, buckets, sequences, ngrams = features.values()
@@ -40,6 +36,17 @@ def load_classifier(bundle: Bundle) -> Classifier:
         model.wide = NgramLinear(words, classes, buckets, sequences - 1, ngrams, triples=triples)
     model.load_state_dict(state)
     return model.eval()
+
+
+def _convert_earlier_branch(state: dict[str, torch.Tensor], vocabulary_size: int) -> None:
+    """Change the branch over words and pairs of an earlier version, one table and no characters, into today's form."""
+    table, squares = state.pop("wide.table"), state.pop("wide.squares")
+    table = torch.cat([table, squares[:, None]], dim=1)
+    no_feature, buckets = torch.zeros(1, table.shape[1]), len(table) - vocabulary_size
+    state["wide.words"], state["wide.ngrams"] = table[:vocabulary_size], table[:0]
+    state["wide.sequences"] = torch.cat([no_feature, table[vocabulary_size:]])
+    state["wide.bucket_rows"] = torch.arange(1, buckets + 1, dtype=torch.int32)
+    state["wide.ngram_keys"], state["wide.triples"] = torch.zeros(0, dtype=torch.int64), torch.tensor(False)
 
 
 def write_model(

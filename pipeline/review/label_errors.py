@@ -1,7 +1,7 @@
 """Likely label errors: training labels that a model which was not trained on them confidently disagrees with.
 
-The model is the linear branch alone (see `pipeline.training.linear.fit_ngram_linear`), cross-validated in five folds:
-the whole model would take five trainings, and finds about the same. Confident learning (Northcutt et al. 2021, the
+The model is the linear branch alone (see `pipeline.training.linear.branches`), cross-validated in five folds: the
+whole model would take five trainings, and finds about the same. Confident learning (Northcutt et al. 2021, the
 library cleanlab) decides which disagreements are errors of the labels rather than of the model.
 
 Texts of the validation and test split are never exported: correcting only those that a model gets wrong would make its
@@ -27,7 +27,7 @@ from pipeline.models.bundle import Bundle
 from pipeline.promotion.test_set import corpus_of
 from pipeline.schemas import join_labels
 from pipeline.training.ensemble import as_probabilities
-from pipeline.training.linear import fit_ngram_linear
+from pipeline.training.linear.branches import fit_ngram_linear
 from pipeline.workspace import Workspace
 
 FOLDS = 5

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pipeline.config import Recipe
 from pipeline.dataset.corpus import TEST, TRAIN, VALIDATION
 from pipeline.metrics.classification import best_thresholds, calibration_error, evaluate, reliability
-from pipeline.training.baseline import LabelledTexts, linear_baseline
 from pipeline.training.ensemble import LSTM, as_probabilities, branch_logits
+from pipeline.training.linear.baseline import LabelledTexts, linear_baseline
 from pipeline.training.loop import TrainedModel
 from pipeline.training.parallel import CorePool
 from pipeline.training.prepare import PreparedData

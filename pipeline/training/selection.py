@@ -24,7 +24,7 @@ from pipeline.training.ensemble import (
     branch_logits,
     fit_branch_weights,
 )
-from pipeline.training.linear import (
+from pipeline.training.linear.branches import (
     CrossFitted,
     cross_folds,
     fit_mean_embedding_linear,

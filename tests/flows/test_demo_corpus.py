@@ -11,7 +11,7 @@ from conftest import one_hot
 
 from flows.demo.corpus import COLUMNS, DemoFiles, write_tickets
 from flows.demo.tickets import Ticket, grammar, make_ticket
-from pipeline.training.baseline import linear_baseline
+from pipeline.training.linear.baseline import LabelledTexts, linear_baseline
 
 QUEUES = list(grammar()["queues"])
 
@@ -112,5 +112,9 @@ def test_a_linear_model_does_well_but_not_perfectly(tickets):
     """So that the demo shows an honest number, with something left for a model that reads in order."""
     texts = [ticket.body.lower() for ticket in tickets]
     targets = one_hot([QUEUES.index(ticket.queue) for ticket in tickets], len(QUEUES))
-    result = linear_baseline(texts[:3000], targets[:3000], texts[3000:], targets[3000:])
+    train, validation, test = (
+        LabelledTexts(texts[rows], texts[rows], targets[rows])
+        for rows in (slice(2700), slice(2700, 3000), slice(3000, None))
+    )
+    result = linear_baseline(train, validation, test)
     assert 0.88 < result["accuracy"] < 0.97

@@ -10,14 +10,21 @@ import onnxruntime
 import pytest
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from test_onnx_graph import ragged_texts, trained_model
+from test_onnx_graph import ragged_texts, trained_model, unknown_rows
 from torch import Tensor
 
 from pipeline.dataset.minibatches import TokenLists
 from pipeline.dataset.token_set import TokenSet
+from pipeline.dataset.tokenizer import UNKNOWN
 from pipeline.errors import ModelError
 from pipeline.models.attribution import with_attributions
-from pipeline.models.engine import BoundRunner, HostRunner, bucket_length
+from pipeline.models.engine import (
+    BoundRunner,
+    HostRunner,
+    bucket_length,
+    unknown_word_columns,
+    unknown_word_input,
+)
 from pipeline.models.onnx_graph import build_graph
 from pipeline.training.model import (
     PAIR_FACTOR,
@@ -34,7 +41,7 @@ HEADS: dict[str, dict[str, object]] = {
     "norm+dense": {"batch_norm": True, "dense_sizes": (7, 5)},
     "wide": {"wide": 101},
     "average+dense": {"average": True, "dense_sizes": (6,)},
-    "wide+average+several": {"wide": 101, "average": True, "multi_label": True},
+    "triples+average+several": {"wide": 101, "triples": True, "average": True, "multi_label": True},
 }
 Outputs = dict[str, np.ndarray]
 
@@ -45,9 +52,13 @@ def opened(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
-def run(session: onnxruntime.InferenceSession, texts: TokenSet, rows: np.ndarray) -> Outputs:
+def run(
+    session: onnxruntime.InferenceSession, texts: TokenSet, rows: np.ndarray, unknown: np.ndarray | None = None
+) -> Outputs:
     token_ids, lengths = texts.tokens.pad(rows)
-    return dict(zip(NAMES, session.run(NAMES, {"token_ids": token_ids, "lengths": lengths}), strict=True))
+    inputs = {"token_ids": token_ids, "lengths": lengths}
+    inputs |= unknown_word_input(unknown_word_columns(session), token_ids, unknown)
+    return dict(zip(NAMES, session.run(NAMES, inputs), strict=True))
 
 
 def class_logits(found: Outputs) -> np.ndarray:
@@ -60,7 +71,9 @@ def sums(found: Outputs) -> np.ndarray:
     return total
 
 
-def expected(model: Classifier, token_ids: Tensor, lengths: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def expected(
+    model: Classifier, token_ids: Tensor, lengths: Tensor, unknown: Tensor | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the attributions [batch, time], pairs with their second word, and the class's logits, as PyTorch has them.
 
     Gradient times state for the LSTM; a loop over the words of each text for the linear branches.
@@ -75,7 +88,7 @@ def expected(model: Classifier, token_ids: Tensor, lengths: Tensor) -> tuple[np.
     if attention is not None:  # its weights count as given
         attention.register_forward_hook(lambda _, inputs, __: _attended(model, inputs[0], inputs[1]))
     model.layers[-1].register_forward_hook(lambda _, __, states: keep(states))
-    logits = model(token_ids, lengths)
+    logits = model(token_ids, lengths, unknown=unknown)
     classes = model.probabilities(logits).argmax(dim=1)
     chosen = logits.gather(1, classes[:, None])[:, 0]
     chosen.sum().backward()
@@ -86,7 +99,7 @@ def expected(model: Classifier, token_ids: Tensor, lengths: Tensor) -> tuple[np.
     for row, label in enumerate(classes.tolist()):
         words = token_ids[row, : lengths[row]].tolist()
         if model.wide is not None:
-            _add_wide(by_place[row], model.wide, words, label)
+            _add_wide(by_place[row], model.wide, words, label, unknown)
         if model.average is not None:
             _add_average(by_place[row], model.average, words, label)
     return by_place.numpy(), chosen.detach().numpy()
@@ -99,19 +112,35 @@ def _attended(model: Classifier, states: Tensor, inside: Tensor) -> Tensor:
     return (weights[..., None] * states).sum(dim=0)
 
 
-def _add_wide(places: Tensor, wide: NgramLinear, words: list[int], label: int) -> None:
-    features = wide.features(torch.tensor([words]))
-    norm = wide.squares[features].sum().clamp(min=SMALLEST_NORM).sqrt()
-    seen: set[int] = set()
-    for place, (before, word) in enumerate(pairwise([0, *words])):
-        pair = (before * PAIR_FACTOR + word) % wide.buckets + wide.vocabulary_size
-        for feature in {word, pair} - seen:
-            places[place] += (wide.table[feature, label] / norm).item()
-        seen |= {word, pair}
+def _add_wide(places: Tensor, wide: NgramLinear, words: list[int], label: int, unknown: Tensor | None) -> None:
+    assert wide.characters is not None
+    assert unknown is not None
+    buckets, known = len(wide.bucket_rows), [word if word < wide.vocabulary_size else UNKNOWN for word in words]
+    found: dict[str, list[tuple[int, Tensor]]] = {"words": [], "characters": []}
+    seen: set[tuple[str, int]] = {("sequence", 0)}
+    pairs = [before * PAIR_FACTOR + word for before, word in pairwise([0, *known])]
+    triples = [before * PAIR_FACTOR + word for before, word in zip([0, *pairs], known, strict=False)]
+    for place, sequence in [*enumerate(pairs), *(enumerate(triples) if wide.triples else ())]:
+        row = int(wide.bucket_rows[sequence % buckets])
+        if ("sequence", row) not in seen:
+            found["words"].append((place, wide.sequences[row]))
+            seen.add(("sequence", row))
+    for place, word in enumerate(words):
+        if ("word", word) not in seen:
+            is_known = word < wide.vocabulary_size
+            found["words"] += [(place, wide.words[word])] if is_known else []
+            row_of_word = wide.characters[word] if is_known else unknown[word - wide.vocabulary_size + 1]
+            found["characters"].append((place, row_of_word))
+            seen.add(("word", word))
+    for features in found.values():
+        square = torch.stack([torch.zeros(()), *(row[-1] for _, row in features)]).sum()
+        for place, row in features:
+            places[place] += (row[label] / square.clamp(min=SMALLEST_NORM).sqrt()).item()
 
 
 def _add_average(places: Tensor, average: MeanEmbeddingLinear, words: list[int], label: int) -> None:
     by_word, _ = average.by_word()
+    words = [word if word < len(by_word) else UNKNOWN for word in words]
     different = int((unique_per_row(torch.tensor([words])) > 0).sum())
     for word in set(words):
         places[words.index(word)] += (by_word[word, label] / different).item()
@@ -131,19 +160,25 @@ def test_the_parts_are_those_of_pytorch_and_sum_to_its_logit_on_ragged_batches(
             with_attributions(graph, "small@1")
         return
     session = opened(with_attributions(graph, "small@1"))
-    found = run(session, texts, everything)
+    unknown = unknown_rows(model, texts)
+    found = run(session, texts, everything, unknown)
     token_ids, lengths = texts.tokens.pad(everything)
-    by_place, logits = expected(model, torch.from_numpy(token_ids), torch.from_numpy(lengths.astype(np.int64)))
+    by_place, logits = expected(
+        model,
+        torch.from_numpy(token_ids),
+        torch.from_numpy(lengths.astype(np.int64)),
+        None if unknown is None else torch.from_numpy(unknown),
+    )
     scale = np.abs(logits).max()
     np.testing.assert_allclose(found["attributions"].sum(axis=1), by_place, atol=2e-5 * scale)
     np.testing.assert_allclose(sums(found), logits, atol=2e-5 * scale)
     assert found["attributions"].shape[1] == (2 if "wide" in head else 1)
 
     plain = onnxruntime.InferenceSession(graph.SerializeToString())
-    before = plain.run(None, {"token_ids": token_ids, "lengths": lengths})[0]
+    before = HostRunner(plain).run(token_ids, lengths, unknown)
     assert np.array_equal(found["probabilities"], before)
     for row in range(40):
-        alone, length = run(session, texts, np.array([row])), texts.tokens.lengths[row]
+        alone, length = run(session, texts, np.array([row]), unknown), texts.tokens.lengths[row]
         assert np.array_equal(alone["attributions"][0], found["attributions"][row, :, :length])
         assert alone["attribution_start"][0] == found["attribution_start"][row]
 

@@ -64,11 +64,11 @@ def test_the_largest_batch_is_tried_first_and_halved_until_it_fits(model_path: P
     sizes = []
 
     class Small(HostRunner):
-        def run(self, token_ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        def run(self, token_ids: np.ndarray, lengths: np.ndarray, unknown: np.ndarray | None = None) -> np.ndarray:
             sizes.append(token_ids.shape)
             if token_ids.size > 3000:
                 raise RuntimeError("Available memory of 1 is smaller than requested bytes of 2")
-            return super().run(token_ids, lengths)
+            return super().run(token_ids, lengths, unknown)
 
     engine = Engine([Small(open_session(model_path, HERE))], HERE, 8192)
     engine.warm_up(30)

@@ -1,5 +1,6 @@
 """What each branch has to say is decided by texts that none of them has learnt from."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -7,13 +8,20 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_recipe, weather_rows
-from test_linear import random_texts
+from test_linear_branches import cross_fitted, random_texts
 
 from pipeline.config import Recipe, apply_overrides
 from pipeline.metrics.classification import log_loss, standard_error
 from pipeline.promotion.register import train
-from pipeline.training.ensemble import LSTM, MEAN_EMBEDDING, NGRAM_LINEAR, best_weights, fit_branch_weights
-from pipeline.training.linear import fit_mean_embedding_linear, fit_ngram_linear
+from pipeline.training.ensemble import (
+    LSTM,
+    MEAN_EMBEDDING,
+    NGRAM_LINEAR,
+    as_probabilities,
+    best_weights,
+    branch_logits,
+    fit_branch_weights,
+)
 from pipeline.training.model import Classifier
 from pipeline.training.parallel import CorePool
 from pipeline.training.prepare import WarmStart, prepare
@@ -21,6 +29,7 @@ from pipeline.training.pretrain.encoder import pretrain_encoder
 from pipeline.training.selection import fit
 from pipeline.workspace import Batch, Workspace
 
+KINDS = {NGRAM_LINEAR: "wide", MEAN_EMBEDDING: "average"}
 TOPICS = {
     "sea": ["anchor", "sail", "harbour", "wave", "deck", "mast", "rope", "tide", "keel", "crew"],
     "bread": ["oven", "flour", "sugar", "butter", "dough", "yeast", "crust", "bake", "salt", "loaf"],
@@ -57,20 +66,21 @@ def test_a_blended_model_says_what_the_weighted_branches_say(multi_label: bool) 
     texts = random_texts(120)
     torch.manual_seed(1)
     model = Classifier(20, 2, tiny_recipe().model, multi_label=multi_label)
-    model.wide = fit_ngram_linear(texts, 20, 101, multi_label=multi_label)
-    model.average = fit_mean_embedding_linear(torch.randn(20, 8), texts, multi_label=multi_label)
+    linear = {name: cross_fitted(kind, texts, multi_label=multi_label) for name, kind in KINDS.items()}
+    model.wide, model.average = (copy.deepcopy(each.branch) for each in linear.values())
     token_ids, lengths = (torch.from_numpy(array).long() for array in texts.tokens.pad(np.arange(120)))
     with torch.inference_mode(), CorePool(torch.device("cpu")) as cores:
-        before = [model.eval().lstm_logits(token_ids, lengths), model.wide(token_ids), model.average(token_ids)]
-        unweighed = model.probabilities(model(token_ids, lengths)).numpy()
-        found = fit_branch_weights(model, texts, cores)
-        after = model(token_ids, lengths)
+        before = branch_logits(model.eval(), texts, cores)
+        held_out = {LSTM: before[LSTM], **{name: each.logits for name, each in linear.items()}}
+        found = fit_branch_weights(model, held_out, texts.targets())
+        after = model(token_ids, lengths, unknown=model.wide.unknown_rows(texts.unknown_words))
     assert [branch.name for branch in found.branches] == [LSTM, NGRAM_LINEAR, MEAN_EMBEDDING]
-    weighted = sum(branch.weight * logits for branch, logits in zip(found.branches, before, strict=True))
-    torch.testing.assert_close(after, weighted, atol=1e-4, rtol=1e-4)
+    weights = {branch.name: branch.weight for branch in found.branches}
+    weighted = sum(weights[name] * values for name, values in before.items())
+    np.testing.assert_allclose(after.numpy(), weighted, atol=1e-4, rtol=1e-4)
     losses = [
-        log_loss(probabilities, texts.targets(), multi_label=multi_label)
-        for probabilities in (model.probabilities(after).numpy(), unweighed)
+        log_loss(as_probabilities(logits, multi_label), texts.targets(), multi_label=multi_label)
+        for logits in (sum(found.logits.values()), sum(held_out.values()))
     ]
     assert losses[0] < losses[1]  # type: ignore[operator]
     assert found.macro_f1 >= max(branch.macro_f1 for branch in found.branches) - 0.05

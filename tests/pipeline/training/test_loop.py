@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import tiny_recipe, weather_rows
 
-from pipeline.config import Recipe
+from pipeline.config import Recipe, TrainingConfig
 from pipeline.dataset.corpus import TRAIN, VALIDATION
 from pipeline.dataset.minibatches import TokenLists
 from pipeline.dataset.token_set import TokenSet
@@ -140,8 +140,20 @@ def test_of_several_labels_the_rarest_decides_how_often_a_text_is_drawn() -> Non
     assert shares[90] == shares[99]  # no class, and no label, count as one text among all
 
 
-def test_a_small_corpus_is_read_more_often_than_a_large_one() -> None:
-    assert [enough_epochs(texts, 64) for texts in (100, 5_000, 10_000, 45_000, 1_000_000)] == [30, 8, 8, 3, 3]
+@pytest.mark.parametrize(
+    ("with_subwords", "classes", "epochs"),
+    [(False, 3, [30, 8, 8, 3, 3]), (True, 3, [15, 5, 5, 3, 3]), (True, 40, [27, 9, 9, 5, 5])],
+)
+def test_a_small_corpus_is_read_more_often_than_a_large_one(
+    with_subwords: bool, classes: int, epochs: list[int]
+) -> None:
+    def texts(count: int) -> TokenSet:
+        tokens = TokenLists(np.empty(0, np.int32), np.zeros(count, np.int64), np.full(count, 9, np.int32))
+        return TokenSet(pa.nulls(count), np.zeros(count, np.int32), tokens, np.eye(classes, dtype=bool))
+
+    counts = (100, 5_000, 10_000, 45_000, 1_000_000)
+    config = TrainingConfig()
+    assert [enough_epochs(texts(count), config, with_subwords=with_subwords) for count in counts] == epochs
 
 
 def test_one_cycle_rises_to_its_maximum_and_falls_to_zero() -> None:

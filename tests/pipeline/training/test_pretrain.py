@@ -240,13 +240,28 @@ def test_an_encoder_is_made_once_and_found_again(filled: Workspace) -> None:
 
 def test_an_encoder_of_another_vocabulary_is_refused(filled: Workspace) -> None:
     encoder = pretrain_encoder(filled, recipe("pretraining.epochs=1"))
-    assert matching_encoder(filled, recipe("tokenizer.vocabulary_size=80")) is None
-    with pytest.raises(ModelError, match=r"tokenizer\.vocabulary_size is 500 in it and 80 here"):
-        named_encoder(filled, encoder.name, recipe("tokenizer.vocabulary_size=80"))
+    assert matching_encoder(filled, recipe("tokenizer.lowercase=false")) is None
+    with pytest.raises(ModelError, match=r"tokenizer\.lowercase is True in it and False here"):
+        named_encoder(filled, encoder.name, recipe("tokenizer.lowercase=false"))
     with pytest.raises(ModelError, match=r"model\.hidden_size is 16 in it and 8 here"):
         named_encoder(filled, encoder.name, recipe("model.hidden_size=8"))
     with pytest.raises(ModelError, match=f"no encoder 'other' .*there: {encoder.name}"):
         named_encoder(filled, "other", recipe())
+
+
+def test_further_words_of_the_training_texts_follow_those_of_the_encoder(filled: Workspace) -> None:
+    """The LSTM knows the encoder's words; the linear branches know all."""
+    start = recipe(
+        "pretraining.epochs=1", "model.vocabulary_size=9", "training.epochs=1", "training.compare_scratch=false"
+    )
+    encoder = pretrain_encoder(filled, start)
+    assert encoder.vocabulary_size == 9
+    prepared = prepare(filled, start, start=WarmStart(encoder=encoder))
+    words = prepared.cache.tokenizer.vocabulary.to_pylist()
+    assert words[:7] == encoder.vocabulary
+    assert len(words) == len(set(words)) > 9
+    model = fit(filled, prepared, start).model
+    assert (model.embedding.num_embeddings, model.wide.vocabulary_size) == (9, len(words) + 2)
 
 
 def test_a_damaged_encoder_is_refused(filled: Workspace) -> None:

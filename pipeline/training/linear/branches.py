@@ -21,9 +21,9 @@ from torch import Tensor
 from pipeline.dataset.minibatches import plan_minibatches
 from pipeline.dataset.token_set import TokenSet
 from pipeline.training.ensemble import best_weights, macro_f1_of
+from pipeline.training.linear.ngram_features import NgramFeatures
+from pipeline.training.linear.svm import fit_naive_bayes_svm, fit_svm
 from pipeline.training.model import MeanEmbeddingLinear, NgramLinear
-from pipeline.training.ngram_features import NgramFeatures
-from pipeline.training.svm import fit_naive_bayes_svm, fit_svm
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from pipeline.metrics.classification import best_thresholds, decide, macro_f1
-from pipeline.training.svm import fit_naive_bayes_svm, fit_svm
+from pipeline.training.linear.svm import fit_naive_bayes_svm, fit_svm
 
 BUDGET_SECONDS = 120.0
 SAMPLE_TEXTS = 200  # on which the time for character n-grams is estimated
@@ -83,7 +83,7 @@ def linear_baseline(
     name, features = MOST_FREQUENT, 0
     predicted = np.zeros(test.targets.shape, dtype=bool)
     predicted[:, train.targets.sum(axis=0).argmax()] = True
-    if np.count_nonzero(train.targets.any(axis=0)) >= 2 and any(train.words):
+    if np.count_nonzero(train.targets.any(axis=0)) >= 2 and any(map(str.strip, train.words)):
         candidates = _candidates(multi_label or train.targets.shape[1] > 2)
         if _character_seconds(train, validation, test) > budget_seconds:
             left_out.append(CHARACTERS)
@@ -94,7 +94,7 @@ def linear_baseline(
                 for key, candidate in candidates.items()
             }
             scores = {key: work.result() for key, work in works.items()}
-        name = max(scores, key=scores.__getitem__)
+        name = max(reversed(scores), key=scores.__getitem__)  # of equal ones that with more features
         predicted, features = _test(candidates[name], train, validation, test, multi_label)
     has_test = len(test.targets) > 0
     return {
@@ -231,7 +231,8 @@ def _transformed(vectorizer: Any, columns: Sequence[Sequence[str]]) -> list[Any]
     """Fit a vectorizer to the first column, and return the features of all."""
     first, *others = columns
     try:
-        return [vectorizer.fit_transform(first), *(vectorizer.transform(column) for column in others)]
+        fitted = vectorizer.fit_transform(first)
     except ValueError:  # how scikit-learn says that the vocabulary is empty: in a tiny corpus no word is in two texts
-        vectorizer.set_params(min_df=1)
-        return [vectorizer.fit_transform(first), *(vectorizer.transform(column) for column in others)]
+        fitted = vectorizer.set_params(min_df=1).fit_transform(first)
+    none = sparse.csr_matrix((0, fitted.shape[1]), dtype=np.float32)
+    return [fitted, *(vectorizer.transform(column) if len(column) else none for column in others)]
