@@ -153,7 +153,7 @@ def _add_linear_branches(
     if (balanced, buckets) not in prepared.fitted:
         settings = {"multi_label": model.multi_label, "balanced": balanced}
         size = prepared.cache.tokenizer.size
-        vectors = prepared.encoder.document_vectors if prepared.encoder else None
+        vectors = prepared.document_vectors
         prepared.fitted[balanced, buckets] = (
             fit_ngram_linear(texts, size, buckets, **settings) if buckets else None,
             fit_mean_embedding_linear(vectors, texts, **settings) if vectors is not None else None,
