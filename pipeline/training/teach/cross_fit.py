@@ -90,8 +90,9 @@ def cross_fit(
         seed: of the folds.
     """
     from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
 
-    with warnings.catch_warnings():
+    with threadpool_limits(1), warnings.catch_warnings():  # a fold on each core is faster than each on all
         # Stopped early a model is as good; the user could not act on the warning.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return _cross_fit(features, targets, multi_label, seed)
@@ -159,8 +160,6 @@ def _predict_folds(
     Returns:
         The probabilities of all texts, float32 [texts, classes].
     """
-    from threadpoolctl import threadpool_limits
-
     probabilities = np.empty(targets.shape, dtype=np.float32)
 
     def fit_fold(fold: int) -> None:
@@ -168,7 +167,7 @@ def _predict_folds(
         model = models[fold].fit(features[~held_out], targets[~held_out], c)
         probabilities[held_out] = model.predict(features[held_out])
 
-    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as cores:
+    with ThreadPoolExecutor(os.cpu_count()) as cores:
         list(cores.map(fit_fold, models))
     return probabilities
 

@@ -387,10 +387,10 @@ def test_a_class_with_one_text_gets_no_soft_label_for_it(separable: tuple[Any, A
 def test_word_vectors_keep_the_directions_of_most_variance_and_frequent_words_count_less() -> None:
     random = np.random.default_rng(0)
     hidden = random.normal(size=(50, 3)) @ random.normal(size=(3, 20)) + 7
-    frequencies = np.full(50, 1e-3)
+    frequencies = np.full(50, 1e-2)
     vectors = distil_word_vectors(hidden.astype(np.float32), frequencies, 3)
     centred = hidden - hidden.mean(axis=0)
-    # Three components hold everything, so that distances stay; a word of frequency 0.001 counts half.
+    # Three components hold everything, so that distances stay; a word of frequency 0.01 counts half.
     np.testing.assert_allclose(2 * vectors @ (2 * vectors).T, centred @ centred.T, rtol=1e-3, atol=1e-3)
     rare = distil_word_vectors(hidden.astype(np.float32), np.zeros(50), 3)
     np.testing.assert_allclose(rare, 2 * vectors, rtol=1e-4, atol=1e-5)
