@@ -47,7 +47,7 @@ EMBEDDINGS = pa.schema(
 )
 
 # The texts of a teacher: those with soft labels, and those it was fitted on.
-TAUGHT_TEXTS = pa.schema(
+TEACHER_TEXTS = pa.schema(
     [
         pa.field("doc_id", pa.string(), nullable=False),
         pa.field("content_hash", pa.binary(16), nullable=False),

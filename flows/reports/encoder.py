@@ -51,6 +51,6 @@ def teacher_report(teacher: Teacher) -> str:
         ("soft labels for these", counts["of_labelled"]),
         ("soft labels for unlabelled texts", counts["of_unlabelled"]),
         ("word vectors", counts["words"]),
-        ("time", f"{sum(seconds.values()):,.0f} s on {facts['device']}, {seconds['embedding']:,.0f} s for the texts"),
+        ("time", f"{sum(seconds.values()):,.0f} s on {encoder['device']}, {seconds['embedding']:,.0f} s for the texts"),
     ]
     return "\n\n".join([f"## Teacher {teacher.name}", table(["", "value"], rows)])

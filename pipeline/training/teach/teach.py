@@ -20,7 +20,7 @@ from pipeline.dataset.corpus import TRAIN, Corpus, read_columns, select
 from pipeline.dataset.reviews import read_reviewed_labels
 from pipeline.errors import AccountingError, ConfigError, TrainingDataError
 from pipeline.files import atomic_path, value_digest, write_manifest, write_table
-from pipeline.schemas import TAUGHT_TEXTS, soft_labels_schema
+from pipeline.schemas import TEACHER_TEXTS, soft_labels_schema
 from pipeline.training.loop import choose_training_device
 from pipeline.training.resumable import Progress, part_of
 from pipeline.training.teach.cross_fit import CrossFit, cross_fit
@@ -52,7 +52,7 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingTexts:
     """What a teacher is made from: the training texts, labelled or not, and the ids of the documents.
 
     Attributes:
@@ -106,44 +106,45 @@ def teach(
     check_packages()
     folder = EncoderFolder.open(encoder)
     name = check_name("teacher", name or teacher_name(folder))
-    device = choose_training_device(recipe.training.device)
     batches = [workspace.batch(batch_id) for batch_id in batch_ids] or workspace.batches()
-    lesson = _prepare(workspace, batches, recipe)
-    model = SentenceEncoder(folder, device)
+    texts = _select_texts(workspace, batches, recipe)
+    model = _load_encoder(folder, recipe)
+    cache, clock = EmbeddingCache(workspace.ensure_writable(), model), _Stopwatch()
+    _embed_documents(cache, texts.parts, part_of(progress, 0.0, DOCUMENTS_SHARE))
+    clock.stop("embedding")
+    fitted = _fit(texts, cache, recipe.training.seed)
+    clock.stop("fitting")
+    if progress:
+        line = f"fitted to {len(fitted.usable):,} texts: cross-validated accuracy {fitted.accuracy:.1%}"
+        progress(FITTED_SHARE, line)
+    vocabulary = count_words(texts.corpus, recipe.tokenizer)
+    vectors = _embed_words(cache, vocabulary, recipe.model.embedding_size, part_of(progress, FITTED_SHARE, 1.0))
+    clock.stop("words")
+    with workspace.staging() as staging:
+        target = staging / "teacher"
+        target.mkdir()
+        counts = _write_soft_labels(target, texts, cache, fitted) | {"words": len(vocabulary.words)}
+        write_word_vectors(target / WORD_VECTORS, vocabulary.words, vectors)
+        facts = _provenance(texts.corpus, recipe, fitted)
+        source = {**folder.provenance(), "size": model.size, "device": model.device.type}
+        write_manifest(target, name=name, encoder=source, **facts, counts=counts, seconds=clock.seconds)
+        return Teacher.load(workspace.commit_teacher(name, target))
+
+
+def _load_encoder(folder: EncoderFolder, recipe: Recipe) -> SentenceEncoder:
+    """Load an encoder onto the device of a recipe, and check that word vectors can be made from it.
+
+    Raises:
+        ConfigError: its embeddings are smaller than the word vectors.
+    """
+    model = SentenceEncoder(folder, choose_training_device(recipe.training.device))
     size = recipe.model.embedding_size
     if model.size < size:
         raise ConfigError(
             f"{folder.path}: its embeddings have {model.size} numbers, word vectors {size}; "
             f"use --set model.embedding_size={model.size} in teach and in train"
         )
-    workspace.ensure_writable()
-    cache, clock = EmbeddingCache(workspace, model), _Stopwatch()
-    _embed_documents(cache, lesson.parts, part_of(progress, 0.0, DOCUMENTS_SHARE))
-    clock.stop("embedding")
-    fitted = _fit(lesson, cache, recipe.training.seed)
-    clock.stop("fitting")
-    if progress:
-        progress(
-            FITTED_SHARE, f"fitted to {len(fitted.usable):,} texts: cross-validated accuracy {fitted.accuracy:.1%}"
-        )
-    vocabulary = count_words(lesson.corpus, recipe.tokenizer)
-    vectors = _embed_words(cache, vocabulary, size, part_of(progress, FITTED_SHARE, 1.0))
-    clock.stop("words")
-    with workspace.staging() as staging:
-        target = staging / "teacher"
-        target.mkdir()
-        counts = _write_soft_labels(target, lesson, cache, fitted)
-        write_word_vectors(target / WORD_VECTORS, vocabulary.words, vectors)
-        write_manifest(
-            target,
-            name=name,
-            encoder={**folder.provenance(), "size": model.size},
-            **_provenance(lesson.corpus, recipe, fitted),
-            counts={"documents": len(lesson.documents), **counts, "words": len(vocabulary.words)},
-            seconds=clock.seconds,
-            device=device.type,
-        )
-        return Teacher.load(workspace.commit_teacher(name, target))
+    return model
 
 
 def _provenance(corpus: Corpus, recipe: Recipe, fitted: CrossFit) -> dict[str, Any]:
@@ -176,7 +177,7 @@ class _Stopwatch:
         self.seconds[step], self._started = round(now - self._started, 1), now
 
 
-def _prepare(workspace: Workspace, batches: Sequence[Batch], recipe: Recipe) -> Lesson:
+def _select_texts(workspace: Workspace, batches: Sequence[Batch], recipe: Recipe) -> TrainingTexts:
     """Split the documents as a training does that has soft labels for all of them."""
     documents = read_columns(batches, ["doc_id", "content_hash"])
     if not len(documents):
@@ -190,10 +191,10 @@ def _prepare(workspace: Workspace, batches: Sequence[Batch], recipe: Recipe) -> 
         soft_labelled=documents["doc_id"].chunk(0),
         reviewed=read_reviewed_labels(workspace),
     )
-    ids, texts = (column.chunk(0).dictionary_encode().indices.to_numpy() for column in documents.columns)
-    pairs = np.unique(np.stack([ids, texts]), axis=1)
+    ids, hashes = (column.chunk(0).dictionary_encode().indices.to_numpy() for column in documents.columns)
+    pairs = np.unique(np.stack([ids, hashes]), axis=1)
     has_own_id = (np.bincount(pairs[0]) == 1)[ids]
-    return Lesson(corpus, documents, has_own_id, list(_parts(batches, corpus)))
+    return TrainingTexts(corpus, documents, has_own_id, list(_parts(batches, corpus)))
 
 
 def _parts(batches: Sequence[Batch], corpus: Corpus) -> Iterator[Part]:
@@ -216,10 +217,10 @@ def _embed_documents(cache: EmbeddingCache, parts: Sequence[Part], progress: Pro
             cache.add(part.digest, rows, texts.take(pa.array(rows)), meter)
 
 
-def _fit(lesson: Lesson, cache: EmbeddingCache, seed: int) -> CrossFit:
+def _fit(texts: TrainingTexts, cache: EmbeddingCache, seed: int) -> CrossFit:
     """Cross-fit a classifier over the embeddings of the labelled texts."""
-    corpus = lesson.corpus
-    features = np.concatenate([cache.read(part.digest, lesson.labelled_rows(part)) for part in lesson.parts])
+    corpus = texts.corpus
+    features = np.concatenate([cache.read(part.digest, texts.labelled_rows(part)) for part in texts.parts])
     label_ids = corpus.label_ids[corpus.splits == TRAIN]
     targets = corpus.label_sets[label_ids[label_ids >= 0]]
     return cross_fit(features, targets, multi_label=corpus.multi_label, seed=seed)
@@ -236,19 +237,19 @@ def _embed_words(
     return distil_word_vectors(cache.read(digest, rows), vocabulary.frequencies, size)
 
 
-def _write_soft_labels(folder: Path, lesson: Lesson, cache: EmbeddingCache, fitted: CrossFit) -> dict[str, int]:
-    """Write the soft labels, and the texts that are taught; return their counts."""
-    corpus, schema = lesson.corpus, soft_labels_schema(lesson.corpus.labels)
+def _write_soft_labels(folder: Path, texts: TrainingTexts, cache: EmbeddingCache, fitted: CrossFit) -> dict[str, int]:
+    """Write the soft labels, and the texts that have some or are fitted on; return their counts."""
+    corpus, schema = texts.corpus, soft_labels_schema(texts.corpus.labels)
     rows = np.flatnonzero(corpus.splits == TRAIN)
     has_label = corpus.label_ids[rows] >= 0
-    usable = lesson.has_own_id[rows].copy()
+    usable = texts.has_own_id[rows].copy()
     usable[has_label] &= fitted.usable
     written = done = 0
     with (
         atomic_path(folder / SOFT_LABELS) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
     ):
-        for part in lesson.parts:
+        for part in texts.parts:
             in_part = slice(done, done + len(part.rows))
             done += len(part.rows)
             labelled = has_label[in_part]
@@ -257,12 +258,13 @@ def _write_soft_labels(folder: Path, lesson: Lesson, cache: EmbeddingCache, fitt
             probabilities[labelled] = fitted.probabilities[before : before + np.count_nonzero(labelled)]
             probabilities[~labelled] = fitted.classifier.predict(cache.read(part.digest, part.rows[~labelled]))
             keep = usable[in_part]
-            doc_ids = lesson.documents["doc_id"].chunk(0).take(pa.array(part.first + part.rows[keep]))
+            doc_ids = texts.documents["doc_id"].chunk(0).take(pa.array(part.first + part.rows[keep]))
             writer.write_table(pa.table([doc_ids, *map(pa.array, probabilities[keep].T)], schema=schema))
             written += len(doc_ids)
-    table = lesson.documents.take(pa.array(rows)).append_column("fitted", pa.array(has_label))
-    write_table(folder / TEXTS, table.cast(TAUGHT_TEXTS))
+    table = texts.documents.take(pa.array(rows)).append_column("fitted", pa.array(has_label))
+    write_table(folder / TEXTS, table.cast(TEACHER_TEXTS))
     counts = {
+        "documents": len(texts.documents),
         "fitted": int(np.count_nonzero(has_label)),
         "soft_labels": written,
         "of_labelled": int(np.count_nonzero(has_label & usable)),

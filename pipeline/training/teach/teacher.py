@@ -25,7 +25,7 @@ from pipeline.dataset.tokenizer import RESERVED
 from pipeline.dataset.word_vectors import WordVectors, read_vectors
 from pipeline.errors import InputError, TrainingDataError
 from pipeline.files import verified_manifest
-from pipeline.schemas import TAUGHT_TEXTS
+from pipeline.schemas import TEACHER_TEXTS
 from pipeline.workspace import NAME_PATTERN, Workspace
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Teacher:
         return self.path.resolve().name
 
     def soft_labels(self, corpus: Corpus) -> SoftLabels:
-        """Return the soft labels of those documents whose text is still the one that was taught.
+        """Return the soft labels of those documents whose text is the same as when it was made.
 
         Args:
             corpus: the labelled documents and their splits.
@@ -71,7 +71,7 @@ class Teacher:
         """
         self._check_classes(corpus)
         documents = read_columns(corpus.batches, ["doc_id", "content_hash"])
-        texts = pq.read_table(self.path / TEXTS, schema=TAUGHT_TEXTS)
+        texts = pq.read_table(self.path / TEXTS, schema=TEACHER_TEXTS)
         self._check_splits(corpus, documents["content_hash"], texts)
         soft_labels = read_soft_labels(self.path / SOFT_LABELS, corpus.labels, multi_label=corpus.multi_label)
         stale = _changed_ids(documents, texts)
@@ -111,11 +111,11 @@ class Teacher:
         return replace(vectors, source=f"{self.name}/{WORD_VECTORS}")
 
     def _check_classes(self, corpus: Corpus) -> None:
-        taught, classes = set(self.manifest["classes"]), set(corpus.labels)
-        if taught == classes and self.manifest["multi_label"] == corpus.multi_label:
+        earlier, classes = set(self.manifest["classes"]), set(corpus.labels)
+        if earlier == classes and self.manifest["multi_label"] == corpus.multi_label:
             return
-        changes = [f"{name!r} is new" for name in sorted(classes - taught)]
-        changes += [f"{name!r} is gone" for name in sorted(taught - classes)]
+        changes = [f"{name!r} is new" for name in sorted(classes - earlier)]
+        changes += [f"{name!r} is gone" for name in sorted(earlier - classes)]
         changes = changes or ["documents can have several labels" if corpus.multi_label else "each has one label now"]
         listed = ", ".join([*changes[:LISTED], *(["..."] if len(changes) > LISTED else [])])
         raise TrainingDataError(f"teacher {self.name}: the classes have changed since ({listed}); {REMEDY}")
@@ -132,10 +132,10 @@ class Teacher:
 
 
 def _changed_ids(documents: pa.Table, texts: pa.Table) -> pa.Array:
-    """Return the ids of those documents whose text is not the one that was taught under this id."""
+    """Return the ids of those documents whose text is not the one that had this id when the teacher was made."""
     positions = pc.index_in(documents["doc_id"], value_set=texts["doc_id"].combine_chunks())
-    taught = texts["content_hash"].combine_chunks().take(positions.combine_chunks())
-    changed = pc.fill_null(pc.not_equal(documents["content_hash"].combine_chunks(), taught), False)
+    earlier = texts["content_hash"].combine_chunks().take(positions.combine_chunks())
+    changed = pc.fill_null(pc.not_equal(documents["content_hash"].combine_chunks(), earlier), False)
     return pc.unique(documents["doc_id"].filter(changed))
 
 
