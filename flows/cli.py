@@ -37,6 +37,7 @@ for command in (
     learning.train,
     learning.tune,
     learning.pretrain,
+    learning.teach,
     nights.score,
     nights.nightly,
     nights.backfill,

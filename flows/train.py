@@ -74,7 +74,8 @@ def train(
         embeddings: File of pretrained word vectors, a word and its numbers on each line. Empty: none.
         pretrain: Start from an encoder pretrained on all texts; pretrain one if none fits.
         encoder: Name of the encoder to start from. Empty: with pretrain the newest that fits, else none.
-        teacher: File with soft labels to distil from: doc_id and a probability column per class. Empty: none.
+        teacher: Teacher to distil from: its name or folder, or a file with soft labels: doc_id and a probability column
+            per class. Empty: none.
         force: Promote the version even if it is not shown to be as good as the champion.
         reason: Reason for forcing, for the record.
         workspace: Workspace folder. Empty: the one that the worker was started with.

@@ -58,7 +58,8 @@ def tune(
         batches: Batches to train on. Empty: all.
         embeddings: File of pretrained word vectors, a word and its numbers on each line. Empty: none.
         encoder: Name of the pretrained encoder to start from. Empty: none.
-        teacher: File with soft labels: doc_id and a probability column per class. Empty: none.
+        teacher: Teacher to distil from: its name or folder, or a file with soft labels: doc_id and a probability column
+            per class. Empty: none.
         workspace: Workspace folder. Empty: the one that the worker was started with.
     """
     plan = make_search_plan(

@@ -43,6 +43,32 @@ TOKENS = pa.schema(
 # Token ids for pretraining: texts, long ones cut into chunks.
 CHUNKS = pa.schema([pa.field("token_ids", pa.list_(pa.int32()), nullable=False)])
 
+# Embeddings of texts by a sentence encoder: a cache that can be rebuilt from documents and the encoder.
+EMBEDDINGS = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),  # in the documents part
+        pa.field("vector", pa.list_(pa.float16()), nullable=False),  # of length 1
+    ]
+)
+
+# The texts of a teacher: those with soft labels, and those it was fitted on.
+TEACHER_TEXTS = pa.schema(
+    [
+        pa.field("doc_id", pa.string(), nullable=False),
+        pa.field("content_hash", pa.binary(16), nullable=False),
+        pa.field("fitted", pa.bool_(), nullable=False),
+    ]
+)
+
+
+def soft_labels_schema(labels: Iterable[str]) -> pa.Schema:
+    """Return the schema of soft labels: the id of a document, and a column of probabilities for each class."""
+    names = list(labels)
+    doc_id = "id" if "doc_id" in names else "doc_id"
+    classes = [pa.field(name, pa.float32(), nullable=False) for name in names]
+    return pa.schema([pa.field(doc_id, pa.string(), nullable=False), *classes])
+
+
 LABELS = pa.schema(
     [
         pa.field("doc_id", pa.string(), nullable=False),

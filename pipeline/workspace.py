@@ -117,6 +117,22 @@ class Workspace:
     def encoder_dir(self, fingerprint: str) -> Path:
         return self.root / "encoders" / check_name("encoder", fingerprint)
 
+    def embeddings_dir(self, digest: str) -> Path:
+        return self.root / "embeddings" / digest
+
+    def teacher_dir(self, name: str) -> Path:
+        return self.root / "teachers" / check_name("teacher", name)
+
+    def teacher_manifests(self) -> list[Path]:
+        return sorted((self.root / "teachers").glob("*/manifest.json"))
+
+    def commit_teacher(self, name: str, staged: Path) -> Path:
+        """Move a staged teacher into place, instead of an earlier one of that name; return its folder."""
+        target = self.teacher_dir(name)
+        (target / "manifest.json").unlink(missing_ok=True)  # from here the earlier one does not exist
+        self._replace(target, staged)
+        return target
+
     def tuning_dir(self, name: str) -> Path:
         return self.root / "tuning" / check_name("search", name)
 

@@ -1,5 +1,6 @@
 """Commands that train models, and choose among their versions."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -51,6 +52,8 @@ def train(
         nightlabel train --model tickets --set training.epochs=6 --target-precision 0.95
 
         nightlabel train --preset workspace/presets/tuned.toml --pretrain
+
+        nightlabel train --teacher all-MiniLM-L6-v2
 
         nightlabel train --force --reason "the old classes are gone"
     """
@@ -165,6 +168,48 @@ def pretrain(
     encoder = pretrain_flow.pretrain(preset, settings or [], batches=batch or [], workspace=workspace)
     show(encoder_report(encoder, pictures=False))
     print_line(f"Encoder: {encoder.path}\nNext: nightlabel train --pretrain")
+
+
+def teach(
+    encoder: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="Sentence encoder: a folder with config.json, tokenizer.json, and model.safetensors or model.onnx.",
+        ),
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="Name of the teacher; the name of the encoder's folder if not given.")
+    ] = None,
+    preset: PresetName = "default",
+    settings: SettingChanges = None,
+    batch: TrainingBatches = None,
+    workspace: WorkspaceOption = "workspace",
+) -> None:
+    """Make a teacher for later trainings from a sentence encoder on disk.
+
+    It embeds all training texts, labelled or not, fits a classifier over the embeddings, and writes soft labels and
+    word vectors. Texts of the validation and test split are not used. Nothing is downloaded, and no pickled weights
+    are loaded. The same command resumes a killed run, and embeds only new texts.
+
+    Examples:
+
+        nightlabel teach --encoder models/all-MiniLM-L6-v2
+
+        nightlabel teach --encoder models/multilingual-e5-small --name e5 --set model.embedding_size=256
+    """
+    load_recipe(preset, settings)
+    from pipeline.training.teach.encoder_folder import EncoderFolder, check_packages
+
+    check_packages()
+    EncoderFolder.open(encoder)
+    quiet_prefect()
+    from flows import teach as teach_flow
+    from flows.reports.encoder import teacher_report
+
+    teacher = teach_flow.teach(str(encoder), name, preset, settings or [], batches=batch or [], workspace=workspace)
+    show(teacher_report(teacher))
+    print_line(f"Teacher: {teacher.path}\nNext: nightlabel train --teacher {teacher.name}")
 
 
 def models_list(workspace: WorkspaceOption = "workspace") -> None:

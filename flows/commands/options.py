@@ -40,7 +40,10 @@ EncoderName = Annotated[
 TeacherFile = Annotated[
     Path | None,
     typer.Option(
-        "--teacher", metavar="FILE", help="Soft labels to distil from: doc_id and a probability column per class."
+        "--teacher",
+        metavar="TEACHER",
+        help="Distil from a teacher of nightlabel teach (its name or folder), or from a file of soft labels: doc_id "
+        "and a probability column per class.",
     ),
 ]
 ForceOption = Annotated[
@@ -64,15 +67,19 @@ def check_training_inputs(
     """Check the inputs of a training before a server starts.
 
     Raises:
-        InputError: there is no such file.
-        ModelError: the encoder is unknown, or does not fit the recipe.
+        InputError: there is no such file or teacher.
+        ModelError: the encoder is unknown, or does not fit the recipe, or a file of the teacher has changed.
     """
-    for option, path in (("--embeddings", embeddings), ("--teacher", teacher)):
-        if path and not path.is_file():
-            raise InputError(f"{option} {path}: there is no such file")
+    if embeddings and not embeddings.is_file():
+        raise InputError(f"--embeddings {embeddings}: there is no such file")
+    from pipeline.workspace import Workspace
+
+    if teacher:
+        from pipeline.training.teach.teacher import find_teacher
+
+        find_teacher(Workspace(workspace), str(teacher))
     if encoder:
         from pipeline.training.pretrain.encoder import named_encoder
-        from pipeline.workspace import Workspace
 
         named_encoder(Workspace(workspace), encoder, recipe)
 

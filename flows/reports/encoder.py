@@ -1,13 +1,14 @@
-"""The report of pretraining: training data, perplexity and speed of an encoder."""
+"""The reports of pretraining and of teaching: what an encoder or a teacher was made from, and how good it is."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flows.reports.markdown import picture, table
+from flows.reports.markdown import percent, picture, table
 
 if TYPE_CHECKING:
     from pipeline.training.pretrain.encoder import Encoder
+    from pipeline.training.teach.teacher import Teacher
 
 
 def encoder_report(encoder: Encoder, *, pictures: bool) -> str:
@@ -32,3 +33,24 @@ def encoder_report(encoder: Encoder, *, pictures: bool) -> str:
     if pictures:
         parts.append(picture(encoder.path / "figures" / "perplexity.png"))
     return "\n\n".join([*parts, table(["epoch", "perplexity"], curve)])
+
+
+def teacher_report(teacher: Teacher) -> str:
+    """Return the texts, cross-validated scores and duration of a teacher."""
+    facts = teacher.manifest
+    counts, encoder, seconds = facts["counts"], facts["encoder"], facts["seconds"]
+    rows = [
+        (
+            "encoder",
+            f"{encoder['name']} ({encoder['weights']}, {encoder['size']} numbers, {encoder['pooling']} pooling)",
+        ),
+        ("classes", len(facts["classes"])),
+        ("cross-validated accuracy", percent(facts["accuracy"])),
+        ("cross-validated macro-F1", percent(facts["macro_f1"])),
+        ("labelled training texts it is fitted on", counts["fitted"]),
+        ("soft labels for these", counts["of_labelled"]),
+        ("soft labels for unlabelled texts", counts["of_unlabelled"]),
+        ("word vectors", counts["words"]),
+        ("time", f"{sum(seconds.values()):,.0f} s on {encoder['device']}, {seconds['embedding']:,.0f} s for the texts"),
+    ]
+    return "\n\n".join([f"## Teacher {teacher.name}", table(["", "value"], rows)])

@@ -122,7 +122,9 @@ def _numeric_table(path: Path, raw: RawRows, labels: Sequence[str], rows_before:
         reject = min(raw.rejects, key=lambda reject: reject.row)
         row = rows_before + int(np.searchsorted(raw.rows, reject.row)) + 1
         raise InputError(f"{path}, row {row}: {reject.reason}: {reject.raw_text[:80]!r}; fix it, or remove the row")
-    ids = {name: _strings(path, name, raw.columns[name]) for name in ID_NAMES if name in raw.columns}
+    ids = {
+        name: _strings(path, name, raw.columns[name]) for name in ID_NAMES if name in raw.columns and name not in labels
+    }
     columns = {name: _numbers(path, name, raw.columns[name], rows_before) for name in labels if name in raw.columns}
     return pa.table(ids | columns)
 
@@ -164,7 +166,7 @@ def _numbers(path: Path, name: str, values: Any, rows_before: int) -> pa.Array:
 
 def _check_columns(path: Path, names: Sequence[str], labels: Sequence[str]) -> str:
     """Return the name of the id column, after checking that the other columns are the classes."""
-    doc_id = next((name for name in ID_NAMES if name in names), None)
+    doc_id = next((name for name in ID_NAMES if name in names and name not in labels), None)
     if doc_id is None:
         raise InputError(f"{path}: no column 'doc_id' (there are: {_listed(names)}); add the document ids")
     missing = [label for label in labels if label not in names]

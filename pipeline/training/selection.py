@@ -207,7 +207,7 @@ def _linear_branches(
         texts = sets[0].joined(sets[1], tokenizer.size)
         folds = cross_folds(texts, np.arange(len(texts)) >= len(sets[0]))
         settings = {"multi_label": multi_label, "balanced": balanced}
-        vectors = prepared.encoder.document_vectors if prepared.encoder else None
+        vectors = prepared.document_vectors
         vocabulary = tokenizer.vocabulary
         prepared.fitted[balanced, buckets] = {
             NGRAM_LINEAR: fit_ngram_linear(texts, vocabulary, buckets, folds, **settings) if buckets else None,

@@ -157,6 +157,7 @@ def test_models_are_listed_shown_promoted_and_rolled_back(
         (["train", "--embeddings", "glove.txt"], "--embeddings glove.txt: there is no such file"),
         (["train", "--teacher", "opinions.csv"], "--teacher opinions.csv: there is no such file"),
         (["train", "--encoder", "cafe"], "no encoder 'cafe' in workspace (there: none yet: nightlabel pretrain)"),
+        (["train", "--teacher", "."], "--teacher .: no teacher in this folder: manifest.json is missing"),
         (["pretrain"], "no documents to pretrain on"),
         (["pretrain", "--set", "pretraining.epochs=0"], "setting pretraining.epochs = 0"),
         (["score"], "no model in workspace yet: train one with nightlabel train"),

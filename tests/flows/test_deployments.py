@@ -7,9 +7,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from conftest import weather_rows
+from encoder_tools import write_onnx_encoder
 from server import PREFECT_FILE, Office
 
-FLOWS = {"ingest", "pretrain", "train", "tune", "score", "nightly"}
+FLOWS = {"ingest", "pretrain", "teach", "train", "tune", "score", "nightly"}
 TINY = ["training.epochs=1", "model.hidden_size=8", "model.embedding_size=8", "tokenizer.min_count=1"]
 
 
@@ -24,11 +25,13 @@ def runs(office: Office) -> dict[str, dict[str, Any]]:
     _write(office.folder / "weather.jsonl", weather_rows())
     news = [{"id": f"n{row['id']}", "text": f"{row['text']} again"} for row in weather_rows(20)]
     _write(office.folder / "incoming" / "2026-11-20" / "news.jsonl", news)
+    write_onnx_encoder(office.folder / "encoder")
     missing = office.start("ingest", sources=["nowhere/nothing.csv"])
     return {
         "ingest": office.run("ingest", sources=["weather.jsonl"], batch="labelled"),
         "missing": office.ended(missing),
         "pretrain": office.run("pretrain", settings=TINY),
+        "teach": office.run("teach", encoder="encoder", settings=TINY),
         "train": office.run("train", model="weather", settings=TINY),
         "tune": office.run("tune", name="quick", settings=TINY, trials=2),
         "score": office.run("score", batches=["labelled"]),
@@ -53,6 +56,7 @@ def test_the_worker_completes_each_flow_and_its_name_says_what_it_did(runs: dict
     assert {name: runs[name]["name"] for name in FLOWS} == {
         "ingest": "ingest labelled: weather.jsonl",
         "pretrain": "pretrain with preset default",
+        "teach": "teach by encoder",
         "train": "train weather from preset default",
         "tune": "tune quick from preset default",
         "score": "score labelled with the champion",
@@ -76,7 +80,7 @@ def test_each_flow_leaves_its_report_as_an_artifact(office: Office, runs: dict[s
     mine = [run["id"] for run in runs.values()]
     found = office.find("artifacts", flow_runs={"id": {"any_": mine}})
     keys = {artifact["key"]: artifact for artifact in found if artifact["key"]}
-    assert keys.keys() == {"ingest", "encoder", "model", "tuning", "labels", "night"}
+    assert keys.keys() == {"ingest", "encoder", "teacher", "model", "tuning", "labels", "night"}
     assert keys["night"]["flow_run_id"] == runs["nightly"]["id"]
     assert "# Night of 2026-11-20" in keys["night"]["data"]
     assert "data:image/png;base64," in keys["model"]["data"]

@@ -70,7 +70,8 @@ def test_nobody_is_asked_to_choose_between_a_type_and_none(fields: dict[str, dic
 def test_what_the_form_holds_at_first_is_accepted_and_means_the_defaults(
     flow: Flow[..., Any], schema: dict[str, Any]
 ) -> None:
-    needed = {name: ["file"] for name in schema.get("required", [])}
+    kinds = {name: schema["properties"][name]["type"] for name in schema.get("required", [])}
+    needed = {name: "folder" if kind == "string" else ["file"] for name, kind in kinds.items()}
     filled = needed | _defaults(schema)
     assert [error.message for error in validate(filled, schema)] == []
     defaults = {name: one.default for name, one in inspect.signature(flow.fn).parameters.items()}
@@ -95,6 +96,7 @@ def test_a_field_of_a_group_may_stay_empty(empty: dict[str, Any]) -> None:
         ("train:train", {"model": "no name"}),
         ("train:train", {"preset": "unheard-of"}),
         ("train:train", {"settings": ["epochs=5"]}),
+        ("teach:teach", {"encoder": "folder", "name": "no name"}),
         ("tune:tune", {"only": ["training.epochs"]}),
         ("tune:tune", {"minutes": -1}),
         ("score:score", {"batches": ["../elsewhere"]}),

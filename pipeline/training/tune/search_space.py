@@ -53,7 +53,7 @@ class SearchPlan:
         batches: to train on; all if empty.
         embeddings: path of a file of word vectors to start from.
         encoder: name of a pretrained encoder to start from.
-        teacher: path of a file of soft labels.
+        teacher: path of a file of soft labels, or the name or folder of a teacher.
     """
 
     name: str
@@ -93,7 +93,7 @@ def make_search_plan(
         batches: to train on.
         embeddings: path of a file of word vectors, which fixes the size of the embedding.
         encoder: name of a pretrained encoder, which fixes the sizes of embedding and LSTM.
-        teacher: path of a file of soft labels.
+        teacher: path of a file of soft labels, or the name or folder of a teacher.
 
     Raises:
         ConfigError: a name, setting, field or budget is invalid.
