@@ -79,17 +79,19 @@ def _before_calibration(
 
 
 def _baseline(prepared: PreparedData) -> dict[str, Any]:
+    train, validation, test = (labelled_texts(prepared, split) for split in (TRAIN, VALIDATION, TEST))
+    return linear_baseline(train, validation, test, multi_label=prepared.corpus.multi_label)
+
+
+def labelled_texts(prepared: PreparedData, split: int) -> LabelledTexts:
+    """Return the labelled texts of a split as the baseline takes them."""
     splitter, corpus = prepared.cache.tokenizer.splitter, prepared.corpus
-
-    def read(split: int) -> LabelledTexts:
-        texts: list[str] = []
-        words: list[str] = []
-        label_ids: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
-        for _, column, ids in corpus.read(split):
-            labelled = column.filter(pa.array(ids >= 0))
-            texts += labelled.to_pylist()
-            words += pc.binary_join(splitter.split(labelled), " ").to_pylist()
-            label_ids.append(ids[ids >= 0])
-        return LabelledTexts(texts, words, corpus.label_sets[np.concatenate(label_ids)])
-
-    return linear_baseline(read(TRAIN), read(VALIDATION), read(TEST), multi_label=corpus.multi_label)
+    texts: list[str] = []
+    words: list[str] = []
+    label_ids: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
+    for _, column, ids in corpus.read(split):
+        labelled = column.filter(pa.array(ids >= 0))
+        texts += labelled.to_pylist()
+        words += pc.binary_join(splitter.split(labelled), " ").to_pylist()
+        label_ids.append(ids[ids >= 0])
+    return LabelledTexts(texts, words, corpus.label_sets[np.concatenate(label_ids)])

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,13 @@ from pipeline.dataset.corpus import TRAIN, VALIDATION
 from pipeline.dataset.token_set import TokenSet
 from pipeline.dataset.tokenizer import RESERVED
 from pipeline.files import value_digest
-from pipeline.metrics.classification import standard_error
+from pipeline.metrics.classification import log_loss, standard_error
 from pipeline.training.ensemble import (
     BRANCHES,
     LSTM,
     MEAN_EMBEDDING,
     NGRAM_LINEAR,
+    as_probabilities,
     branch_logits,
     fit_branch_weights,
 )
@@ -231,8 +233,11 @@ def _linear_alone(prepared: PreparedData, recipe: Recipe, sets: tuple[TokenSet, 
     )
     trained = _with_branches(untrained, prepared, recipe, recipe.training, sets, (NGRAM_LINEAR, MEAN_EMBEDDING))
     with CorePool(torch.device("cpu")) as cores:
-        entry = {"epoch": 0, "train_loss": validation_metrics(model, sets[0], cores)["validation_loss"]}
-        return replace(trained, history=[{**entry, **validation_metrics(model, sets[1], cores)}])
+        train_loss = validation_metrics(model, sets[0], cores)["validation_loss"]
+    probabilities = as_probabilities(np.sum(list(trained.held_out.values()), axis=0), model.multi_label)
+    loss = log_loss(probabilities, sets[1].targets(), multi_label=model.multi_label)
+    scores = {"validation_loss": math.nan if loss is None else loss, "validation_macro_f1": trained.best_macro_f1}
+    return replace(trained, history=[{"epoch": 0, "train_loss": train_loss, **scores}])
 
 
 def checkpoint_path(workspace: Workspace, prepared: PreparedData, recipe: Recipe, trial: Trial) -> Path:

@@ -1,8 +1,8 @@
-"""How good the labels are on real corpora, beside linear models on the same split: the mean of several seeds.
+"""How good the labels are on real corpora, beside the strongest linear model and fastText: the mean of several seeds.
 
 Run it from the project's root, with nothing else running; it prints one Markdown row for each corpus:
 
-    uv run python tests/benchmarks/accuracy.py                       # all, three seeds each
+    uv run --group peers python tests/benchmarks/accuracy.py         # all, three seeds each, with fastText
     uv run python tests/benchmarks/accuracy.py imdb500 --seeds 1
     uv run python tests/benchmarks/accuracy.py sms_spam --set training.epochs=10 --validation
 
@@ -10,6 +10,8 @@ Run it from the project's root, with nothing else running; it prints one Markdow
 """
 
 import argparse
+import importlib.util
+import math
 import statistics
 import tempfile
 import time
@@ -19,16 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.config import IngestConfig, Recipe, load_recipe
+from pipeline.config import IngestConfig, load_recipe
 from pipeline.dataset.corpus import TEST, TRAIN, VALIDATION
 from pipeline.ingest import ingest
-from pipeline.metrics.classification import best_thresholds, decide, macro_f1
-from pipeline.training.evaluate import assess
-from pipeline.training.prepare import WarmStart, prepare
+from pipeline.metrics.classification import macro_f1
+from pipeline.training.evaluate import assess, labelled_texts
+from pipeline.training.linear.baseline import LabelledTexts, linear_baseline
+from pipeline.training.prepare import PreparedData, WarmStart, prepare
 from pipeline.training.pretrain.encoder import pretrain_encoder
 from pipeline.training.selection import fit
 from pipeline.workspace import Workspace
@@ -67,7 +69,7 @@ CORPORA = {
     "ag_news": parquet("ag_news", reading={"clean_html": True}),
     "20news": parquet("20news_bydate", "_stripped"),
     "banking77": parquet("banking77"),
-    "sms_spam": parquet("sms_spam", measure="f1 of spam"),
+    "sms_spam": parquet("sms_spam", measure="macro_f1"),
     "online_shopping": parquet("online_shopping_10_cats"),
     "nsmc": parquet("nsmc_rebuilt"),
     "airline": parquet("airline_tweets", measure="macro_f1"),
@@ -99,53 +101,45 @@ def score_of(metrics: dict[str, Any], measure: str) -> float:
     return float(metrics[measure])
 
 
-def linear_scores(workspace: Workspace, recipe: Recipe, batches: list[str], measure: str) -> dict[str, float]:
-    """Return the test scores of two linear models, which learn from train and validation texts alike.
+def peer_scores(prepared: PreparedData, measure: str) -> dict[str, float]:
+    """Return the test scores of the strongest linear model, chosen on validation, and of fastText, if it is installed.
 
-    With several labels they learn from the training texts, and validation gives each class its threshold.
+    Both learn from train and validation texts alike; with several labels, validation gives each class its threshold.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.multiclass import OneVsRestClassifier
-    from sklearn.svm import LinearSVC
-
-    prepared = prepare(workspace, recipe, batches)
-    corpus, splitter = prepared.corpus, prepared.cache.tokenizer.splitter
-
-    def read(*splits: int) -> tuple[list[str], NDArray[np.bool_]]:
-        rows = [row for split in splits for row in corpus.read(split)]
-        texts = [text for _, column, _ in rows for text in pc.binary_join(splitter.split(column), " ").to_pylist()]
-        return texts, corpus.sets[np.concatenate([ids for _, _, ids in rows])]
-
-    texts, targets = read(TRAIN, VALIDATION)
-    train_texts, train_targets = read(TRAIN)
-    validation_texts, validation_targets = read(VALIDATION)
-    test_texts, truth = read(TEST)
-    found = {}
-    for name, pairs, model in (
-        ("1-gram + logistic regression", 1, LogisticRegression(max_iter=300)),
-        ("1-2-gram + linear SVM", 2, LinearSVC(random_state=0)),
-    ):
-        vectorizer = TfidfVectorizer(
-            ngram_range=(1, pairs), sublinear_tf=True, min_df=2, token_pattern=r"\S+", lowercase=False, dtype=np.float32
-        )
-        if corpus.multi_label:  # with thresholds chosen as ours are, so from the training texts alone
-            features = vectorizer.fit_transform(train_texts)
-            each = OneVsRestClassifier(model).fit(features, train_targets)
-            say = each.predict_proba if pairs == 1 else each.decision_function
-            thresholds = best_thresholds(squashed(say(vectorizer.transform(validation_texts))), validation_targets)
-            predicted = decide(squashed(say(vectorizer.transform(test_texts))), thresholds)
-        else:
-            features = vectorizer.fit_transform(texts)
-            ids = model.fit(features, targets.argmax(axis=1)).predict(vectorizer.transform(test_texts))
-            predicted = np.eye(len(corpus.labels), dtype=bool)[ids]
-        found[name] = _plain_score(predicted, truth, corpus.labels, measure)
-    return found
+    train, validation, test = (labelled_texts(prepared, split) for split in (TRAIN, VALIDATION, TEST))
+    labels, multi_label = prepared.corpus.labels, prepared.corpus.multi_label
+    predicted, chosen = strongest_linear(train, validation, test, multi_label)
+    scores = {chosen: _plain_score(predicted, test.targets, labels, measure)}
+    if importlib.util.find_spec("fasttext") and not multi_label:
+        predicted = fasttext_labels(train.joined(validation), test)
+        scores["fastText"] = _plain_score(predicted, test.targets, labels, measure)
+    return scores
 
 
-def squashed(values: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Return values as what `best_thresholds` takes, between 0 and 1, in their order."""
-    return 1 / (1 + np.exp(-values))
+def strongest_linear(
+    train: LabelledTexts, validation: LabelledTexts, test: LabelledTexts, multi_label: bool
+) -> tuple[NDArray[np.bool_], str]:
+    """Return the predicted classes [test texts, classes] and the name of the baseline, without a time budget."""
+    found: list[NDArray[np.bool_]] = []
+    result = linear_baseline(
+        train, validation, test, multi_label=multi_label, budget_seconds=math.inf, on_predicted=found.append
+    )
+    return found[0], str(result["name"])
+
+
+def fasttext_labels(train: LabelledTexts, test: LabelledTexts) -> NDArray[np.bool_]:
+    """Train fastText (Joulin et al. 2016) on word pairs and character n-grams of 2 to 5, as a linear model has them."""
+    import fasttext
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "train.txt"
+        lines = zip(train.targets.argmax(axis=1), train.words, strict=True)
+        path.write_text("\n".join(f"__label__{label} {text}" for label, text in lines), encoding="utf-8")
+        settings = {"wordNgrams": 2, "minn": 2, "maxn": 5, "epoch": 25, "lr": 0.5, "dim": 100, "thread": 2}
+        model = fasttext.train_supervised(str(path), verbose=0, **settings)
+    answers = model.predict(list(test.words))[0]
+    label_ids = [int(answer[0].removeprefix("__label__")) if len(answer) else 0 for answer in answers]
+    return np.eye(train.targets.shape[1], dtype=bool)[label_ids]
 
 
 def _plain_score(predicted: NDArray[np.bool_], truth: NDArray[np.bool_], labels: list[str], measure: str) -> float:
@@ -189,7 +183,7 @@ def runs(name: str, options: argparse.Namespace) -> Iterator[Run]:
             metrics = assess(prepared, trained, recipe)
             ended = time.monotonic()
             if not options.validation and (corpus.labelled or not linear):  # the texts of all seeds are the same
-                linear = linear_scores(workspace, recipe, learnt, corpus.measure)
+                linear = peer_scores(prepared, corpus.measure)
             yield Run(
                 score_of(metrics["validation" if options.validation else "test"], corpus.measure),
                 linear,
@@ -208,8 +202,8 @@ def say(_: float, line: str) -> None:
 
 def row(name: str, found: list[Run], options: argparse.Namespace) -> str:
     scores = [run.score for run in found]
-    linear = {key: statistics.mean(run.linear[key] for run in found) for key in found[0].linear}
-    best = max(linear, key=linear.__getitem__) if linear else ""
+    linear = {key: statistics.mean(run.linear.get(key, math.nan) for run in found) for key in found[0].linear}
+    best = next(iter(linear), "")
     mean = statistics.mean(scores)
     cells = [
         name + "".join(f" {setting}" for setting in options.set),
@@ -218,13 +212,15 @@ def row(name: str, found: list[Run], options: argparse.Namespace) -> str:
         " ".join(f"{100 * score:.2f}" for score in scores),
         f"{linear[best]:.2%} ({best})" if best else "",
         f"{100 * (mean - linear[best]):+.1f}" if best else "",
+        f"{linear['fastText']:.2%}" if "fastText" in linear else "",
         f"{statistics.mean(run.minutes for run in found):.1f}",
         f"{found[0].pretraining_minutes:.0f} (perplexity {found[0].perplexity:.0f})" if found[0].perplexity else "",
     ]
     return "| " + " | ".join(cells) + " |"
 
 
-HEADER = "| corpus | measure | mean | each seed | best linear | lead | minutes a seed | pretraining minutes |"
+COLUMNS = "corpus, measure, mean, each seed, strongest linear, lead, fastText, minutes a seed, pretraining minutes"
+HEADER = f"| {COLUMNS.replace(', ', ' | ')} |"
 
 
 def main() -> None:

@@ -62,6 +62,7 @@ def linear_baseline(
     *,
     multi_label: bool = False,
     budget_seconds: float = BUDGET_SECONDS,
+    on_predicted: Callable[[NDArray[np.bool_]], object] = lambda _: None,
 ) -> dict[str, Any]:
     """Choose a linear model on the validation texts, train it on these too, and score it on the test texts.
 
@@ -70,7 +71,8 @@ def linear_baseline(
         validation: texts that choose the model; with several labels, each class's threshold too.
         test: texts to score.
         multi_label: a text can have several classes, or none: one SVM for each class against the rest.
-        budget_seconds: a model that would take longer than is left of it is left out.
+        budget_seconds: characters are left out where they would take longer.
+        on_predicted: called with the predicted classes [test texts, classes].
 
     Returns:
         `name`, `accuracy`, `macro_f1` (None without test texts), `seconds` (of all models), `features` (number of the
@@ -96,6 +98,7 @@ def linear_baseline(
             scores = {key: work.result() for key, work in works.items()}
         name = max(reversed(scores), key=scores.__getitem__)  # of equal ones that with more features
         predicted, features = _test(candidates[name], train, validation, test, multi_label)
+    on_predicted(predicted)
     has_test = len(test.targets) > 0
     return {
         "name": name,

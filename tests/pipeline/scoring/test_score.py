@@ -207,11 +207,11 @@ class FailingRunner(HostRunner):
         super().__init__(session)
         self.fails, self.sizes = fails, list[int]()
 
-    def run(self, token_ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    def run(self, token_ids: np.ndarray, lengths: np.ndarray, unknown: np.ndarray | None = None) -> np.ndarray:
         self.sizes.append(token_ids.size)
         if message := self.fails(token_ids):
             raise RuntimeError(message)
-        return super().run(token_ids, lengths)
+        return super().run(token_ids, lengths, unknown)
 
 
 def with_runners(scorer: Scorer, *runners: HostRunner, batch_tokens: int = 4096) -> Scorer:
