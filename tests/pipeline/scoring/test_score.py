@@ -20,6 +20,7 @@ from pipeline.models.engine import Engine, HostRunner
 from pipeline.models.session import CPU, CUDA, cuda_obstacle, open_session, processor_name
 from pipeline.nights.finish import score_batch
 from pipeline.promotion.rule import Registration
+from pipeline.promotion.version import ModelVersion, predict_labels
 from pipeline.schemas import LABELS
 from pipeline.scoring.labels import is_labelled
 from pipeline.scoring.score import score_part
@@ -371,3 +372,31 @@ def test_cuda_gives_the_labels_of_the_cpu(
     assert scorer.engine.device.provider == CUDA
     on_cpu = scorer_of(trained).label(texts).probabilities
     np.testing.assert_allclose(scorer.label(texts).probabilities, on_cpu, atol=tolerance)
+
+
+def test_unknown_words_count_by_their_characters_and_the_same_to_the_last_bit_in_any_company(
+    trained: Registration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A misspelt word is not in the vocabulary; its label comes from what it is made of, whatever stands beside it."""
+    random = np.random.default_rng(1)
+    misspelt = {"wet": ["wett", "wwet", "wet7"], "bright": ["brightt", "brigght", "sunbright"]}
+    known = set(trained.bundle.tokenizer.vocabulary.to_pylist())
+    assert not known & {word for words in misspelt.values() for word in words}
+    texts = [
+        " ".join([*random.choice(misspelt[kind], 3), f"qx{random.integers(99)}"])
+        for kind in misspelt
+        for _ in range(50)
+    ]
+    whole = scorer_of(trained).label(pa.array(texts)).probabilities
+    labels = np.array(trained.bundle.labels)[whole.argmax(axis=1)]
+    assert (labels[:50] == "rain").mean() > 0.8
+    assert (labels[50:] == "sun").mean() > 0.8
+    monkeypatch.setattr("pipeline.scoring.scorer.SLICE_BYTES", 300)
+    for config in ({"batch_tokens": 1}, {"batch_tokens": 64, "threads": 2}):
+        assert np.array_equal(scorer_of(trained, **config).label(pa.array(texts)).probabilities, whole)
+    order = random.permutation(len(texts))
+    mixed = scorer_of(trained).label(pa.array([texts[number] for number in order])).probabilities
+    assert np.array_equal(mixed, whole[order])
+    version = predict_labels(ModelVersion.of(trained.bundle), [pa.array(texts)])
+    assert np.array_equal(version.predicted.argmax(axis=1), whole.argmax(axis=1))
+    assert np.array_equal(version.confidence, whole.max(axis=1))

@@ -11,7 +11,9 @@ from conftest import tiny_recipe, weather_rows
 from test_linear_branches import cross_fitted, random_texts
 
 from pipeline.config import Recipe, apply_overrides
+from pipeline.dataset.corpus import VALIDATION
 from pipeline.metrics.classification import log_loss, standard_error
+from pipeline.models.write_bundle import load_classifier
 from pipeline.promotion.register import train
 from pipeline.training.ensemble import (
     LSTM,
@@ -146,3 +148,26 @@ def test_the_linear_branches_give_way_only_to_what_is_clearly_better(
     assert [one.chosen for one in fit(workspace, prepared, short).candidates] == [True, False]
     monkeypatch.setattr("pipeline.training.selection.FEW_TEXTS", 5)  # and with more texts it is not even tried
     assert fit(workspace, prepared, short).candidates == ()
+
+
+def test_what_a_model_promises_rests_on_texts_that_none_of_its_fits_had_seen(
+    workspace: Workspace, add_batch: Callable[..., Batch]
+) -> None:
+    """Labels at random cannot be learnt, but the linear branch knows those of the validation texts by heart."""
+    random = np.random.default_rng(1)
+    texts = [" ".join(f"w{number}" for number in random.integers(0, 300, 12)) for _ in range(400)]
+    rows = [{"id": str(n), "text": text, "label": "ab"[random.integers(2)]} for n, text in enumerate(texts)]
+    add_batch(rows)
+    bundle = train(workspace, "noise", tiny_recipe(epochs=3)).bundle
+    assert bundle.predictions is not None
+    validation = bundle.predictions["validation"]
+    assert bundle.metrics["validation"]["n"] == len(validation) > 20
+    assert bundle.metrics["validation"]["accuracy"] < 0.75
+    assert bundle.metrics["validation"]["calibration_error"] < 0.3
+    linear = {score["name"]: score["macro_f1"] for score in bundle.metrics["linear_models"]}
+    assert linear.keys() == {"words", "words and characters", "naive Bayes"}
+    assert max(linear.values()) < 0.65
+    prepared = prepare(workspace, tiny_recipe(epochs=3))
+    with CorePool(torch.device("cpu")) as cores:
+        known = branch_logits(load_classifier(bundle), prepared.read(VALIDATION), cores)[NGRAM_LINEAR]
+    assert (known.argmax(axis=1) == prepared.read(VALIDATION).label_ids).mean() > 0.9
