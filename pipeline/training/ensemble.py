@@ -51,7 +51,7 @@ class WeightedEnsemble:
 def fit_branch_weights(
     model: Classifier, logits: Mapping[str, NDArray[np.float32]], targets: NDArray[np.float32]
 ) -> WeightedEnsemble:
-    """Fit a weight for each branch that minimises log loss, and multiply the branches' parameters by it.
+    """Fit a weight for each branch, see `best_weights`, and multiply the branches' parameters by it.
 
     A weight is also a temperature, so this calibrates the probabilities (Guo et al. 2017).
 
@@ -105,9 +105,12 @@ def best_weights(
     prior: Sequence[float],
     multi_label: bool = False,
 ) -> NDArray[np.float64]:
-    """Return the positive weight of each branch that minimises the log loss of the weighted sum of logits.
+    """Return the positive weight of each branch: their ratios by the Brier score, their scale by the log loss.
 
-    The prior on the weights is log-normal: a factor of e from its mean costs two nats of likelihood, so ten texts
+    The log loss alone gives too much weight to a branch that is worse but cautious: on eight corpora the labels were
+    0.14 points better (mean of accuracy and macro-F1), on none 0.1 worse. The scale is a temperature.
+
+    The prior on the weights is log-normal: a factor of e from its mean costs as much as two units of loss, so ten texts
     hardly move a weight and thousands decide it.
 
     Args:
@@ -118,14 +121,21 @@ def best_weights(
     """
     stacked, start = np.stack(logits).astype(np.float64), np.log(prior)
 
-    def cost(logarithms: NDArray[np.float64]) -> float:
-        total = np.tensordot(np.exp(logarithms), stacked, axes=1)
-        loss = log_loss(as_probabilities(total, multi_label), targets, multi_label=multi_label) or 0.0
-        return loss * len(targets) + 2 * float(((logarithms - start) ** 2).sum())
+    def brier_cost(logarithms: NDArray[np.float64]) -> float:
+        probabilities = as_probabilities(np.tensordot(np.exp(logarithms), stacked, axes=1), multi_label)
+        return float(((probabilities - targets) ** 2).sum() + 2 * ((logarithms - start) ** 2).sum())
 
     bounds = [(np.log(MIN_WEIGHT), np.log(1 / MIN_WEIGHT))] * len(start)
-    weights: NDArray[np.float64] = np.exp(minimize(cost, start, method="Nelder-Mead", bounds=bounds).x)
-    return weights
+    weights = np.exp(minimize(brier_cost, start, method="Nelder-Mead", bounds=bounds).x)
+    total = np.tensordot(weights, stacked, axes=1)
+
+    def log_cost(logarithm: NDArray[np.float64]) -> float:
+        probabilities = as_probabilities(total * np.exp(logarithm[0]), multi_label)
+        loss = log_loss(probabilities, targets, multi_label=multi_label) or 0.0
+        return loss * len(targets) + 2 * float(logarithm[0] ** 2)
+
+    scaled: NDArray[np.float64] = weights * np.exp(minimize(log_cost, [0.0], method="Nelder-Mead").x[0])
+    return scaled
 
 
 @torch.no_grad()

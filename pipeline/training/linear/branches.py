@@ -101,8 +101,8 @@ def fit_ngram_linear(
     """Fit a weighted sum of linear SVMs over words, word pairs or triples, and character n-grams.
 
     One is over words; one over characters, too; one has features that are scaled by their log-count ratios (NB-SVM:
-    Wang and Manning 2012). They share features and norms, so their sum is one linear model. Its weights minimise the
-    log loss of the held-out texts, which also calibrates it.
+    Wang and Manning 2012). They share features and norms, so their sum is one linear model. Its weights are fitted on
+    the held-out texts, which also calibrates it.
 
     Args:
         texts: with a label or a soft label; the others are ignored.
