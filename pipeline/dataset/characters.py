@@ -47,12 +47,12 @@ class UnknownWords:
         return cls(np.empty(0, np.uint64), pa.array([], pa.string()))
 
     @classmethod
-    def merged(cls, several: Sequence["UnknownWords"]) -> Self:
+    def merged(cls, word_sets: Sequence["UnknownWords"]) -> Self:
         """Return the distinct words of several such sets."""
-        if len(several) == 1:
-            return cls(several[0].hashes, several[0].words)
-        words = pa.concat_arrays([each.words for each in several])
-        return cls.of(np.concatenate([each.hashes for each in several]), words)
+        if len(word_sets) == 1:
+            return cls(word_sets[0].hashes, word_sets[0].words)
+        words = pa.concat_arrays([each.words for each in word_sets])
+        return cls.of(np.concatenate([each.hashes for each in word_sets]), words)
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -82,11 +82,11 @@ class CharacterTable:
         rows = np.zeros((1 + len(words), self.values.shape[1]), dtype=np.float32)
         hashes, offsets = ngram_hashes(words)
         numbers = self._index.find(hashes)
-        known = np.flatnonzero(numbers >= 0)
-        starts = np.searchsorted(known, offsets)
+        listed = np.flatnonzero(numbers >= 0)
+        starts = np.searchsorted(listed, offsets)
         filled = np.flatnonzero(np.diff(starts))
         if len(filled):
-            rows[1 + filled] = np.add.reduceat(self.values[numbers[known]], starts[filled], axis=0)
+            rows[1 + filled] = np.add.reduceat(self.values[numbers[listed]], starts[filled], axis=0)
         return rows
 
 
@@ -107,8 +107,8 @@ def ngram_hashes(words: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
         hashes = hashes[:-1] * MULTIPLIER + characters[size - 1 :] if len(hashes) > 1 else hashes[:0]
         inside = places[: len(hashes)] + size <= ends[: len(hashes)]
         if size >= SMALLEST_NGRAM:
-            kept = hashes[inside]
-            by_size.append((kept ^ (kept >> np.uint64(29))) * MULTIPLIER + np.uint64(size))
+            of_size = hashes[inside]
+            by_size.append((of_size ^ (of_size >> np.uint64(29))) * MULTIPLIER + np.uint64(size))
             owners.append(words_of_characters[: len(hashes)][inside])
     owner = np.concatenate(owners)
     order = np.argsort(owner, kind="stable")

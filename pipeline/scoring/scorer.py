@@ -235,8 +235,8 @@ class _Labelling:
         with self.clock("model"):
             outputs = self.engine.attribute(token_ids, lengths, unknown)
         with self.clock("batch"):
-            known = np.where(token_ids < self.scorer.tokenizer.size, token_ids, UNKNOWN)
-            self.evidence.put(texts, top_evidence(known, outputs.attributions))
+            word_ids = np.where(token_ids < self.scorer.tokenizer.size, token_ids, UNKNOWN)
+            self.evidence.put(texts, top_evidence(word_ids, outputs.attributions))
         return outputs.probabilities
 
 

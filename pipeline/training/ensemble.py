@@ -37,6 +37,15 @@ class BranchWeight:
 
 
 @dataclass(frozen=True)
+class LinearScore:
+    """The weight of a linear model in its branch, and its macro-F1 alone on held-out texts."""
+
+    name: str
+    weight: float
+    macro_f1: float
+
+
+@dataclass(frozen=True)
 class WeightedEnsemble:
     """The weights of the branches, and their weighted logits and joint macro-F1 on the validation split.
 

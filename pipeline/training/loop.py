@@ -15,8 +15,7 @@ from pipeline.dataset.token_set import TokenSet
 from pipeline.dataset.tokenizer import PADDING, UNKNOWN
 from pipeline.errors import DeviceError
 from pipeline.metrics.classification import best_thresholds, decide, log_loss, macro_f1
-from pipeline.training.ensemble import BranchWeight
-from pipeline.training.linear.branches import LinearScore
+from pipeline.training.ensemble import BranchWeight, LinearScore
 from pipeline.training.loss import Objective
 from pipeline.training.model import Classifier
 from pipeline.training.parallel import CorePool, generator

@@ -5,6 +5,10 @@ within its own length, so padding never reaches a state and no packing is needed
 numbers at a sixth of the training speed on a CPU.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -14,7 +18,9 @@ from torch import Tensor, nn
 from pipeline.config import ModelConfig
 from pipeline.dataset.characters import CharacterTable
 from pipeline.dataset.tokenizer import PADDING, UNKNOWN
-from pipeline.training.subwords import SubwordEmbedding
+
+if TYPE_CHECKING:
+    from pipeline.training.subwords import SubwordEmbedding
 
 EMBEDDING_STD = 0.1
 PAIR_FACTOR = 1_000_003  # a prime: hashes the pairs of frequent words to different buckets
@@ -135,8 +141,8 @@ class Classifier(nn.Module):
 
     def embedded(self, token_ids: Tensor, random: torch.Generator | None = None) -> Tensor:
         """Return the vectors [..., size] of token_ids [...]."""
-        known = _known(token_ids, self.embedding.num_embeddings)
-        return self.embedding(known) if self.subwords is None else self.subwords(known, self.embedding.weight, random)
+        words = _known(token_ids, self.embedding.num_embeddings)
+        return self.embedding(words) if self.subwords is None else self.subwords(words, self.embedding.weight, random)
 
     def fold_subwords(self) -> None:
         """Add the subword vectors to those of the words, once they are trained: scoring then needs only these."""
@@ -284,13 +290,13 @@ class NgramLinear(nn.Module):
         """
         distinct = unique_per_row(token_ids.long())
         is_known = distinct < self.vocabulary_size
-        known = distinct * is_known
+        known_words = distinct * is_known
         sequences = unique_per_row(self.sequence_features(token_ids))
-        total = self.words[known].sum(dim=1) + self.sequences[sequences].sum(dim=1)
+        total = self.words[known_words].sum(dim=1) + self.sequences[sequences].sum(dim=1)
         logits = normalised(total) + self.start
         if self.characters is None:
             return logits
-        of_words = self.characters[known]
+        of_words = self.characters[known_words]
         if unknown is not None:
             of_words = of_words + unknown.to(of_words.dtype)[(distinct - self.vocabulary_size + 1) * ~is_known]
         return logits + normalised(of_words.sum(dim=1))
@@ -306,10 +312,10 @@ def sequence_buckets(words: Tensor, buckets: int, *, triples: bool) -> list[Tens
     """
     previous = nn.functional.pad(words, (1, 0))[:, :-1]
     pairs = previous * PAIR_FACTOR + words
-    found = [pairs % buckets]
+    bucket_ids = [pairs % buckets]
     if triples:
-        found.append((nn.functional.pad(pairs, (1, 0))[:, :-1] * PAIR_FACTOR + words) % buckets)
-    return found
+        bucket_ids.append((nn.functional.pad(pairs, (1, 0))[:, :-1] * PAIR_FACTOR + words) % buckets)
+    return bucket_ids
 
 
 def normalised(totals: Tensor) -> Tensor:

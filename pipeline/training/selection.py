@@ -151,8 +151,8 @@ def _new_model(prepared: PreparedData, recipe: Recipe, texts: TokenSet, *, pretr
     model = Classifier(words, len(corpus.labels), recipe.model, multi_label=corpus.multi_label)
     if prepared.word_vectors is not None:
         token_ids = prepared.word_vectors.vocabulary_indices + RESERVED
-        known = token_ids < words
-        model.set_word_vectors(token_ids[known], prepared.word_vectors.scaled(EMBEDDING_STD)[known])
+        embedded = token_ids < words
+        model.set_word_vectors(token_ids[embedded], prepared.word_vectors.scaled(EMBEDDING_STD)[embedded])
     if prepared.encoder is not None:
         if pretrained:
             prepared.encoder.initialise(model)
@@ -215,8 +215,8 @@ def _linear_branches(
             NGRAM_LINEAR: fit_ngram_linear(texts, vocabulary, buckets, folds, **settings) if buckets else None,
             MEAN_EMBEDDING: (None if vectors is None else fit_mean_embedding_linear(vectors, texts, folds, **settings)),
         }
-    found: dict[str, CrossFitted | None] = prepared.fitted[balanced, buckets]
-    return found
+    branches: dict[str, CrossFitted | None] = prepared.fitted[balanced, buckets]
+    return branches
 
 
 def _linear_alone(prepared: PreparedData, recipe: Recipe, sets: tuple[TokenSet, TokenSet]) -> TrainedModel | None:

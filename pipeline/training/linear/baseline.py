@@ -43,7 +43,7 @@ class LabelledTexts:
     targets: NDArray[np.bool_]
 
     def joined(self, other: "LabelledTexts") -> Self:
-        """Return these texts and others."""
+        """Return these texts and evaluated."""
         targets = np.concatenate([self.targets, other.targets])
         return type(self)([*self.texts, *other.texts], [*self.words, *other.words], targets)
 
@@ -134,8 +134,8 @@ def _character_seconds(train: LabelledTexts, validation: LabelledTexts, test: La
 
 def _validate(candidate: _Candidate, train: LabelledTexts, validation: LabelledTexts, multi_label: bool) -> float:
     """Return the macro-F1 on the validation texts after training on the training texts."""
-    fitted, others = candidate.features(train, [validation])
-    values = _decision_values(candidate, fitted, train.targets, others, multi_label)
+    fitted, evaluated = candidate.features(train, [validation])
+    values = _decision_values(candidate, fitted, train.targets, evaluated, multi_label)
     return macro_f1(_decided(values, values, validation.targets, multi_label), validation.targets)
 
 
@@ -155,17 +155,17 @@ def _test(
 
 
 def _decision_values(
-    candidate: _Candidate, features: Any, targets: NDArray[np.bool_], others: Any, multi_label: bool
+    candidate: _Candidate, features: Any, targets: NDArray[np.bool_], evaluated: Any, multi_label: bool
 ) -> NDArray[np.float64]:
     """Return decision values [texts, classes] of other texts; a class without examples has the lowest."""
-    values = np.full((others.shape[0], targets.shape[1]), -np.inf)
+    values = np.full((evaluated.shape[0], targets.shape[1]), -np.inf)
     if multi_label:
         for number, members in enumerate(targets.T):
             if members.all() or not members.any():
                 values[:, number] = np.inf if members.all() else -np.inf
                 continue
             model = candidate.fit(features, members)
-            values[:, number] = others @ model.coef_[0] + model.intercept_[0]
+            values[:, number] = evaluated @ model.coef_[0] + model.intercept_[0]
         return values
     label_ids = targets.argmax(axis=1)
     present = np.unique(label_ids)
@@ -173,7 +173,7 @@ def _decision_values(
         values[:, present] = 0.0
         return values
     model = candidate.fit(features, label_ids)
-    margins = others @ model.coef_.T + model.intercept_
+    margins = evaluated @ model.coef_.T + model.intercept_
     values[:, present] = np.concatenate([-margins, margins], axis=1) if len(present) == 2 else margins
     return values
 
@@ -188,7 +188,7 @@ def _decided(
     return decide(squashed[1], best_thresholds(squashed[0], targets))
 
 
-def _word_features(fitted: LabelledTexts, others: Sequence[LabelledTexts]) -> list[Any]:
+def _word_features(fitted: LabelledTexts, evaluated: Sequence[LabelledTexts]) -> list[Any]:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(
@@ -199,22 +199,22 @@ def _word_features(fitted: LabelledTexts, others: Sequence[LabelledTexts]) -> li
         lowercase=False,
         dtype=np.float32,  # half the memory; the score does not change
     )
-    return _transformed(vectorizer, [texts.words for texts in (fitted, *others)])
+    return _transformed(vectorizer, [texts.words for texts in (fitted, *evaluated)])
 
 
-def _all_features(fitted: LabelledTexts, others: Sequence[LabelledTexts]) -> list[Any]:
-    characters = _transformed(_character_vectorizer(), [texts.texts for texts in (fitted, *others)])
-    words = _word_features(fitted, others)
+def _all_features(fitted: LabelledTexts, evaluated: Sequence[LabelledTexts]) -> list[Any]:
+    characters = _transformed(_character_vectorizer(), [texts.texts for texts in (fitted, *evaluated)])
+    words = _word_features(fitted, evaluated)
     return [sparse.hstack(both, format="csr") for both in zip(words, characters, strict=True)]
 
 
-def _presence(fitted: LabelledTexts, others: Sequence[LabelledTexts]) -> list[Any]:
+def _presence(fitted: LabelledTexts, evaluated: Sequence[LabelledTexts]) -> list[Any]:
     from sklearn.feature_extraction.text import CountVectorizer
 
     vectorizer = CountVectorizer(
         ngram_range=(1, 3), binary=True, min_df=2, token_pattern=r"\S+", lowercase=False, dtype=np.float32
     )
-    return _transformed(vectorizer, [texts.words for texts in (fitted, *others)])
+    return _transformed(vectorizer, [texts.words for texts in (fitted, *evaluated)])
 
 
 def _character_vectorizer() -> Any:
@@ -232,10 +232,10 @@ def _character_vectorizer() -> Any:
 
 def _transformed(vectorizer: Any, columns: Sequence[Sequence[str]]) -> list[Any]:
     """Fit a vectorizer to the first column, and return the features of all."""
-    first, *others = columns
+    first, *evaluated = columns
     try:
         fitted = vectorizer.fit_transform(first)
     except ValueError:  # how scikit-learn says that the vocabulary is empty: in a tiny corpus no word is in two texts
         fitted = vectorizer.set_params(min_df=1).fit_transform(first)
     none = sparse.csr_matrix((0, fitted.shape[1]), dtype=np.float32)
-    return [fitted, *(vectorizer.transform(column) if len(column) else none for column in others)]
+    return [fitted, *(vectorizer.transform(column) if len(column) else none for column in evaluated)]

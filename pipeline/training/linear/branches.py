@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pipeline.dataset.minibatches import plan_minibatches
 from pipeline.dataset.token_set import TokenSet
-from pipeline.training.ensemble import best_weights, macro_f1_of
+from pipeline.training.ensemble import LinearScore, best_weights, macro_f1_of
 from pipeline.training.linear.ngram_features import NgramFeatures
 from pipeline.training.linear.svm import fit_naive_bayes_svm, fit_svm
 from pipeline.training.model import MeanEmbeddingLinear, NgramLinear
@@ -63,15 +63,6 @@ class Fitted(NamedTuple):
     weights: NDArray[np.float64]
     start: NDArray[np.float64]
     logits: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class LinearScore:
-    """The weight of a linear model in its branch, and its macro-F1 alone on held-out texts."""
-
-    name: str
-    weight: float
-    macro_f1: float
 
 
 @dataclass(frozen=True)
@@ -246,20 +237,20 @@ def _sample(texts: TokenSet, rows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _clearly_better(
     logits: NDArray[np.float32],
-    others: NDArray[np.float32],
+    rival: NDArray[np.float32],
     targets: NDArray[np.bool_],
     held_out: NDArray[np.bool_],
     multi_label: bool,
 ) -> bool:
-    """Return whether logits are right more often than others, by more than two standard errors."""
+    """Return whether logits are right more often than those of a rival, by more than two standard errors."""
 
     def correct(values: NDArray[np.float32]) -> NDArray[np.bool_]:
         predicted = values > 0 if multi_label else values == values.max(axis=1, keepdims=True)
         right: NDArray[np.bool_] = (predicted == targets).all(axis=1)[held_out]
         return right
 
-    wins = np.count_nonzero(correct(logits) & ~correct(others))
-    losses = np.count_nonzero(~correct(logits) & correct(others))
+    wins = np.count_nonzero(correct(logits) & ~correct(rival))
+    losses = np.count_nonzero(~correct(logits) & correct(rival))
     return wins - losses > 2 * np.sqrt(wins + losses)
 
 
@@ -282,19 +273,21 @@ def _cross_fit(
         features, fit = problems[number]
         if not len(rows):
             return _classify(partial(fit, features), features.shape[1], targets, multi_label)
-        others = np.setdiff1d(np.arange(len(targets)), rows)
-        weights, start = _classify(partial(fit, features[others]), features.shape[1], targets[others], multi_label)
+        training_rows = np.setdiff1d(np.arange(len(targets)), rows)
+        weights, start = _classify(
+            partial(fit, features[training_rows]), features.shape[1], targets[training_rows], multi_label
+        )
         return features[rows] @ weights.T + start
 
     with ThreadPoolExecutor(torch.get_num_threads()) as cores:
         results = list(cores.map(run, jobs))
     fitted = []
     for number in range(len(problems)):
-        whole, *parts = [result for (owner, _), result in zip(jobs, results, strict=True) if owner == number]
+        final, *parts = [result for (owner, _), result in zip(jobs, results, strict=True) if owner == number]
         logits = np.full(targets.shape, np.nan, dtype=np.float32)
         for rows, part in zip(held_out, parts, strict=True):
             logits[rows] = part
-        weights, start = whole
+        weights, start = final
         fitted.append(Fitted(weights, start, logits))
     return fitted
 

@@ -173,8 +173,8 @@ def _word_features(
     distinct, numbers = np.unique(sequences, return_inverse=True)
     counts = _presence(tokens, numbers.reshape(-1), len(distinct)).getnnz(axis=0)
     frequent = _frequent(counts, MAX_WEIGHTS // classes)
-    wanted = min(buckets, BUCKETS_PER_SEQUENCE * len(frequent))
-    buckets = min(buckets, next((prime for prime in BUCKETS if prime >= wanted), BUCKETS[-1]))
+    enough = min(buckets, BUCKETS_PER_SEQUENCE * len(frequent))
+    buckets = min(buckets, next((prime for prime in BUCKETS if prime >= enough), BUCKETS[-1]))
     used = np.unique(distinct[frequent] % buckets)
     row_of_bucket = np.full(buckets, -1)
     row_of_bucket[used] = np.arange(len(used))
@@ -190,13 +190,13 @@ def _word_features(
     return word_ids, buckets, used, triples, idf, features.tocsr().astype(np.float32)
 
 
-def _frequent(counts: NDArray[np.integer], most: int) -> NDArray[np.int64]:
+def _frequent(counts: NDArray[np.integer], limit: int) -> NDArray[np.int64]:
     """Return the columns that at least `MIN_TEXTS` texts have, or in a tiny corpus any; at most so many."""
     frequent = np.flatnonzero(counts >= MIN_TEXTS)
     if not len(frequent):
         frequent = np.flatnonzero(counts)
-    if len(frequent) > most:
-        frequent = np.sort(frequent[np.argsort(-counts[frequent], kind="stable")[:most]])
+    if len(frequent) > limit:
+        frequent = np.sort(frequent[np.argsort(-counts[frequent], kind="stable")[:limit]])
     return frequent
 
 
@@ -217,8 +217,8 @@ def _character_features(
     by_word.sum_duplicates()
     counts = presence.getnnz(axis=0) @ (by_word > 0)
     frequent = np.flatnonzero(counts >= MIN_CHARACTER_TEXTS)
-    most = min(MAX_CHARACTER_NGRAMS, MAX_WEIGHTS // texts.classes)
-    frequent = np.sort(frequent[np.argsort(-counts[frequent], kind="stable")[:most]])
+    limit = min(MAX_CHARACTER_NGRAMS, MAX_WEIGHTS // texts.classes)
+    frequent = np.sort(frequent[np.argsort(-counts[frequent], kind="stable")[:limit]])
     if not len(frequent):
         return no_features
     by_word = by_word[:, frequent]
@@ -226,5 +226,7 @@ def _character_features(
     totals = presence @ (by_word @ sparse.diags(idf.astype(np.float32)))
     squares = presence @ (by_word @ idf**2)
     characters = sparse.diags((1 / np.sqrt(np.maximum(squares, SMALLEST_NORM))).astype(np.float32)) @ totals
-    known = sparse.vstack([sparse.csr_matrix((RESERVED, len(frequent)), dtype=np.float32), by_word[: len(vocabulary)]])
-    return distinct[frequent], idf, known.tocsr(), characters.tocsr().astype(np.float32)
+    of_vocabulary = sparse.vstack(
+        [sparse.csr_matrix((RESERVED, len(frequent)), dtype=np.float32), by_word[: len(vocabulary)]]
+    )
+    return distinct[frequent], idf, of_vocabulary.tocsr(), characters.tocsr().astype(np.float32)

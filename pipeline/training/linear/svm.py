@@ -64,8 +64,8 @@ def fit_naive_bayes_svm(
         inside = label_ids == number
         counts = np.asarray(features[inside].sum(axis=0)).ravel()
         ratio = np.log((counts + smoothing) / (counts.sum() + smoothing * len(counts)))
-        others = totals - counts
-        ratio -= np.log((others + smoothing) / (others.sum() + smoothing * len(counts)))
+        outside = totals - counts
+        ratio -= np.log((outside + smoothing) / (outside.sum() + smoothing * len(counts)))
         ratio /= max(float(np.sqrt((ratio**2 @ squares) / squares.sum())), 1e-9)  # as long as the features were
         scaled = features @ sparse.diags(ratio.astype(np.float32))
         model = fit_svm(scaled, inside, strength=strength, tolerance=1e-3, balanced=balanced)
