@@ -178,6 +178,11 @@ class TrainingConfig(Settings):
         description="Most token slots in a minibatch, padding included; long texts make smaller minibatches.",
     )
     word_dropout: Share = Field(default=0.1, description="Share of words replaced by 'unknown' while training.")
+    adversarial: Annotated[float, Field(ge=0.0)] = Field(
+        default=0.1,
+        description="Adversarial training: size of the step of the word vectors that makes the loss worst, on which "
+        "the LSTM is trained too; it doubles the time. 0: none.",
+    )
     label_smoothing: Share = Field(default=0.0, description="Label smoothing: share of each target spread over all.")
     gradient_norm: Annotated[float, Field(gt=0.0)] = Field(
         default=1.0, description="Gradients are clipped to this norm."

@@ -186,10 +186,36 @@ class Trainer:
         if self.config.word_dropout:
             uniform = torch.rand(ids.shape, device=device, generator=random)
             ids = torch.where((uniform < self.config.word_dropout) & (ids != PADDING), UNKNOWN, ids)
-        with self.cores.autocast():
-            logits = self.model(ids, torch.from_numpy(lengths.astype(np.int64)).to(device), random)
-        loss = self.objective(logits.float(), rows).sum() / minibatch_size
-        return float(loss.detach()), torch.autograd.grad(loss, self.parameters)
+        sizes = torch.from_numpy(lengths.astype(np.int64)).to(device)
+
+        def loss_of(step: Tensor | float) -> tuple[Tensor, Tensor]:
+            """Return the loss with a step added to the word vectors, and these vectors."""
+            with self.cores.autocast():
+                vectors = self.model.embedded(ids.t(), random)
+                logits = self.model.logits_of_vectors(vectors + step, sizes, random)
+            return self.objective(logits.float(), rows).sum() / minibatch_size, vectors
+
+        before = random.get_state()
+        loss, vectors = loss_of(0.0)
+        slope, *gradients = torch.autograd.grad(loss, [vectors, *self.parameters])
+        if self.config.adversarial:
+            random.set_state(before)  # the same dropout again
+            slope = slope * (ids.t() != PADDING)[..., None]
+            worst, _ = loss_of(adversarial_step(slope, sizes, self.config.adversarial))
+            gradients = [a + b for a, b in zip(gradients, torch.autograd.grad(worst, self.parameters), strict=True)]
+        return float(loss.detach()), gradients
+
+
+def adversarial_step(slope: Tensor, lengths: Tensor, size: float) -> Tensor:
+    """Return what to add to the word vectors of each text so that its loss rises most (Miyato et al. 2017).
+
+    Args:
+        slope: gradients of the loss with respect to the vectors [time, batch, size], 0 past each text's end.
+        lengths: int64 [batch].
+        size: length of the step for one word; that for a text grows with the root of its length.
+    """
+    norms = slope.norm(dim=(0, 2), keepdim=True).clamp(min=1e-12)
+    return slope / norms * (size * lengths.to(slope.dtype).sqrt()[None, :, None])
 
 
 def parameters_by_depth(model: Classifier) -> list[list[nn.Parameter]]:

@@ -133,8 +133,12 @@ class Classifier(nn.Module):
 
     def lstm_logits(self, token_ids: Tensor, lengths: Tensor, random: torch.Generator | None = None) -> Tensor:
         """Return the logits of the LSTM alone; arguments as in `forward`."""
-        reversal = reversed_indices(lengths, token_ids.shape[1])
-        states = dropout(self.embedded(token_ids.t(), random), self.config.embedding_dropout, random)
+        return self.logits_of_vectors(self.embedded(token_ids.t(), random), lengths, random)
+
+    def logits_of_vectors(self, vectors: Tensor, lengths: Tensor, random: torch.Generator | None = None) -> Tensor:
+        """Return the logits of the LSTM alone from word vectors [time, batch, size], see `embedded`."""
+        reversal = reversed_indices(lengths, len(vectors))
+        states = dropout(vectors, self.config.embedding_dropout, random)
         for number, layer in enumerate(self.layers):
             states = layer(dropout(states, self.config.layer_dropout, random) if number else states, reversal)
         return self.read_out(states, lengths, random)

@@ -111,7 +111,7 @@ def peer_scores(prepared: PreparedData, measure: str) -> dict[str, float]:
     predicted, chosen = strongest_linear(train, validation, test, multi_label)
     scores = {chosen: _plain_score(predicted, test.targets, labels, measure)}
     if importlib.util.find_spec("fasttext") and not multi_label:
-        predicted = fasttext_labels(train.joined(validation), test)
+        predicted = fasttext_labels(train, validation, test)
         scores["fastText"] = _plain_score(predicted, test.targets, labels, measure)
     return scores
 
@@ -127,16 +127,24 @@ def strongest_linear(
     return found[0], str(result["name"])
 
 
-def fasttext_labels(train: LabelledTexts, test: LabelledTexts) -> NDArray[np.bool_]:
-    """Train fastText (Joulin et al. 2016) on word pairs and character n-grams of 2 to 5, as a linear model has them."""
+def fasttext_labels(train: LabelledTexts, validation: LabelledTexts, test: LabelledTexts) -> NDArray[np.bool_]:
+    """Train fastText (Joulin et al. 2016) on word pairs, with or without character n-grams, as validation prefers."""
+    trials = [
+        {"minn": smallest, "maxn": largest, "lr": rate} for smallest, largest in ((0, 0), (3, 5)) for rate in (0.1, 0.5)
+    ]
+    scores = [(fasttext_predictions(train, validation, trial) == validation.targets).mean() for trial in trials]
+    return fasttext_predictions(train.joined(validation), test, trials[int(np.argmax(scores))])
+
+
+def fasttext_predictions(train: LabelledTexts, test: LabelledTexts, settings: dict[str, Any]) -> NDArray[np.bool_]:
     import fasttext
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "train.txt"
         lines = zip(train.targets.argmax(axis=1), train.words, strict=True)
         path.write_text("\n".join(f"__label__{label} {text}" for label, text in lines), encoding="utf-8")
-        settings = {"wordNgrams": 2, "minn": 2, "maxn": 5, "epoch": 25, "lr": 0.5, "dim": 100, "thread": 2}
-        model = fasttext.train_supervised(str(path), verbose=0, **settings)
+        common = {"wordNgrams": 2, "epoch": 25, "dim": 100, "thread": 2, "verbose": 0}
+        model = fasttext.train_supervised(str(path), **common, **settings)
     answers = model.predict(list(test.words))[0]
     label_ids = [int(answer[0].removeprefix("__label__")) if len(answer) else 0 for answer in answers]
     return np.eye(train.targets.shape[1], dtype=bool)[label_ids]

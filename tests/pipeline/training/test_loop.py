@@ -14,6 +14,7 @@ from pipeline.dataset.token_set import TokenSet
 from pipeline.errors import DeviceError
 from pipeline.training.loop import (
     TrainedModel,
+    adversarial_step,
     choose_training_device,
     enough_epochs,
     epoch_minibatches,
@@ -28,7 +29,7 @@ from pipeline.training.prepare import PreparedData, prepare
 from pipeline.workspace import Batch, Workspace
 
 CPU = torch.device("cpu")
-GOLDEN_LOSS = 0.6801
+GOLDEN_LOSS = 0.6926
 
 
 @pytest.fixture
@@ -235,3 +236,24 @@ def test_an_error_in_on_epoch_ends_the_training(prepared: PreparedData) -> None:
     with pytest.raises(EnoughError):
         train_lstm(model, prepared.read(TRAIN), prepared.read(VALIDATION), recipe.training, device=CPU, on_epoch=stop)
     assert [entry["epoch"] for entry in seen] == [1, 2]
+
+
+def test_the_adversarial_step_has_its_size_in_each_text_and_raises_the_loss(prepared: PreparedData) -> None:
+    torch.manual_seed(1)
+    model = Classifier(prepared.cache.tokenizer.size, 2, tiny_recipe().model)
+    token_ids, lengths = (torch.from_numpy(array) for array in prepared.read(TRAIN).tokens.pad(np.arange(9)))
+    vectors = model.embedded(token_ids.t())
+
+    def loss_of(step: torch.Tensor | float) -> torch.Tensor:
+        logits = model.logits_of_vectors(vectors + step, lengths.long())
+        return torch.nn.functional.cross_entropy(logits, torch.zeros(9, dtype=torch.long))
+
+    (slope,) = torch.autograd.grad(loss_of(0.0), vectors, retain_graph=True)
+    slope = slope * (token_ids.t() != 0)[..., None]
+    step = adversarial_step(slope, lengths, 0.1)
+    torch.testing.assert_close(step.norm(dim=(0, 2)), 0.1 * lengths.float().sqrt())
+    assert not step[(token_ids == 0).t()].any()
+    random = torch.randn_like(step)
+    random *= step.norm() / random.norm()
+    assert loss_of(step) > loss_of(random)
+    assert loss_of(step) > loss_of(0.0) > loss_of(-step)
