@@ -179,9 +179,9 @@ class TrainingConfig(Settings):
     )
     word_dropout: Share = Field(default=0.1, description="Share of words replaced by 'unknown' while training.")
     adversarial: Annotated[float, Field(ge=0.0)] = Field(
-        default=0.1,
+        default=0.0,
         description="Adversarial training: size of the step of the word vectors that makes the loss worst, on which "
-        "the LSTM is trained too; it doubles the time. 0: none.",
+        "the LSTM is trained too, for example 0.1; it doubles the time. 0: none.",
     )
     label_smoothing: Share = Field(default=0.0, description="Label smoothing: share of each target spread over all.")
     gradient_norm: Annotated[float, Field(gt=0.0)] = Field(

@@ -105,6 +105,7 @@ def fit_ngram_linear(
     """
     started = time.monotonic()
     rows = _sample(texts, rows_with_target(texts))
+    logger.info("fitting the linear branch on %s texts", f"{len(rows):,}")
     targets, held_out = _targets(texts, rows, multi_label), folds[rows] >= 0
     fit_all = partial(_cross_fit, targets=targets, folds=folds[rows], multi_label=multi_label)
     svm = partial(fit_svm, tolerance=1e-3, balanced=balanced)

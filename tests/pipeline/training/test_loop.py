@@ -29,7 +29,7 @@ from pipeline.training.prepare import PreparedData, prepare
 from pipeline.workspace import Batch, Workspace
 
 CPU = torch.device("cpu")
-GOLDEN_LOSS = 0.6926
+GOLDEN_LOSS = 0.6801
 
 
 @pytest.fixture
