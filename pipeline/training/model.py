@@ -5,9 +5,7 @@ within its own length, so padding never reaches a state and no packing is needed
 numbers at a sixth of the training speed on a CPU.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +16,6 @@ from torch import Tensor, nn
 from pipeline.config import ModelConfig
 from pipeline.dataset.characters import CharacterTable
 from pipeline.dataset.tokenizer import PADDING, UNKNOWN
-
-if TYPE_CHECKING:
-    from pipeline.training.subwords import SubwordEmbedding
 
 EMBEDDING_STD = 0.1
 PAIR_FACTOR = 1_000_003  # a prime: hashes the pairs of frequent words to different buckets
@@ -105,7 +100,7 @@ class Classifier(nn.Module):
             self.dense.append(nn.Linear(size, dense_size))
             size = dense_size
         self.output = nn.Linear(size, classes)
-        self.subwords: SubwordEmbedding | None = None  # while it is trained
+        self.subwords: Any = None  # a `SubwordEmbedding`, while it is trained
         self.average: MeanEmbeddingLinear | None = None  # linear branches are added once the LSTM is trained
         self.wide: NgramLinear | None = None
 
