@@ -160,7 +160,7 @@ def _new_model(prepared: PreparedData, recipe: Recipe, texts: TokenSet, *, pretr
             counts = np.bincount(np.minimum(texts.tokens.values, words), minlength=words)
             unused = np.flatnonzero(counts[:words] == 0)
             model.set_word_vectors(unused, np.zeros((len(unused), size), np.float32))
-    if recipe.model.subwords and not pretrained and prepared.word_vectors is None:
+    if recipe.model.subwords and not pretrained:
         vocabulary = tokenizer.vocabulary[: words - RESERVED].to_pylist()
         model.subwords = SubwordEmbedding.of(vocabulary, size, EMBEDDING_STD)
     return model
