@@ -162,7 +162,8 @@ def _new_model(prepared: PreparedData, recipe: Recipe, texts: TokenSet, *, pretr
             model.set_word_vectors(unused, np.zeros((len(unused), size), np.float32))
     if recipe.model.subwords and not pretrained:
         vocabulary = tokenizer.vocabulary[: words - RESERVED].to_pylist()
-        model.subwords = SubwordEmbedding.of(vocabulary, size, EMBEDDING_STD)
+        spread = EMBEDDING_STD if prepared.word_vectors is None else 0.0  # given vectors are not disturbed
+        model.subwords = SubwordEmbedding.of(vocabulary, size, spread)
     return model
 
 
