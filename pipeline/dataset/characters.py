@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.dataset.word_index import NumberIndex, word_hashes
+from pipeline.dataset.word_index import NumberIndex
 
-SMALLEST_NGRAM, LARGEST_NGRAM = 2, 5
+LARGEST_NGRAM = 5  # characters; the smallest has 2
 LONGEST_WORD = 40  # characters: of a longer word, such as a link, only the first count
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
@@ -106,19 +106,11 @@ def ngram_hashes(words: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
     for size in range(2, LARGEST_NGRAM + 1):
         hashes = hashes[:-1] * MULTIPLIER + characters[size - 1 :] if len(hashes) > 1 else hashes[:0]
         inside = places[: len(hashes)] + size <= ends[: len(hashes)]
-        if size >= SMALLEST_NGRAM:
-            of_size = hashes[inside]
-            by_size.append((of_size ^ (of_size >> np.uint64(29))) * MULTIPLIER + np.uint64(size))
-            owners.append(words_of_characters[: len(hashes)][inside])
+        of_size = hashes[inside]
+        by_size.append((of_size ^ (of_size >> np.uint64(29))) * MULTIPLIER + np.uint64(size))
+        owners.append(words_of_characters[: len(hashes)][inside])
     owner = np.concatenate(owners)
     order = np.argsort(owner, kind="stable")
     offsets = np.zeros(len(words) + 1, dtype=np.int64)
     np.cumsum(np.bincount(owner, minlength=len(words)), out=offsets[1:])
     return np.concatenate(by_size)[order], offsets
-
-
-def hashes_of(words: pa.StringArray) -> np.ndarray:
-    """Return the hash of each word, uint64, as `UnknownWords` orders them by."""
-    offsets = np.frombuffer(words.buffers()[1], dtype=np.int32)[words.offset : words.offset + len(words) + 1]
-    data = np.frombuffer(words.buffers()[2] or b"", dtype=np.uint8)
-    return word_hashes(data, offsets[:-1].astype(np.int64), np.diff(offsets))
